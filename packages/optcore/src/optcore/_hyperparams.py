@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a hyperparameter may be: number, schedule, tensor, or a prefix tree of the parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, TypeAlias
+
+import torch
+
+from optcore._tree import Tree, describe, tree_leaves, tree_map, tree_structure
+
+Schedule: TypeAlias = Callable[[torch.Tensor], "float | torch.Tensor"]
+Hyperparam: TypeAlias = "float | torch.Tensor | Schedule | Tree"
+
+
+def check_range(
+    who: str,
+    name: str,
+    value: Hyperparam,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_high: bool = False,
+) -> None:
+    """Refuse a hyperparameter outside ``[low, high]`` (``[low, high)`` with ``open_high``).
+
+    Tensors are checked for their type only: reading their value would wait for the device.
+
+    Raises:
+        TypeError: Not a number, schedule, floating tensor or tree of such.
+        ValueError: A number outside the range, or not finite.
+    """
+    leaves = tree_leaves(value)
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            if not leaf.dtype.is_floating_point:
+                raise TypeError(
+                    f"{who}: expected {name} as a floating tensor, got {describe(leaf)}"
+                )
+        elif isinstance(leaf, Real) and not isinstance(leaf, bool):
+            number = float(leaf)
+            inside = low <= number and (number < high if open_high else number <= high)
+            if not (inside and math.isfinite(number)):
+                raise ValueError(
+                    f"{who}: expected {name} {_range(low, high, open_high)}, got {leaf}"
+                )
+        elif not callable(leaf):
+            raise TypeError(
+                f"{who}: expected {name} as a number, schedule, tensor or tree of such, "
+                f"got {describe(leaf)}"
+            )
+    if not leaves:
+        raise TypeError(f"{who}: expected {name} as a number, got an empty {describe(value)}")
+
+
+def _range(low: float, high: float, open_high: bool) -> str:
+    if low == -math.inf and high == math.inf:
+        return "finite"
+    if high == math.inf:
+        return f">= {low:g}"
+    return f"in [{low:g}, {high:g}{')' if open_high else ']'}"
+
+
+def check_betas(who: str, betas: Sequence[Hyperparam]) -> tuple[Hyperparam, Hyperparam]:
+    """Two decay rates in ``[0, 1)``, as torch.optim spells them."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        size = f" of {len(betas)}" if isinstance(betas, (tuple, list)) else ""
+        raise TypeError(f"{who}: expected betas as a pair, got {describe(betas)}{size}")
+    for index, beta in enumerate(betas):
+        check_range(who, f"betas[{index}]", beta, 0.0, 1.0, open_high=True)
+    return betas[0], betas[1]
+
+
+def is_scheduled(value: Hyperparam) -> bool:
+    """Whether some part of the hyperparameter depends on the step count."""
+    return callable(value) or any(callable(leaf) for leaf in tree_leaves(value))
+
+
+def at_count(value: Hyperparam, count: torch.Tensor) -> Hyperparam:
+    """The hyperparameter with its schedules evaluated at ``count``."""
+    return tree_map(lambda leaf: leaf(count) if callable(leaf) else leaf, value)
+
+
+def is_zero(value: Hyperparam) -> bool:
+    """Whether the hyperparameter is the number 0, so that the step it scales can be left out."""
+    return isinstance(value, Real) and value == 0
+
+
+def per_leaf(who: str, name: str, value: Hyperparam, updates: Tree) -> list[Any] | None:
+    """One value per leaf of ``updates`` if ``value`` is a prefix tree, None if it is one value."""
+    if isinstance(value, (Real, torch.Tensor)) or callable(value):
+        return None
+    try:
+        parts = tree_structure(value).flatten_up_to(updates)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{who}: {name} is not a prefix of the parameters: {error}") from None
+    values: list[Any] = []
+    for leaf, part in zip(tree_leaves(value), parts, strict=True):
+        values += [leaf] * len(tree_leaves(part))
+    return values

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adam and relatives: exponential moving averages of the gradient and of its square."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from optcore._chain import chain
+from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
+from optcore._leafwise import (
+    Ticks,
+    counts_like,
+    ema,
+    ema_square,
+    fit,
+    leafwise,
+    safe_sqrt,
+    zeros_like,
+)
+from optcore._rows import OptimizerRow
+from optcore._scaling import scale, scale_by_learning_rate
+from optcore._transform import GradientTransformation
+from optcore._tree import Tree
+from optcore._weight_decay import add_decayed_weights
+
+
+class ScaleByAdamState(NamedTuple):
+    """Moments kept by :func:`scale_by_adam`; every field is a tree like the parameters."""
+
+    count: Tree  # i64[]: updates that this leaf had
+    mu: Tree  # decayed average of gradients
+    nu: Tree  # decayed average of squared gradients
+
+
+def scale_by_adam(
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-8,
+    eps_root: Hyperparam = 0.0,
+    *,
+    moment_requires_grad: bool = False,
+) -> GradientTransformation:
+    r"""Scale each gradient by the moments of its history.
+
+    For every leaf with gradient :math:`g_t`:
+
+    .. math::
+        \mu_t &= b_1 \mu_{t-1} + (1 - b_1)\,g_t \\
+        \nu_t &= b_2 \nu_{t-1} + (1 - b_2)\,g_t^2 \\
+        u_t &= \frac{\mu_t / (1 - b_1^t)}{\sqrt{\nu_t / (1 - b_2^t) + \epsilon_r} + \epsilon}
+
+    Args:
+        b1: Decay of the first moment, in ``[0, 1)``.
+        b2: Decay of the second moment, in ``[0, 1)``.
+        eps: :math:`\epsilon \ge 0`, added to the root.
+        eps_root: :math:`\epsilon_r \ge 0`, added under the root.
+        moment_requires_grad: Start the moments as leaves that require grad, to learn them.
+
+    State:
+        ``count``, ``mu`` and ``nu``: like ``params``, start at zero. The bias correction is
+        computed in float64 whatever the dtype of the parameters.
+
+    Differentiable:
+        In everything, twice. Where :math:`\nu_t = 0` the derivative in :math:`g_t` is the limit
+        and the one in :math:`\nu_{t-1}` is 0.
+
+    Raises:
+        TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
+        ValueError: A hyperparameter outside its range.
+
+    Example:
+        >>> import torch
+        >>> tx = scale_by_adam()
+        >>> state = tx.init([torch.zeros(1)])
+        >>> tx.update([torch.full((1,), 3.0)], state)[0]
+        [tensor([1.])]
+
+    Reference:
+        Kingma and Ba, 2015, arXiv:1412.6980, Algorithm 1.
+    """
+    who = "scale_by_adam"
+    check_range(who, "b1", b1, 0.0, 1.0, open_high=True)
+    check_range(who, "b2", b2, 0.0, 1.0, open_high=True)
+    check_range(who, "eps", eps, 0.0)
+    check_range(who, "eps_root", eps_root, 0.0)
+    return GradientTransformation(
+        _adam_init,
+        _adam_update,
+        {"b1": b1, "b2": b2, "eps": eps, "eps_root": eps_root},
+        {"moment_requires_grad": moment_requires_grad},
+        name=who,
+    )
+
+
+def adam(
+    lr: Hyperparam = 1e-3,
+    betas: tuple[Hyperparam, Hyperparam] = (0.9, 0.999),
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam = 0.0,
+    *,
+    eps_root: Hyperparam = 0.0,
+    moment_requires_grad: bool = False,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Adam: :math:`\theta' = \theta - \eta\,u_t` with :math:`u_t` of :func:`scale_by_adam`.
+
+    Args:
+        lr: Learning rate :math:`\eta \ge 0`.
+        betas: Decays ``(b1, b2)`` of the two moments, each in ``[0, 1)``.
+        eps: Added to the root, >= 0.
+        weight_decay: L2 penalty >= 0, added to the gradient: needs ``params`` in ``update``.
+        eps_root: Added under the root, >= 0. A positive value helps second-order derivatives.
+        moment_requires_grad: Start the moments as leaves that require grad.
+        maximize: Ascend instead of descend.
+
+    State:
+        That of :func:`scale_by_adam`, inside the tuple of a :func:`chain`.
+
+    Differentiable:
+        In the gradients, the parameters and every tensor hyperparameter, twice; see
+        :func:`scale_by_adam` for zero gradients.
+
+    Raises:
+        TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
+        ValueError: A hyperparameter outside its range.
+
+    Example:
+        >>> import torch
+        >>> opt = adam(lr=0.1)
+        >>> params = {"w": torch.tensor([1.0])}
+        >>> state = opt.init(params)
+        >>> updates, state = opt.update({"w": torch.tensor([2.0])}, state)
+        >>> updates
+        {'w': tensor([-0.1000])}
+
+    Reference:
+        Kingma and Ba, 2015, arXiv:1412.6980, Algorithm 1. Equals ``torch.optim.Adam``.
+    """
+    b1, b2 = _check_adam("adam", lr, betas, eps, weight_decay, eps_root)
+    return chain(
+        *([scale(-1.0)] if maximize else []),
+        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
+        scale_by_adam(b1, b2, eps, eps_root, moment_requires_grad=moment_requires_grad),
+        scale_by_learning_rate(lr),
+    )
+
+
+def adamw(
+    lr: Hyperparam = 1e-3,
+    betas: tuple[Hyperparam, Hyperparam] = (0.9, 0.999),
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam = 0.01,
+    *,
+    eps_root: Hyperparam = 0.0,
+    mask: Tree | Callable[[Tree], Tree] | None = None,
+    moment_requires_grad: bool = False,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Adam with decoupled weight decay: :math:`\theta' = \theta - \eta\,(u_t + \lambda\,\theta)`.
+
+    Args:
+        lr: Learning rate :math:`\eta \ge 0`.
+        betas: Decays ``(b1, b2)`` of the two moments, each in ``[0, 1)``.
+        eps: Added to the root, >= 0.
+        weight_decay: Rate :math:`\lambda \ge 0`; needs ``params`` in ``update`` unless it is 0.
+        eps_root: Added under the root, >= 0.
+        mask: Which parameters decay; see :func:`add_decayed_weights`.
+        moment_requires_grad: Start the moments as leaves that require grad.
+        maximize: Ascend instead of descend (the decay still shrinks).
+
+    State:
+        That of :func:`scale_by_adam`, inside the tuple of a :func:`chain`.
+
+    Differentiable:
+        In the gradients, the parameters and every tensor hyperparameter, twice.
+
+    Raises:
+        TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
+        ValueError: A hyperparameter outside its range.
+
+    Example:
+        >>> import torch
+        >>> opt = adamw(lr=0.1, weight_decay=0.5)
+        >>> params = {"w": torch.tensor([1.0])}
+        >>> updates, _ = opt.update({"w": torch.tensor([2.0])}, opt.init(params), params)
+        >>> updates
+        {'w': tensor([-0.1500])}
+
+    Reference:
+        Loshchilov and Hutter, 2019, arXiv:1711.05101, Algorithm 2. Equals ``torch.optim.AdamW``.
+    """
+    b1, b2 = _check_adam("adamw", lr, betas, eps, weight_decay, eps_root)
+    return chain(
+        *([scale(-1.0)] if maximize else []),
+        scale_by_adam(b1, b2, eps, eps_root, moment_requires_grad=moment_requires_grad),
+        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]),
+        scale_by_learning_rate(lr),
+    )
+
+
+_TORCH_KEYS = {"count": "step", "mu": "exp_avg", "nu": "exp_avg_sq"}
+
+ROWS = (
+    OptimizerRow(adam, "Adam", _TORCH_KEYS),
+    OptimizerRow(adamw, "AdamW", _TORCH_KEYS),
+)
+
+
+def _check_adam(
+    who: str, lr: Any, betas: Any, eps: Any, weight_decay: Any, eps_root: Any
+) -> tuple[Hyperparam, Hyperparam]:
+    check_range(who, "lr", lr, 0.0)
+    check_range(who, "eps", eps, 0.0)
+    check_range(who, "weight_decay", weight_decay, 0.0)
+    check_range(who, "eps_root", eps_root, 0.0)
+    return check_betas(who, betas)
+
+
+def _adam_init(params: Tree, *, moment_requires_grad: bool, **_: Any) -> ScaleByAdamState:
+    who = "scale_by_adam"
+    return ScaleByAdamState(
+        count=counts_like(params),
+        mu=zeros_like(who, params, requires_grad=moment_requires_grad),
+        nu=zeros_like(who, params, requires_grad=moment_requires_grad),
+    )
+
+
+def _adam_update(
+    updates: Tree,
+    state: ScaleByAdamState,
+    params: Tree,
+    *,
+    inplace: bool,
+    b1: Any,
+    b2: Any,
+    eps: Any,
+    eps_root: Any,
+    moment_requires_grad: bool,
+) -> tuple[Tree, ScaleByAdamState]:
+    ticks = Ticks()
+
+    def formula(
+        g: torch.Tensor,
+        count: torch.Tensor,
+        mu: torch.Tensor,
+        nu: torch.Tensor,
+        *,
+        b1: Any,
+        b2: Any,
+        eps: Any,
+        eps_root: Any,
+    ) -> tuple[torch.Tensor, ...]:
+        count = ticks.advance(count)
+        mu = ema(mu, g, b1, inplace)
+        nu = ema_square(nu, g, b2, inplace)
+        # u = (mu / c1) / (sqrt(nu / c2 + eps_root) + eps), with c1 and c2 moved off the tensors
+        root_scale, first = ticks.derive(count, _bias_corrections, b1, b2)
+        square = nu
+        if not is_zero(eps_root):
+            square = nu + fit(eps_root * (first / root_scale) ** 2, nu)
+        denominator = safe_sqrt(square) * fit(root_scale, nu) + fit(eps * first, nu)
+        return mu / denominator, count, mu, nu
+
+    updates, *moments = leafwise(
+        "scale_by_adam", formula, updates, *state, b1=b1, b2=b2, eps=eps, eps_root=eps_root
+    )
+    return updates, ScaleByAdamState(*moments)
+
+
+def _bias_corrections(count: torch.Tensor, b1: Any, b2: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(c1 / sqrt(c2), c1)`` with :math:`c_i = 1 - b_i^t`."""
+    first, second = (1 - torch.pow(_double(b), count) for b in (b1, b2))
+    return first / second.sqrt(), first
+
+
+def _double(value: Any) -> Any:
+    return value.to(torch.float64) if isinstance(value, torch.Tensor) else value

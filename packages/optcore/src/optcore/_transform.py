@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradient transformations as values, the update modes, and how updates reach parameters."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd import forward_ad
+
+import treeops
+from optcore._hyperparams import Hyperparam, at_count, is_scheduled, per_leaf
+from optcore._tree import (
+    Tree,
+    describe,
+    flatten_like,
+    tensors_in,
+    tree_flatten,
+    tree_leaves,
+    tree_structure,
+    tree_unflatten,
+)
+
+_NO_GRAPH = "_optcore_update_without_graph"  # mark on updates whose caller asked for a graph
+
+
+class EmptyState(NamedTuple):
+    """State of a transformation that remembers nothing."""
+
+
+class ScheduleState(NamedTuple):
+    """State of a transformation one of whose hyperparameters is a schedule."""
+
+    count: torch.Tensor  # i64[]: updates so far, whatever was skipped
+    inner: Tree  # state of the transformation itself
+
+
+class GradientTransformation:
+    """A frozen pair of functions that turns gradients into updates.
+
+    ``init(params)`` makes the state; ``update(updates, state, params)`` returns new updates and
+    the new state. Transformations are values: equal functions and hyperparameters compare and
+    hash equal (tensors by identity), they pickle, and no update leaves a trace in them.
+
+    Args:
+        init: Module-level function ``init(params, **hyperparams, **static) -> state``.
+        update: Module-level function ``update(updates, state, params, *, inplace, **hyperparams,
+            **static) -> (updates, state)``. Declaring ``**extra`` subscribes it to the extra
+            arguments of :meth:`update`.
+        hyperparams: Numbers, schedules, tensors or prefix trees; ``update`` gets schedules
+            evaluated, ``init`` as they are.
+        static: Everything else that the two functions need.
+        name: How the transformation calls itself in ``repr`` and in errors.
+        needs_params: Whether ``update`` cannot do without ``params``.
+
+    Example:
+        >>> import torch
+        >>> double = GradientTransformation(stateless_init, lambda u, s, p, *, inplace: (2 * u, s))
+        >>> updates, state = double.update(torch.ones(2), double.init(None))
+        >>> updates
+        tensor([2., 2.])
+    """
+
+    __slots__ = (
+        "_extra",
+        "_hyperparams",
+        "_init",
+        "_name",
+        "_scheduled",
+        "_static",
+        "_update",
+        "needs_params",
+    )
+
+    def __init__(
+        self,
+        init: Callable[..., Tree],
+        update: Callable[..., tuple[Tree, Tree]],
+        hyperparams: Mapping[str, Hyperparam] | None = None,
+        static: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        needs_params: bool = False,
+    ) -> None:
+        for what, function in (("init", init), ("update", update)):
+            if not callable(function):
+                raise TypeError(
+                    f"GradientTransformation: expected a callable {what}, got {describe(function)}"
+                )
+        fields = {
+            "_init": init,
+            "_update": update,
+            "_hyperparams": MappingProxyType(dict(hyperparams or {})),
+            "_static": MappingProxyType(dict(static or {})),
+            "_name": name or getattr(update, "__name__", "update"),
+            "_scheduled": any(is_scheduled(value) for value in (hyperparams or {}).values()),
+            "_extra": _takes_extra(update),
+            "needs_params": needs_params,
+        }
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+
+    def init(self, params: Tree) -> Tree:
+        """State for these parameters, before the first update.
+
+        Raises:
+            ValueError: A hyperparameter is a tree but not a prefix of the parameters.
+        """
+        for name, value in self._hyperparams.items():
+            per_leaf(self._name, name, value, params)
+        state = self._init(params, **self._hyperparams, **self._static)
+        return ScheduleState(new_count(), state) if self._scheduled else state
+
+    def update(
+        self,
+        updates: Tree,
+        state: Tree,
+        params: Tree = None,
+        *,
+        inplace: bool | None = None,
+        **extra: Any,
+    ) -> tuple[Tree, Tree]:
+        """Transform gradients (or the updates of another transformation).
+
+        Args:
+            updates: Tree of gradients like the parameters. A None leaf means no gradient: it stays
+                None and that leaf's state stays as it is.
+            state: What :meth:`init` or the previous update returned.
+            params: The parameters, where a transformation needs them (weight decay).
+            inplace: False: differentiable, nothing is overwritten. True: no graph is recorded and
+                buffers of ``state`` may be overwritten, gradients never. None: False if anything
+                here is being differentiated or compiled, or a parameter is not a leaf; else True.
+            extra: Arguments for transformations that declare ``**extra``; others do not see them.
+
+        Returns:
+            The new updates, to be given to :func:`apply_updates`, and the new state.
+
+        Raises:
+            ValueError: ``updates`` or ``params`` differ in structure from the parameters that the
+                state was made for, or ``params`` are needed and missing; the state is as before.
+
+        Warns:
+            UserWarning: ``inplace=False`` asks for a differentiable step but the gradients carry
+                no graph although the parameters do.
+        """
+        if params is not None:
+            spec = tree_structure(updates)
+            flatten_like(self._name, "params differ from updates", spec, params)
+        elif self.needs_params:
+            raise ValueError(
+                f"{self._name}: expected params, got None; call update(updates, state, params)"
+            )
+        if inplace is None:
+            inplace = not differentiates((updates, state, extra, list(self.tensors())), params)
+        elif inplace is False and _carries_no_graph(updates):
+            if any(p.grad_fn is not None for p in tensors_in([params])):
+                _warn_no_graph(self._name)
+            else:  # apply_updates may see parameters that are not leaves
+                updates, state = self.apply(updates, state, params, False, extra)
+                return _mark_no_graph(updates), state
+        with torch.no_grad() if inplace else nullcontext():
+            return self.apply(updates, state, params, inplace, extra)
+
+    def apply(
+        self, updates: Tree, state: Tree, params: Tree, inplace: bool, extra: Mapping[str, Any]
+    ) -> tuple[Tree, Tree]:
+        """:meth:`update` with the mode already decided; for transformations that hold others."""
+        extra = extra if self._extra else {}
+        if not self._scheduled:
+            return self._update(
+                updates,
+                state,
+                params,
+                inplace=inplace,
+                **self._hyperparams,
+                **self._static,
+                **extra,
+            )
+        if not isinstance(state, ScheduleState):
+            raise TypeError(f"{self._name}: expected a ScheduleState, got {describe(state)}")
+        now = {name: at_count(value, state.count) for name, value in self._hyperparams.items()}
+        updates, inner = self._update(
+            updates, state.inner, params, inplace=inplace, **now, **self._static, **extra
+        )
+        return updates, ScheduleState(state.count + 1, inner)
+
+    def chain(self, following: GradientTransformation) -> GradientTransformation:
+        """This transformation, then ``following``."""
+        from optcore._chain import chain  # chain.py builds on this module
+
+        return chain(self, following)
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Tensors that the hyperparameters are or (schedules) give, inner ones included."""
+        start = new_count() if self._scheduled else None
+        for value in self._hyperparams.values():
+            yield from tensors_in([value if start is None else at_count(value, start)])
+        for leaf in tree_leaves(dict(self._static)):
+            if isinstance(leaf, GradientTransformation):
+                yield from leaf.tensors()
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return iter((self.init, self.update))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{self._name}: expected no assignment to .{name}: it is frozen")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def _key(self) -> tuple[Any, ...]:
+        return (
+            self._init,
+            self._update,
+            _token(dict(self._hyperparams)),
+            _token(dict(self._static)),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GradientTransformation):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self._init, self._update, dict(self._hyperparams), dict(self._static))
+        return _rebuild, (*arguments, self._name, self.needs_params)
+
+    def __repr__(self) -> str:
+        fields = {**self._hyperparams, **self._static}
+        return f"{self._name}({', '.join(f'{k}={_show(v)}' for k, v in fields.items())})"
+
+
+def _rebuild(*arguments: Any) -> GradientTransformation:
+    *fields, name, needs_params = arguments
+    return GradientTransformation(*fields, name=name, needs_params=needs_params)
+
+
+@lru_cache(maxsize=1024)
+def _takes_extra(update: Callable[..., Any]) -> bool:
+    kinds = (parameter.kind for parameter in inspect.signature(update).parameters.values())
+    return inspect.Parameter.VAR_KEYWORD in kinds
+
+
+class _Identity:
+    """Compares a tensor by identity and keeps it alive, so that its id stays its own."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def _token(tree: Tree) -> tuple[Any, ...]:
+    leaves, spec = tree_flatten(tree)
+    return (
+        spec,
+        *(_Identity(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves),
+    )
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return describe(value)
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_show, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k!r}: {_show(v)}' for k, v in value.items())}}}"
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+def new_count() -> torch.Tensor:
+    """A step count of zero: on the CPU, so that nothing ever waits for a device to read it."""
+    return torch.zeros((), dtype=torch.int64)
+
+
+def stateless_init(params: Tree, **_: Any) -> EmptyState:
+    """``init`` of a transformation that remembers nothing."""
+    return EmptyState()
+
+
+def differentiates(trees: Iterable[Tree], params: Tree = None) -> bool:
+    """Whether something in these trees is being differentiated, or a parameter is not a leaf."""
+    if torch.compiler.is_compiling():
+        return True
+    transformed = _under_transform()
+    for tensor in tensors_in(trees):
+        if tensor.requires_grad or (transformed and _is_transformed(tensor)):
+            return True
+    for tensor in tensors_in([params]):
+        if tensor.grad_fn is not None or (transformed and _is_transformed(tensor)):
+            return True
+    return False
+
+
+def _under_transform() -> bool:
+    # No public query exists for either; both are plain attribute reads, cheaper than any tensor op.
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
+def _is_transformed(tensor: torch.Tensor) -> bool:
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return True
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def _carries_no_graph(updates: Tree) -> bool:
+    if torch.compiler.is_compiling() or _under_transform():
+        return False
+    found = False
+    for tensor in tensors_in([updates]):
+        if tensor.requires_grad:
+            return False
+        found = True
+    return found
+
+
+def _mark_no_graph(updates: Tree) -> Tree:
+    for tensor in tensors_in([updates]):
+        if not tensor.requires_grad:
+            setattr(tensor, _NO_GRAPH, True)
+    return updates
+
+
+def _warn_no_graph(who: str) -> None:
+    warnings.warn(
+        f"{who}: expected gradients with a graph for inplace=False, got gradients without one "
+        "although the parameters have one, so nothing flows through this step's gradients; call "
+        "torch.autograd.grad(..., create_graph=True), or drop inplace=False for a first-order step",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def apply_updates(params: Tree, updates: Tree, *, inplace: bool | None = None) -> Tree:
+    r"""Add updates to parameters: :math:`\theta' = \theta + u`.
+
+    Args:
+        params: Tree of tensors.
+        updates: Tree like ``params``; a None leaf leaves its parameter alone.
+        inplace: False: new tensors, differentiable in both arguments. True: parameters are
+            overwritten and returned. None: True only if no update requires grad or was made with
+            ``inplace=False``, and every parameter is a leaf outside any transform.
+
+    Returns:
+        The new parameters, in the dtype of the old ones.
+
+    Raises:
+        TypeError: A leaf is neither a tensor nor None.
+        ValueError: Different structures or shapes; no parameter is changed then.
+
+    Example:
+        >>> import torch
+        >>> apply_updates({"w": torch.ones(2)}, {"w": torch.full((2,), -0.5)})
+        {'w': tensor([0.5000, 0.5000])}
+    """
+    who = "apply_updates"
+    old, spec = tree_flatten(params)
+    steps = flatten_like(who, "updates differ from params", spec, updates)
+    for index, (p, u) in enumerate(zip(old, steps, strict=True)):
+        if u is None or p is None:
+            continue
+        if not (isinstance(p, torch.Tensor) and isinstance(u, torch.Tensor)):
+            raise TypeError(
+                f"{who}: expected tensors, got a parameter {describe(p)} and an update "
+                f"{describe(u)}, at leaf {_path(params, index)}"
+            )
+        if u.shape != p.shape:
+            raise ValueError(
+                f"{who}: expected an update like its parameter {describe(p)}, got {describe(u)}, "
+                f"at leaf {_path(params, index)}"
+            )
+    marked = any(getattr(u, _NO_GRAPH, False) for u in steps if u is not None)
+    if inplace is None:
+        inplace = not (marked or differentiates([steps], old))
+    if marked and any(p is not None and p.grad_fn is not None for p in old):
+        _warn_no_graph(who)
+    if inplace:
+        with torch.no_grad():
+            for p, u in zip(old, steps, strict=True):
+                if u is not None and p is not None:
+                    p.add_(u)
+        return params
+    new = [p if u is None or p is None else _moved(p, u) for p, u in zip(old, steps, strict=True)]
+    return tree_unflatten(spec, new)
+
+
+def _moved(param: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+    new = param + update
+    return new if new.dtype == param.dtype else new.to(param.dtype)
+
+
+def _path(tree: Tree, index: int) -> str:
+    paths = treeops.tree_paths(tree, none_is_leaf=True, namespace="optcore")
+    return "".join(f"[{key!r}]" for key in paths[index]) or "the root"

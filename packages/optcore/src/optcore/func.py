@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A transformation with its state, for loops that hold parameters as trees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from optcore._transform import GradientTransformation, apply_updates
+from optcore._tree import Tree, describe, tree_flatten, tree_map, tree_unflatten
+
+
+def check_loss(who: str, loss: Any) -> None:
+    """Refuse a loss that cannot be differentiated.
+
+    Raises:
+        TypeError: Not a tensor.
+        ValueError: Not a scalar, or without a graph.
+
+    Example:
+        >>> check_loss("step", torch.ones(2, requires_grad=True))
+        Traceback (most recent call last):
+        ...
+        ValueError: step: expected a scalar loss, got f32[2]; reduce it, e.g. loss.mean()
+    """
+    if not isinstance(loss, torch.Tensor):
+        raise TypeError(f"{who}: expected a scalar loss tensor, got {describe(loss)}")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"{who}: expected a scalar loss, got {describe(loss)}; reduce it, e.g. loss.mean()"
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            f"{who}: expected a loss that depends on parameters that require grad, got one without "
+            "a graph; compute it from the parameters outside torch.no_grad()"
+        )
+
+
+class FuncOptimizer:
+    """Take optimizer steps on a tree of parameters.
+
+    Args:
+        transformation: The optimizer in its functional form, e.g. ``optcore.adam()``.
+
+    Example:
+        >>> import torch
+        >>> import optcore
+        >>> optimizer = FuncOptimizer(optcore.sgd(lr=0.5))
+        >>> params = {"w": torch.tensor([2.0], requires_grad=True)}
+        >>> params = optimizer.step((params["w"] ** 2).sum(), params)
+        >>> params
+        {'w': tensor([0.], requires_grad=True)}
+    """
+
+    def __init__(self, transformation: GradientTransformation) -> None:
+        if not isinstance(transformation, GradientTransformation):
+            raise TypeError(
+                "FuncOptimizer: expected a GradientTransformation, got "
+                f"{describe(transformation)}; e.g. optcore.adam()"
+            )
+        self.transformation = transformation
+        self.state: Tree = None
+
+    def step(self, loss: torch.Tensor, params: Tree, *, inplace: bool | None = None) -> Tree:
+        """Parameters after one step on ``loss``.
+
+        Args:
+            loss: Scalar that depends on ``params``.
+            params: Tree of tensors; those that do not require grad stay as they are.
+            inplace: False: the result is differentiable, through the gradients too. True:
+                ``params`` are overwritten. None: new tensors, detached leaves.
+
+        Returns:
+            Parameters like ``params``.
+
+        Raises:
+            ValueError: The loss is not a scalar or has no graph, or no parameter requires grad.
+        """
+        who = "FuncOptimizer.step"
+        check_loss(who, loss)
+        leaves, spec = tree_flatten(params)
+        wanted = [p for p in leaves if isinstance(p, torch.Tensor) and p.requires_grad]
+        if not wanted:
+            raise ValueError(
+                f"{who}: expected parameters that require grad, got none; call requires_grad_()"
+            )
+        found = iter(
+            torch.autograd.grad(loss, wanted, create_graph=inplace is False, allow_unused=True)
+        )
+        grads = tree_unflatten(
+            spec,
+            [
+                next(found) if isinstance(p, torch.Tensor) and p.requires_grad else None
+                for p in leaves
+            ],
+        )
+        state = self.transformation.init(params) if self.state is None else self.state
+        updates, self.state = self.transformation.update(
+            grads, state, params, inplace=inplace is not False
+        )
+        if inplace:
+            return apply_updates(params, updates, inplace=True)
+        new = apply_updates(params, updates, inplace=False)
+        if inplace is False:
+            return new
+        return tree_map(_as_leaf, new, params)
+
+    def state_dict(self) -> Tree:
+        """The state: a reference, None before the first step."""
+        return self.state
+
+    def load_state_dict(self, state_dict: Tree) -> None:
+        """Go on from a state that :meth:`state_dict` gave."""
+        self.state = state_dict
+
+    def __repr__(self) -> str:
+        return f"FuncOptimizer({self.transformation!r})"
+
+
+def _as_leaf(new: Any, old: Any) -> Any:
+    if not isinstance(new, torch.Tensor):
+        return new
+    return new.detach().requires_grad_(old.requires_grad)

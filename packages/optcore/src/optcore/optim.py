@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``torch.optim`` classes derived from the functional optimizers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from optcore._leafwise import check_gradient
+from optcore._optimizers import OPTIMIZERS
+from optcore._rows import OptimizerRow
+from optcore._transform import GradientTransformation, apply_updates
+from optcore._tree import ParamDict, describe, is_param_dict
+
+_SHARED = "shared_state"  # group entry for state that belongs to no single parameter
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Any transformation as a ``torch.optim.Optimizer``.
+
+    Parameter groups, hooks, ``state_dict``, GradScaler and pickling are torch's own. A step updates
+    parameters and state in place; gradients are left as they are.
+
+    Args:
+        params: Parameters, named parameters, or dicts of parameter groups.
+        transformation: The optimizer in its functional form. It has no learning rate that a
+            scheduler could set; use a class such as :class:`Adam` for that.
+
+    Raises:
+        TypeError: ``transformation`` is not a :class:`GradientTransformation`.
+
+    Example:
+        >>> import torch
+        >>> import optcore
+        >>> w = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = Optimizer([w], optcore.chain(optcore.trace(0.9), optcore.scale(-0.25)))
+        >>> (w**2).sum().backward()
+        >>> optimizer.step()
+        >>> w.detach()
+        tensor([1.])
+    """
+
+    row: OptimizerRow | None = None
+
+    def __init__(self, params: Any, transformation: GradientTransformation) -> None:
+        if not isinstance(transformation, GradientTransformation):
+            raise TypeError(
+                f"{type(self).__name__}: expected a GradientTransformation, got "
+                f"{describe(transformation)}; e.g. optcore.adam()"
+            )
+        self._transformation = transformation
+        super().__init__(params, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: Recomputes the loss (and the gradients) first.
+
+        Returns:
+            What ``closure`` returned, or None.
+
+        Raises:
+            TypeError: A gradient is sparse or complex; nothing has changed then.
+            ValueError: A hyperparameter was set out of its range, or a loaded state lacks a
+                buffer; nothing has changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        plans = [self._plan(group) for group in self.param_groups]  # all checks before any change
+        for group, plan in zip(self.param_groups, plans, strict=True):
+            if plan is not None:
+                self._carry_out(group, *plan)
+        return loss
+
+    def _plan(
+        self, group: dict[str, Any]
+    ) -> tuple[GradientTransformation, ParamDict, ParamDict, Any] | None:
+        present = [(i, p) for i, p in enumerate(group["params"]) if p.grad is not None]
+        for _, param in present:
+            check_gradient(type(self).__name__, param.grad)
+        if not present:
+            return None
+        params = ParamDict(present)
+        grads = ParamDict((i, p.grad) for i, p in present)
+        transformation = self._group_transformation(group)
+        return transformation, params, grads, self._read_state(transformation, group, params)
+
+    def _carry_out(
+        self,
+        group: dict[str, Any],
+        transformation: GradientTransformation,
+        params: ParamDict,
+        grads: ParamDict,
+        state: Any,
+    ) -> None:
+        updates, state = transformation.update(grads, state, params, inplace=True)
+        apply_updates(params, updates, inplace=True)
+        self._write_state(group, params, state)
+
+    def _group_transformation(self, group: dict[str, Any]) -> GradientTransformation:
+        return self._transformation
+
+    def _read_state(
+        self, transformation: GradientTransformation, group: dict[str, Any], params: ParamDict
+    ) -> Any:
+        """The functional state of some parameters, from what torch keeps per parameter."""
+        shared = group.get(_SHARED, {})
+
+        def read(name: str, fresh: Any) -> Any:
+            if not is_param_dict(fresh):
+                return shared.get(name, fresh)
+            slot = ParamDict()
+            for i, p in params.items():
+                kept = fresh if i in fresh else self.state[p]
+                if i not in fresh and name not in kept:
+                    raise ValueError(
+                        f"{type(self).__name__}: expected {name!r} in the state of parameter {i}, "
+                        f"got {sorted(kept)}; load a state that this optimizer made"
+                    )
+                slot[i] = kept[i] if i in fresh else kept[name]
+            return slot
+
+        fresh = ParamDict((i, p) for i, p in params.items() if not self.state.get(p))
+        return self._map_slots(read, transformation.init(fresh))
+
+    def _write_state(self, group: dict[str, Any], params: ParamDict, state: Any) -> None:
+        def write(name: str, slot: Any) -> None:
+            if is_param_dict(slot):
+                for i, p in params.items():
+                    self.state[p][name] = slot[i]
+            else:
+                group.setdefault(_SHARED, {})[name] = slot
+
+        self._map_slots(write, state)
+
+    def _map_slots(
+        self, fn: Callable[[str, Any], Any], node: Any, path: tuple[str, ...] = ()
+    ) -> Any:
+        """Map the per-parameter buffers and the other leaves of a state, with torch's names."""
+        if isinstance(node, tuple):
+            names = getattr(node, "_fields", map(str, range(len(node))))
+            parts = [self._map_slots(fn, v, (*path, k)) for k, v in zip(names, node, strict=True)]
+            return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
+        if isinstance(node, dict) and not is_param_dict(node):
+            return {k: self._map_slots(fn, v, (*path, str(k))) for k, v in node.items()}
+        keys = self.row.torch_keys if self.row and path else {}
+        return fn(keys.get(path[-1] if path else "", ".".join(path)), node)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_transformation": self._transformation}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # a checkpoint may lack what its writer had no name for
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+
+class TableOptimizer(Optimizer):
+    """An optimizer whose hyperparameters stand in its groups, where schedulers find them."""
+
+    row: OptimizerRow
+
+    def __init__(self, params: Any, **hyperparams: Any) -> None:
+        self._transformation = self.row.factory(**hyperparams)  # refuses before anything exists
+        torch.optim.Optimizer.__init__(self, params, {**self.row.defaults, **hyperparams})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take in more parameters, with hyperparameters of their own where the dict has them.
+
+        Raises:
+            ValueError: A hyperparameter is out of range; the optimizer is as before then.
+        """
+        if isinstance(param_group, dict):  # torch says what else is wrong
+            self._group_transformation({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _group_transformation(self, group: dict[str, Any]) -> GradientTransformation:
+        return self.row.factory(**{name: group[name] for name in self.row.defaults})
+
+
+def derive_class(row: OptimizerRow, base: type, module: str, prefix: str = "") -> Any:
+    """The class of a row: ``base`` taking the factory's keywords where its own end.
+
+    Args:
+        row: The optimizer.
+        base: A class with a ``row`` whose constructor hands ``**hyperparams`` to the factory.
+        module: Where the class will stand, for pickling.
+        prefix: Put before the row's class name.
+
+    Example:
+        >>> derive_class(OPTIMIZERS["adam"], TableOptimizer, __name__, "My").__name__
+        'MyAdam'
+    """
+    own = [*inspect.signature(base.__init__).parameters.values()]  # type: ignore[misc]
+    keywords = [*inspect.signature(row.factory).parameters.values()]
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    signature = inspect.Signature(
+        [p for kind in kinds for p in (*own, *keywords) if p.kind is kind]
+    )
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        base.__init__(**signature.bind(*args, **kwargs).arguments)  # type: ignore[misc]
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    name = prefix + row.class_name
+    summary = (base.__doc__ or "").splitlines()[0]
+    doc = f"{summary}\n\nKeywords, equations and references: :func:`optcore.{row.name}`."
+    body = {"row": row, "__module__": module, "__qualname__": name, "__init__": __init__}
+    return type(name, (base,), {**body, "__doc__": doc})
+
+
+SGD = derive_class(OPTIMIZERS["sgd"], TableOptimizer, __name__)
+Adam = derive_class(OPTIMIZERS["adam"], TableOptimizer, __name__)
+AdamW = derive_class(OPTIMIZERS["adamw"], TableOptimizer, __name__)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is overwritten, what keeps its graph, and when the user is warned."""
+
+import pytest
+import torch
+
+import optcore
+
+STATEFUL = {
+    "sgd": optcore.sgd(lr=0.1),
+    "momentum": optcore.sgd(lr=0.1, momentum=0.9),
+    "dampened": optcore.sgd(lr=0.1, momentum=0.9, dampening=0.5),
+    "trace": optcore.trace(0.9),
+    "adam": optcore.adam(lr=0.1, eps=1e-3),
+    "adamw": optcore.adamw(lr=0.1, eps=1e-3),
+    "scheduled": optcore.sgd(lr=lambda count: 0.1 / (1 + count), momentum=0.5),
+}
+
+
+@pytest.fixture(params=STATEFUL.values(), ids=STATEFUL.keys())
+def tx(request):
+    return request.param
+
+
+def run(tx, inplace, steps=3):
+    params = {"w": torch.linspace(1, 2, 3), "b": torch.ones(())}
+    state = tx.init(params)
+    seen = []
+    for step in range(steps):
+        grads = {"w": params["w"] * (step + 1), "b": params["b"].sin()}
+        before = {k: g.clone() for k, g in grads.items()}
+        updates, state = tx.update(grads, state, params, inplace=inplace)
+        assert all(torch.equal(grads[k], before[k]) for k in grads)
+        seen.append(updates)
+    return seen
+
+
+def test_modes_agree_and_never_touch_gradients(tx):
+    expected = run(tx, inplace=False)
+    for inplace in (True, None):
+        for ours, theirs in zip(run(tx, inplace), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14)
+
+
+def test_out_of_place_leaves_the_state_alone(tx):
+    params = [torch.ones(3)]
+    state = tx.init(params)
+    _, once = tx.update([torch.full((3,), 2.0)], state, params, inplace=False)
+    kept = [leaf.clone() for leaf in optcore_leaves(once)]
+    tx.update([torch.full((3,), 5.0)], once, params, inplace=False)
+    assert all(map(torch.equal, optcore_leaves(once), kept))
+
+
+def optcore_leaves(state):
+    import treeops
+
+    return [x for x in treeops.tree_leaves(state) if isinstance(x, torch.Tensor)]
+
+
+def test_in_place_overwrites_buffers_and_records_nothing():
+    tx = optcore.adam(lr=torch.tensor(0.1, requires_grad=True))
+    params = [torch.ones(3)]
+    state = tx.init(params)
+    (update,), new = tx.update([torch.ones(3, requires_grad=True)], state, params, inplace=True)
+    assert new[0].mu[0] is state[0].mu[0]
+    assert not update.requires_grad
+
+
+def test_in_place_parameter_updates_are_seen_by_autograd():
+    w = torch.ones(2, requires_grad=True)
+    loss = (w**3).sum()
+    optcore.apply_updates([w], [torch.ones(2)], inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("which", ["lr", "eps", "weight_decay", "beta", "tree", "schedule"])
+def test_learned_hyperparameter_keeps_its_derivative_by_default(which):
+    h = torch.tensor(0.2, requires_grad=True)
+    options = {
+        "lr": {"lr": h},
+        "eps": {"eps": h},
+        "weight_decay": {"weight_decay": h},
+        "beta": {"betas": (h, 0.99)},
+        "tree": {"lr": {"w": h}},
+        "schedule": {"lr": lambda count: h / (1 + count)},
+    }[which]
+    tx = optcore.adam(**{"lr": 0.1, **options})
+    params = {"w": torch.tensor([1.0, -2.0])}
+    state = tx.init(params)
+    for _ in range(2):
+        grads = {"w": params["w"].detach() * 3}
+        updates, state = tx.update(grads, state, params)
+        params = optcore.apply_updates(params, updates)
+    (derivative,) = torch.autograd.grad(params["w"].sum(), h)
+    assert derivative != 0
+
+
+def test_first_order_training_of_non_leaf_parameters_overwrites_nothing():
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    for tx in STATEFUL.values():
+        params = [w * 2]
+        before = params[0].detach().clone()
+        state = tx.init(params)
+        updates, new = tx.update([torch.ones(2)], state, params)
+        moved = optcore.apply_updates(params, updates)
+        assert torch.equal(params[0], before)
+        assert all(
+            a is not b for a, b in zip(optcore_leaves(state), optcore_leaves(new), strict=True)
+        )
+        assert torch.autograd.grad(moved[0].sum(), w)[0].min() > 1.9  # 2, less weight decay
+
+
+# torch itself still scripts its forward-mode rules
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.parametrize("transform", ["grad", "vmap", "jvp"])
+def test_default_mode_is_differentiable_under_transforms(transform):
+    tx = optcore.adam(lr=0.1, eps=1e-2)
+
+    def step(g):
+        params = [torch.ones(3)]
+        updates, _ = tx.update([g], tx.init(params))
+        return optcore.apply_updates(params, updates)[0].square().sum()
+
+    g = torch.tensor([0.5, -1.0, 2.0])
+    h = 1e-6
+    eye = torch.eye(3)
+    expected = torch.stack([(step(g + h * e) - step(g - h * e)) / (2 * h) for e in eye])
+    found = {
+        "grad": lambda: torch.func.grad(step)(g),
+        "vmap": lambda: (torch.vmap(step)(g + h * eye) - torch.vmap(step)(g - h * eye)) / (2 * h),
+        "jvp": lambda: torch.stack([torch.func.jvp(step, (g,), (e,))[1] for e in eye]),
+    }[transform]()
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
+
+
+def test_whole_loop_vmaps_over_parameters_and_learning_rates():
+    def train(w, lr):
+        tx = optcore.adam(lr=lr, eps=1e-3)
+        params, state = {"w": w}, tx.init({"w": w})
+        for _ in range(4):
+            grads = torch.func.grad(lambda p: (p["w"] ** 4).sum())(params)
+            updates, state = tx.update(grads, state, params)
+            params = optcore.apply_updates(params, updates)
+        return params["w"]
+
+    ws, lrs = torch.randn(5, 2), torch.linspace(0.01, 0.3, 5)
+    expected = torch.stack([train(w.clone(), lr) for w, lr in zip(ws, lrs, strict=True)])
+    torch.testing.assert_close(torch.vmap(train)(ws, lrs), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_warns_when_a_graph_was_meant():
+    tx = optcore.adam(lr=0.1)
+    leaf = torch.ones(2, requires_grad=True)
+    params = [leaf * 2]
+    with pytest.warns(UserWarning, match="create_graph=True"):
+        tx.update([torch.ones(2)], tx.init(params), params, inplace=False)
+
+
+def test_warns_at_apply_updates_if_update_did_not_see_the_parameters():
+    tx = optcore.adam(lr=0.1)
+    params = [torch.ones(2, requires_grad=True) * 2]
+    updates, _ = tx.update([torch.ones(2)], tx.init(params), inplace=False)
+    with pytest.warns(UserWarning, match="create_graph=True"):
+        optcore.apply_updates(params, updates)
+
+
+def test_no_warning_in_plain_training():
+    tx = optcore.adam(lr=0.1)
+    params = [torch.ones(2, requires_grad=True)]
+    updates, _ = tx.update([torch.ones(2)], tx.init(params), params, inplace=False)
+    optcore.apply_updates(params, updates)

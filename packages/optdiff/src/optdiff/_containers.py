@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing tensors that are no Parameters into a module, without breaking it."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def replace_tensors(module: nn.Module, new: Mapping[int, torch.Tensor]) -> None:
+    """Put ``new[id(old)]`` in the place of each tensor ``old``, at every owner of it.
+
+    A tied parameter has several owners; recurrent layers also list their weights by themselves.
+    """
+    for owner in module.modules():
+        for container in (owner._parameters, owner._buffers):
+            for name, tensor in container.items():
+                if tensor is not None and id(tensor) in new:
+                    container[name] = new[id(tensor)]
+    settle(module)
+
+
+def settle(module: nn.Module) -> None:
+    """Make the rest of a module agree with tensors written into its containers."""
+    for owner in module.modules():
+        if isinstance(owner, nn.RNNBase):
+            names = owner._flat_weights_names
+            owner._flat_weights = [getattr(owner, name, None) for name in names]
+        owner.__dict__["__deepcopy__"] = _DetachedCopy(owner)
+
+
+class _DetachedCopy:
+    """An instance's ``__deepcopy__``: torch refuses to copy non-leaf tensors, so detach them first.
+
+    Keeps only a weak reference to its module, which keeps it in turn.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = weakref.ref(module)
+
+    def __call__(self, memo: dict[int, Any]) -> nn.Module:
+        module = self._module()
+        if module is None:
+            raise ReferenceError("copy.deepcopy: expected a living module, got one that is gone")
+        for owner in module.modules():
+            for tensor in owner._parameters.values():
+                if tensor is not None and not isinstance(tensor, nn.Parameter):
+                    memo.setdefault(id(tensor), detached(tensor, parameter=True))
+            for tensor in owner._buffers.values():
+                if tensor is not None and not tensor.is_leaf:
+                    memo.setdefault(id(tensor), detached(tensor, parameter=False))
+        own = module.__dict__.pop("__deepcopy__")
+        try:
+            return copy.deepcopy(module, memo)
+        finally:
+            module.__dict__["__deepcopy__"] = own
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"module": self._module()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._module = weakref.ref(state["module"])
+
+
+def detached(tensor: torch.Tensor, *, parameter: bool) -> torch.Tensor:
+    """A copy outside the graph that requires grad if the tensor does."""
+    copied = tensor.detach().clone()
+    if parameter:
+        return nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    return copied.requires_grad_(tensor.requires_grad)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers whose steps stay in the graph: the loop inside a bilevel program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+import treeops
+from optcore import (
+    OPTIMIZERS,
+    GradientTransformation,
+    OptimizerRow,
+    ParamDict,
+    apply_updates,
+    check_loss,
+    derive_class,
+)
+from optdiff._containers import replace_tensors
+
+
+class MetaOptimizer:
+    r"""Differentiable steps on the parameters of a module.
+
+    Each step writes :math:`\theta' = \theta + u(\nabla_\theta L)` into the module as non-leaf
+    tensors, so that a later loss of the module is a function of the initial parameters, of
+    everything the inner losses depended on and of tensor hyperparameters, and one ``backward``
+    reaches them all.
+
+    Tied parameters stay tied, frozen ones (``requires_grad=False``) are left alone, submodules and
+    parameters that appear later are taken in, and ``copy.deepcopy(module)`` goes on working (the
+    copy has detached parameters).
+
+    Args:
+        module: The module to optimize.
+        transformation: The optimizer in its functional form, e.g. ``optcore.adam(lr=0.1)``.
+        first_order: Take the inner gradients as constants (FOMAML): cheaper, and the derivative
+            of the step is the identity.
+
+    Raises:
+        TypeError: ``module`` is no module or ``transformation`` no transformation.
+        ValueError: No parameter of the module requires grad.
+
+    Example:
+        >>> import torch, optcore
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> init = net.weight
+        >>> opt = MetaOptimizer(net, optcore.sgd(lr=0.25))
+        >>> opt.step((net.weight**2).sum())  # w' = w - 0.25 * 2 w = w / 2
+        >>> torch.autograd.grad(net.weight.sum(), init)[0]
+        tensor([[0.5000]])
+
+    Reference:
+        Finn, Abbeel and Levine, 2017, arXiv:1703.03400, equation 1 and Algorithm 1.
+    """
+
+    row: OptimizerRow | None = None
+
+    def __init__(
+        self,
+        module: nn.Module,
+        transformation: GradientTransformation,
+        *,
+        first_order: bool = False,
+    ) -> None:
+        if not isinstance(transformation, GradientTransformation):
+            raise TypeError(
+                f"{type(self).__name__}: expected a GradientTransformation, got "
+                f"{type(transformation).__name__}; e.g. optcore.adam(lr=0.1)"
+            )
+        self.transformation = transformation
+        self.first_order = first_order
+        self._modules: list[nn.Module] = []
+        self._states: list[Any] = []
+        self.add_param_group(module)
+
+    def add_param_group(self, module: nn.Module) -> None:
+        """Optimize the parameters of another module too, with a state of its own.
+
+        Raises:
+            TypeError: ``module`` is not a module.
+            ValueError: No parameter of it requires grad.
+        """
+        who = type(self).__name__
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{who}: expected an nn.Module, got {type(module).__name__}")
+        params = _trainable(module)
+        if not params:
+            raise ValueError(
+                f"{who}: expected a module with parameters that require grad, got "
+                f"{type(module).__name__} with none; call module.requires_grad_()"
+            )
+        taken = {id(p) for other in self._modules for p in other.parameters()}
+        shared = [name for name, param in params.items() if id(param) in taken]
+        if shared:
+            raise ValueError(
+                f"{who}: expected parameters that no other group has, got {shared} again"
+            )
+        state = self.transformation.init(params)
+        self._modules.append(module)
+        self._states.append(state)
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Replace the parameters by those after one step on ``loss``.
+
+        Args:
+            loss: Scalar ``()`` that depends on the parameters of the module.
+
+        Raises:
+            TypeError: ``loss`` is not a tensor.
+            ValueError: ``loss`` is not a scalar, has no graph, or depends on no parameter; module
+                and state are as before then.
+        """
+        who = f"{type(self).__name__}.step"
+        check_loss(who, loss)
+        groups = [_trainable(module) for module in self._modules]
+        wanted = [param for params in groups for param in params.values()]
+        found = torch.autograd.grad(
+            loss, wanted, create_graph=not self.first_order, allow_unused=True
+        )
+        if all(grad is None for grad in found):
+            raise ValueError(
+                f"{who}: expected a loss that depends on the module's parameters, got one that "
+                "depends on none; compute it from the module after the previous step"
+            )
+        grads = iter(found)
+        results = []
+        for params, state in zip(groups, self._states, strict=True):
+            state = self._grown(params, state)
+            own = ParamDict((name, next(grads)) for name in params)
+            updates, state = self.transformation.apply(own, state, params, False, {})
+            results.append((apply_updates(params, updates, inplace=False), state))
+        for index, (module, old, (new, state)) in enumerate(
+            zip(self._modules, groups, results, strict=True)
+        ):
+            replace_tensors(module, {id(old[name]): tensor for name, tensor in new.items()})
+            self._states[index] = state
+
+    def _grown(self, params: ParamDict, state: Any) -> Any:
+        """The state with zeros for parameters it does not know, without those that are gone."""
+        old, _ = _slots(state)
+        if all(slot.keys() == params.keys() for slot in old if isinstance(slot, ParamDict)):
+            return state
+        fresh, spec = _slots(self.transformation.init(params))
+        merged = [
+            ParamDict((name, was.get(name, zero)) for name, zero in slot.items())
+            if isinstance(slot, ParamDict)
+            else was
+            for was, slot in zip(old, fresh, strict=True)
+        ]
+        return treeops.tree_unflatten(spec, merged)
+
+    def state_dict(self) -> tuple[Any, ...]:
+        """The states of the groups: references, still in the graph."""
+        return tuple(self._states)
+
+    def load_state_dict(self, state_dict: Sequence[Any]) -> None:
+        """Go on from states that :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: Not one state per group.
+        """
+        states = list(state_dict)
+        if len(states) != len(self._states):
+            raise ValueError(
+                f"{type(self).__name__}.load_state_dict: expected {len(self._states)} states, one "
+                f"per module, got {len(states)}"
+            )
+        self._states = states
+
+    def __repr__(self) -> str:
+        modules = ", ".join(type(module).__name__ for module in self._modules)
+        return f"{type(self).__name__}({modules}, {self.transformation!r})"
+
+
+class TableMetaOptimizer(MetaOptimizer):
+    """Differentiable steps on the parameters of a module, by one optimizer of optcore's table."""
+
+    row: OptimizerRow
+
+    def __init__(self, module: nn.Module, *, first_order: bool = False, **hyperparams: Any) -> None:
+        super().__init__(module, self.row.factory(**hyperparams), first_order=first_order)
+
+
+MetaSGD = derive_class(OPTIMIZERS["sgd"], TableMetaOptimizer, __name__, "Meta")
+MetaAdam = derive_class(OPTIMIZERS["adam"], TableMetaOptimizer, __name__, "Meta")
+MetaAdamW = derive_class(OPTIMIZERS["adamw"], TableMetaOptimizer, __name__, "Meta")
+
+
+def _trainable(module: nn.Module) -> ParamDict:
+    return ParamDict((name, p) for name, p in module.named_parameters() if p.requires_grad)
+
+
+def _slots(state: Any) -> tuple[list[Any], Any]:
+    """The per-parameter buffers and the other leaves of a state."""
+    return treeops.tree_flatten(
+        state, lambda node: isinstance(node, ParamDict), none_is_leaf=True, namespace="optcore"
+    )

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking, giving back, cloning and cutting the state of modules and Meta optimizers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, overload
+
+import torch
+from torch import nn
+
+import treeops
+from optcore import map_tensors
+from optdiff._containers import detached, replace_tensors, settle
+from optdiff.meta import MetaOptimizer
+
+T = TypeVar("T")
+CopyMode: TypeAlias = Literal["reference", "copy", "deepcopy", "ref", "clone", "deepclone"]
+_MODES = {"ref": "reference", "clone": "copy", "deepclone": "deepcopy"}
+
+
+class ModuleState(NamedTuple):
+    """Tensors of a module, one dict per submodule in the order of ``module.modules()``."""
+
+    params: tuple[dict[str, torch.Tensor], ...]
+    buffers: tuple[dict[str, torch.Tensor], ...]
+    visual_contents: dict[Any, Any] | None = None  # names for drawing: grad_fn or leaf -> name
+    detach_buffers: bool = False
+
+
+@overload
+def extract_state_dict(
+    target: nn.Module,
+    *,
+    by: CopyMode = "reference",
+    device: torch.device | str | None = None,
+    with_buffers: bool = True,
+    detach_buffers: bool = False,
+    enable_visual: bool = False,
+    visual_prefix: str = "",
+) -> ModuleState: ...
+@overload
+def extract_state_dict(
+    target: MetaOptimizer,
+    *,
+    by: CopyMode = "reference",
+    device: torch.device | str | None = None,
+    with_buffers: bool = True,
+    detach_buffers: bool = False,
+    enable_visual: bool = False,
+    visual_prefix: str = "",
+) -> tuple[Any, ...]: ...
+def extract_state_dict(
+    target: nn.Module | MetaOptimizer,
+    *,
+    by: CopyMode = "reference",
+    device: torch.device | str | None = None,
+    with_buffers: bool = True,
+    detach_buffers: bool = False,
+    enable_visual: bool = False,
+    visual_prefix: str = "",
+) -> ModuleState | tuple[Any, ...]:
+    """Take the state of a module or of a Meta optimizer, to give it back later.
+
+    Args:
+        target: The module or Meta optimizer.
+        by: ``"reference"``: the tensors themselves, with their graph; ``"copy"``: clones that
+            gradients flow through; ``"deepcopy"``: detached clones. ``"ref"``, ``"clone"`` and
+            ``"deepclone"`` mean the same.
+        device: Move the tensors there.
+        with_buffers: Take buffers of a module too.
+        detach_buffers: Take buffers as detached clones whatever ``by`` says, and hand out such
+            clones when the state is given back.
+        enable_visual: Note the names of the parameters for drawing the graph.
+        visual_prefix: Put before those names.
+
+    Returns:
+        A :class:`ModuleState`, or the tuple of states of a Meta optimizer. Tied tensors stay tied.
+
+    Raises:
+        TypeError: ``target`` is neither.
+        ValueError: ``by`` is unknown.
+
+    Differs:
+        TorchOpt's ``"reference"`` shares buffers, which modules such as batch normalisation
+        overwrite; here they are cloned in every mode, so that giving back restores them.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 1)
+        >>> state = extract_state_dict(net)
+        >>> state.params[0]["weight"] is net.weight
+        True
+    """
+    replicate = _replicator("extract_state_dict", by, device)
+    if isinstance(target, MetaOptimizer):
+        return tuple(map_tensors(replicate, state) for state in target.state_dict())
+    if not isinstance(target, nn.Module):
+        raise TypeError(_wrong_target("extract_state_dict", target))
+    once = _once(replicate)
+    buffer_once = _once(_buffer_replicator(by, device, detach_buffers))
+    params, buffers = [], []
+    for owner in target.modules():
+        params.append(_mapped(once, owner._parameters))
+        buffers.append(_mapped(buffer_once, owner._buffers) if with_buffers else {})
+    names = _visual_names(target, visual_prefix) if enable_visual else None
+    return ModuleState(tuple(params), tuple(buffers), names, detach_buffers)
+
+
+def recover_state_dict(
+    target: nn.Module | MetaOptimizer, state: ModuleState | Sequence[Any]
+) -> None:
+    """Give back what :func:`extract_state_dict` took; no tensor is overwritten.
+
+    The same state can be given back many times: buffers are handed out as clones.
+
+    Args:
+        target: The module or Meta optimizer it was taken from, or one built alike.
+        state: The state.
+
+    Raises:
+        TypeError: ``target`` or ``state`` is of the wrong kind.
+        ValueError: The module has other submodules or parameters; it is as before then.
+
+    Example:
+        >>> import torch, optdiff
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> state = extract_state_dict(net)
+        >>> optdiff.MetaSGD(net, lr=0.1).step(net.weight.sum())
+        >>> recover_state_dict(net, state)
+        >>> net.weight is state.params[0]["weight"]
+        True
+    """
+    who = "recover_state_dict"
+    if isinstance(target, MetaOptimizer):
+        target.load_state_dict(state)
+        return
+    if not isinstance(target, nn.Module):
+        raise TypeError(_wrong_target(who, target))
+    if not isinstance(state, ModuleState):
+        raise TypeError(
+            f"{who}: expected a ModuleState, got {type(state).__name__}; call extract_state_dict"
+        )
+    owners = list(target.named_modules())
+    if len(owners) != len(state.params):
+        raise ValueError(
+            f"{who}: expected the state of {len(owners)} submodules, got {len(state.params)}"
+        )
+    for (path, owner), params, buffers in zip(owners, state.params, state.buffers, strict=True):
+        for kept, now in ((params, owner._parameters), (buffers, owner._buffers)):
+            missing = kept.keys() - now.keys()
+            if missing:
+                raise ValueError(
+                    f"{who}: expected a module with {sorted(missing)}, got {sorted(now)}, at "
+                    f"{path or 'the root'}"
+                )
+    hand_out = _once(_buffer_replicator("reference", None, state.detach_buffers))
+    for (_, owner), params, buffers in zip(owners, state.params, state.buffers, strict=True):
+        owner._parameters.update(params)  # type: ignore[arg-type]
+        owner._buffers.update(_mapped(hand_out, buffers))
+    settle(target)
+
+
+def stop_gradient(*targets: ModuleState | nn.Module | MetaOptimizer | Any) -> None:
+    """Cut targets off the graph they came from, in place; values and ``requires_grad`` stay.
+
+    Several targets at once make the usual ``stop_gradient(model, optimizer)``: a Meta optimizer's
+    moments hold a graph of their own.
+
+    Args:
+        targets: Modules (their tensors are replaced), Meta optimizers, module states, or trees of
+            tensors (detached in place).
+
+    Raises:
+        ValueError: A tree holds a view, which torch cannot detach in place; nothing of that target
+            has changed then.
+
+    Example:
+        >>> import torch, optdiff
+        >>> net = torch.nn.Linear(1, 1)
+        >>> opt = optdiff.MetaAdam(net, lr=0.1)
+        >>> opt.step(net(torch.ones(1, 1)).sum())
+        >>> stop_gradient(net, opt)
+        >>> net.weight.is_leaf, net.weight.requires_grad
+        (True, True)
+    """
+    for target in targets:
+        if isinstance(target, MetaOptimizer):
+            target.load_state_dict([map_tensors(_cut, state) for state in target.state_dict()])
+        elif isinstance(target, nn.Module):
+            _stop_module(target)
+        elif isinstance(target, ModuleState):
+            once = _once(_cut)
+            for container in (*target.params, *target.buffers):
+                container.update(_mapped(once, container))
+        else:
+            _stop_tree(target)
+
+
+def module_detach_(target: T) -> T:
+    """:func:`stop_gradient` that returns its target.
+
+    Example:
+        >>> import torch
+        >>> (w,) = module_detach_([torch.ones(1, requires_grad=True) * 2])
+        >>> w.is_leaf
+        True
+    """
+    stop_gradient(target)
+    return target
+
+
+def module_clone(
+    target: T,
+    *,
+    by: CopyMode = "reference",
+    detach_buffers: bool = False,
+    device: torch.device | str | None = None,
+) -> T:
+    """A module, Meta optimizer or tree of its own, whose tensors are taken ``by`` a mode.
+
+    Args:
+        target: What to clone. A cloned Meta optimizer goes on optimizing the same module.
+        by: As in :func:`extract_state_dict`: the tensors themselves, clones that gradients flow
+            through, or detached clones.
+        detach_buffers: Detach buffers whatever ``by`` says.
+        device: Move the tensors there.
+
+    Raises:
+        ValueError: ``by`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(1, 1)
+        >>> twin = module_clone(net, by="copy")
+        >>> torch.autograd.grad(twin.weight.sum(), net.weight)[0]
+        tensor([[1.]])
+    """
+    replicate = _replicator("module_clone", by, device)
+    if isinstance(target, MetaOptimizer):
+        cloned = copy.copy(target)
+        cloned.load_state_dict([map_tensors(replicate, s) for s in target.state_dict()])
+        return cloned
+    if not isinstance(target, nn.Module):
+        return map_tensors(replicate, target)
+    buffered = _buffer_replicator(by, device, detach_buffers)
+    memo: dict[int, Any] = {}
+    for owner in target.modules():
+        for container, fn in ((owner._parameters, replicate), (owner._buffers, buffered)):
+            for tensor in container.values():
+                if tensor is not None and id(tensor) not in memo:
+                    memo[id(tensor)] = fn(tensor)
+    twin = copy.deepcopy(target, memo)
+    settle(twin)
+    return twin
+
+
+def _replicator(
+    who: str, by: str, device: torch.device | str | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    mode = _MODES.get(by, by)
+    if mode not in ("reference", "copy", "deepcopy"):
+        raise ValueError(f"{who}: expected by='reference', 'copy' or 'deepcopy', got {by!r}")
+
+    def replicate(tensor: torch.Tensor) -> torch.Tensor:
+        if mode == "reference":
+            return tensor if device is None else tensor.to(device)
+        if mode == "copy":
+            return tensor.clone() if device is None else tensor.clone().to(device)
+        moved = tensor if device is None else tensor.detach().to(device)
+        own = detached(moved, parameter=isinstance(tensor, nn.Parameter))
+        return own.requires_grad_(tensor.requires_grad)
+
+    return replicate
+
+
+def _buffer_replicator(
+    by: str, device: torch.device | str | None, detach: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    mode = "deepcopy" if detach or _MODES.get(by, by) == "deepcopy" else "copy"
+    return _replicator("buffers", mode, device)
+
+
+def _once(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``fn`` that gives one result per tensor, so that what is tied stays tied."""
+    seen: dict[int, torch.Tensor] = {}
+
+    def once(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in seen:
+            seen[id(tensor)] = fn(tensor)
+        return seen[id(tensor)]
+
+    return once
+
+
+def _mapped(fn: Callable[[torch.Tensor], torch.Tensor], container: Any) -> dict[str, torch.Tensor]:
+    return {name: fn(tensor) for name, tensor in container.items() if tensor is not None}
+
+
+def _visual_names(module: nn.Module, prefix: str) -> dict[Any, Any]:
+    names: dict[Any, Any] = {}
+    for name, param in module.named_parameters():
+        if param.grad_fn is None:
+            names[param] = prefix + name
+        else:
+            names[param.grad_fn] = (prefix + name, param)
+    return names
+
+
+def _cut(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.grad_fn is None:
+        return tensor
+    return tensor.detach().requires_grad_(tensor.requires_grad)
+
+
+def _stop_module(module: nn.Module) -> None:
+    new: dict[int, torch.Tensor] = {}
+    for owner in module.modules():
+        for tensor in owner._parameters.values():
+            if tensor is not None and tensor.grad_fn is not None:
+                new[id(tensor)] = nn.Parameter(tensor.detach(), tensor.requires_grad)
+        for tensor in owner._buffers.values():
+            if tensor is not None and tensor.grad_fn is not None:
+                new[id(tensor)] = _cut(tensor)
+    replace_tensors(module, new)
+
+
+def _stop_tree(tree: Any) -> None:
+    leaves = treeops.tree_leaves(tree, none_is_leaf=True, namespace="optcore")
+    tensors = [
+        leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.grad_fn is not None
+    ]
+    for tensor in tensors:
+        if tensor._is_view():
+            raise ValueError(
+                "stop_gradient: expected tensors that torch can detach in place, got a view; "
+                "replace it by view.detach()"
+            )
+    for tensor in tensors:
+        requires_grad = tensor.requires_grad
+        tensor.detach_().requires_grad_(requires_grad)
+
+
+def _wrong_target(who: str, target: object) -> str:
+    return f"{who}: expected a module or a Meta optimizer, got {type(target).__name__}"

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input gets one clear error; module and optimizer are as before."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import optdiff
+
+CONSTRUCTION = [
+    (lambda: optdiff.MetaSGD(3), TypeError, "MetaSGD: expected an nn.Module, got int"),
+    (
+        lambda: optdiff.MetaOptimizer(nn.Linear(1, 1), "adam"),
+        TypeError,
+        "MetaOptimizer: expected a GradientTransformation, got str; e.g. optcore.adam(lr=0.1)",
+    ),
+    (
+        lambda: optdiff.MetaAdam(nn.Linear(1, 1).requires_grad_(False)),
+        ValueError,
+        "MetaAdam: expected a module with parameters that require grad, got Linear with none; call",
+    ),
+    (
+        lambda: optdiff.MetaAdam(nn.Linear(1, 1), lr=-0.5),
+        ValueError,
+        "adam: expected lr >= 0, got -0.5",
+    ),
+    (
+        lambda: optdiff.MetaAdam(nn.Linear(1, 1), betas=(0.9, 1.5)),
+        ValueError,
+        "adam: expected betas[1] in [0, 1), got 1.5",
+    ),
+    (
+        lambda: optdiff.extract_state_dict(nn.Linear(1, 1), by="value"),
+        ValueError,
+        "extract_state_dict: expected by='reference', 'copy' or 'deepcopy', got 'value'",
+    ),
+    (
+        lambda: optdiff.extract_state_dict([torch.ones(1)]),
+        TypeError,
+        "extract_state_dict: expected a module or a Meta optimizer, got list",
+    ),
+    (
+        lambda: optdiff.recover_state_dict(nn.Linear(1, 1), {}),
+        TypeError,
+        "recover_state_dict: expected a ModuleState, got dict; call extract_state_dict",
+    ),
+    (
+        lambda: optdiff.recover_state_dict(3, {}),
+        TypeError,
+        "recover_state_dict: expected a module or a Meta optimizer, got int",
+    ),
+]
+
+
+@pytest.mark.parametrize(("build", "error", "message"), CONSTRUCTION)
+def test_construction(build, error, message):
+    with pytest.raises(error, match="^" + re.escape(message)):
+        build()
+
+
+LOSSES = [
+    (
+        lambda net: net(torch.ones(4, 2)),
+        ValueError,
+        "MetaAdam.step: expected a scalar loss, got f64[4, 1]; reduce it, e.g. loss.mean()",
+    ),
+    (lambda net: 1.0, TypeError, "MetaAdam.step: expected a scalar loss tensor, got float"),
+    (
+        lambda net: net.weight.detach().sum(),
+        ValueError,
+        "MetaAdam.step: expected a loss that depends on parameters that require grad, got one",
+    ),
+    (
+        lambda net: torch.ones(1, requires_grad=True).sum(),
+        ValueError,
+        "MetaAdam.step: expected a loss that depends on the module's parameters, got one that",
+    ),
+]
+
+
+@pytest.mark.parametrize(("loss", "error", "message"), LOSSES)
+def test_a_refused_step_changes_nothing(loss, error, message):
+    net = nn.Linear(2, 1)
+    meta = optdiff.MetaAdam(net, lr=0.1)
+    meta.step(net(torch.ones(1, 2)).sum())
+    params, (state,) = list(net.parameters()), meta.state_dict()
+    with pytest.raises(error, match="^" + re.escape(message)):
+        meta.step(loss(net))
+    assert all(a is b for a, b in zip(net.parameters(), params, strict=True))
+    assert meta.state_dict()[0] is state
+
+
+def test_state_of_another_module_is_refused_before_anything_changes():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1, bias=False))
+    del net[1]._parameters["bias"]
+    before = list(net.parameters())
+    other = optdiff.extract_state_dict(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)))
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
+            "recover_state_dict: expected a module with ['bias'], got ['weight'], at 1"
+        ),
+    ):
+        optdiff.recover_state_dict(net, other)
+    assert all(a is b for a, b in zip(net.parameters(), before, strict=True))
+    with pytest.raises(ValueError, match="expected the state of 1 submodules, got 3"):
+        optdiff.recover_state_dict(nn.Linear(2, 2), other)
+
+
+def test_states_of_other_groups_are_refused():
+    meta = optdiff.MetaAdam(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"MetaAdam\.load_state_dict: expected 1 states, one per"):
+        meta.load_state_dict([])
+
+
+def test_a_parameter_in_two_groups_is_refused():
+    net = nn.Linear(1, 1)
+    meta = optdiff.MetaAdam(net)
+    with pytest.raises(ValueError, match=r"expected parameters that no other group has, got \['we"):
+        meta.add_param_group(net)
+    assert len(meta.state_dict()) == 1
+
+
+def test_a_view_cannot_be_stopped_in_place():
+    w = torch.ones(2, requires_grad=True)
+    whole = w * 2
+    with pytest.raises(ValueError, match="stop_gradient: expected tensors that torch can detach"):
+        optdiff.stop_gradient([whole, whole[:1]])
+    assert whole.grad_fn is not None
