@@ -59,7 +59,7 @@ def leafwise(
             row = (None, *buffers[: width - 1])
         else:
             own = {name: values[index] for name, values in trees.items()}
-            row = formula(grad, *buffers, **{**hyperparams, **own})
+            row = formula(grad, *buffers, **({**hyperparams, **own} if own else hyperparams))
             row = row if width > 1 else (row,)
         for output, value in zip(outputs, row, strict=True):
             output.append(value)
