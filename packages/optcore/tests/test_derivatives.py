@@ -98,7 +98,7 @@ def test_dead_unit_gives_a_finite_meta_gradient_equal_to_the_limit():
             params = optcore.apply_updates(params, updates)
         return params[0].square().sum()
 
-    phi, w = torch.ones(3, requires_grad=True), torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    phi, w = (torch.ones(3, requires_grad=True), torch.tensor([1.0, 2.0, 3.0], requires_grad=True))
     found = torch.autograd.grad(outer(phi, w), [phi, w])
     h = 1e-6
     for index in range(2):

@@ -34,11 +34,7 @@ CONSTRUCTION = [
         "adamw: expected betas as a pair, got tuple of 3",
     ),
     (lambda: optcore.adam(eps=-1e-8), ValueError, "adam: expected eps >= 0, got -1e-08"),
-    (
-        lambda: optcore.adam(weight_decay=-1),
-        ValueError,
-        "adam: expected weight_decay >= 0, got -1",
-    ),
+    (lambda: optcore.adam(weight_decay=-1), ValueError, "adam: expected weight_decay >= 0, got -1"),
     (
         lambda: optcore.adam(lr={"w": 0.1, "b": -2.0}),
         ValueError,

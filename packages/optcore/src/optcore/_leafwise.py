@@ -7,13 +7,18 @@ overwrites its first argument (a state buffer) and is called without a graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 
 from optcore._hyperparams import Hyperparam, per_leaf
+from optcore._tensorlist import TensorList
+from optcore._transform import under_transform
 from optcore._tree import Tree, describe, flatten_like, tree_flatten, tree_map, tree_unflatten
+
+_SMALL = 8192  # elements: below, the overhead of a call costs more than its arithmetic
 
 
 def leafwise(
@@ -21,24 +26,30 @@ def leafwise(
     formula: Callable[..., Any],
     updates: Tree,
     *states: Tree,
+    counts: Tree = None,
     params: Tree = None,
+    inplace: bool = False,
     **hyperparams: Hyperparam,
 ) -> tuple[Tree, ...]:
-    """Apply ``formula(g, *buffers[, p], **hyperparams) -> (update, *buffers)`` to every leaf.
+    """Apply ``formula(g, *buffers[, p][, tick], **hyperparams) -> (update, *buffers)``.
 
-    Leaves whose gradient is None keep their buffers. A hyperparameter that is a prefix tree gives
-    each leaf its own value.
+    It is applied to every leaf or, in place, to many at once as a :class:`TensorList`. Leaves whose
+    gradient is None keep their buffers and their count. A hyperparameter that is a prefix tree
+    gives each leaf its own value.
 
     Args:
         who: Name for errors.
         formula: The leaf rule; with no ``states`` it returns the update alone.
         updates: Tree of gradients.
         states: Trees like ``updates``.
+        counts: Tree of step counts; they advance by one, and the formula gets a :class:`Tick`.
         params: Tree like ``updates``, handed to the formula after the buffers unless None.
+        inplace: Whether the formula may overwrite its buffers.
         hyperparams: Handed to the formula by name.
 
     Returns:
-        The new updates, then each new state; shaped like ``updates``.
+        The new updates, each new state, and the new counts if there are any; shaped like
+        ``updates``.
     """
     grads, spec = tree_flatten(updates)
     for grad in grads:  # all of them, before a formula overwrites the first buffer
@@ -47,23 +58,64 @@ def leafwise(
     columns = [flatten_like(who, "state differs from updates", spec, state) for state in states]
     if params is not None:
         columns.append(flatten_like(who, "params differ from updates", spec, params))
+    ticks = None
+    if counts is not None:
+        old = flatten_like(who, "state differs from updates", spec, counts)
+        ticks = [None if g is None else c for g, c in zip(grads, _ticks(old), strict=True)]
     trees = {}
     for name, value in hyperparams.items():
         values = per_leaf(who, name, value, updates)
         if values is not None:
             trees[name] = values
-    width = 1 + len(states)
-    outputs: list[list[Any]] = [[] for _ in range(width)]
-    for index, (grad, *buffers) in enumerate(zip(grads, *columns, strict=True)):
-        if grad is None:
-            row = (None, *buffers[: width - 1])
+    outputs: list[list[Any]] = [[None] * len(grads), *map(list, columns[: len(states)])]
+    together = (
+        inplace
+        and all(isinstance(value, Real) for value in hyperparams.values())
+        and not under_transform()
+    )
+    for members in _batches(grads, columns, ticks, together):
+        rows = [[column[i] for i in members] for column in (grads, *columns)]
+        own = {name: values[members[0]] for name, values in trees.items()}
+        if ticks is not None:
+            own["tick"] = ticks[members[0]]
+        arguments = {**hyperparams, **own} if own else hyperparams
+        if len(members) == 1:
+            results = formula(*(row[0] for row in rows), **arguments)
+            results = (results,) if not states else results
+            for output, value in zip(outputs, results, strict=True):
+                output[members[0]] = value
         else:
-            own = {name: values[index] for name, values in trees.items()}
-            row = formula(grad, *buffers, **({**hyperparams, **own} if own else hyperparams))
-            row = row if width > 1 else (row,)
-        for output, value in zip(outputs, row, strict=True):
-            output.append(value)
+            results = formula(*map(TensorList, rows), **arguments)
+            results = (results,) if not states else results
+            for output, values in zip(outputs, results, strict=True):
+                for i, value in zip(members, values.tensors, strict=True):
+                    output[i] = value
+    if ticks is not None:
+        outputs.append([c if t is None else t.count for c, t in zip(old, ticks, strict=True)])
     return tuple(tree_unflatten(spec, output) for output in outputs)
+
+
+def _batches(
+    grads: Sequence[torch.Tensor | None],
+    columns: Sequence[Sequence[torch.Tensor]],
+    ticks: Sequence[Tick | None] | None,
+    together: bool,
+) -> Iterable[list[int]]:
+    """Leaves that one call of the formula may serve: alike in dtype, device and step count.
+
+    Only small leaves: of large ones, all temporaries at once would leave the cache.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, grad in enumerate(grads):
+        if grad is None:
+            continue
+        if not together or grad.numel() > _SMALL or type(grad) is not torch.Tensor:
+            alike[i] = [i]
+            continue
+        kinds = [(column[i].dtype, column[i].device) for column in columns]
+        key = (grad.dtype, grad.device, ticks and id(ticks[i]), *kinds)
+        alike.setdefault(key, []).append(i)
+    return alike.values()
 
 
 def check_gradient(who: str, grad: Any) -> None:
@@ -100,29 +152,32 @@ def counts_like(params: Tree) -> Tree:
     return tree_map(lambda p: None if p is None else shared, params)
 
 
-class Ticks:
-    """Advances counts during one update: leaves that share a count go on sharing it.
+class Tick:
+    """A step count after this update, and what formulas derive from it.
 
-    ``derive(count)`` is computed once per distinct count, in float64 and on the CPU: powers of the
-    decay rates need more precision than float32 parameters have.
+    A value is derived once for all leaves that share the count, in float64 and on the CPU: powers
+    of the decay rates need more precision than float32 parameters have.
     """
 
-    def __init__(self) -> None:
-        self._next: dict[int, torch.Tensor] = {}
+    def __init__(self, before: torch.Tensor) -> None:
+        self.count = before + 1
         self._derived: dict[tuple[Any, ...], Any] = {}
 
-    def advance(self, count: torch.Tensor) -> torch.Tensor:
-        """The count after this update."""
-        if id(count) not in self._next:
-            self._next[id(count)] = count + 1
-        return self._next[id(count)]
-
-    def derive(self, count: torch.Tensor, fn: Callable[..., Any], *arguments: Any) -> Any:
+    def derive(self, fn: Callable[..., Any], *arguments: Any) -> Any:
         """``fn(count as float64, *arguments)``, remembered."""
-        key = (id(count), fn, *map(id, arguments))
+        key = (fn, *map(id, arguments))
         if key not in self._derived:
-            self._derived[key] = fn(count.to(torch.float64), *arguments)
+            self._derived[key] = fn(self.count.to(torch.float64), *arguments)
         return self._derived[key]
+
+
+def _ticks(counts: Sequence[torch.Tensor | None]) -> list[Tick | None]:
+    """One tick per distinct count, so that leaves that share a count go on sharing it."""
+    distinct: dict[int, Tick] = {}
+    for count in counts:
+        if count is not None and id(count) not in distinct:
+            distinct[id(count)] = Tick(count)
+    return [None if count is None else distinct[id(count)] for count in counts]
 
 
 def fit(value: Any, like: torch.Tensor) -> Any:
@@ -159,17 +214,12 @@ def add_scaled(base: torch.Tensor, term: torch.Tensor, scale: Any) -> torch.Tens
     r""":math:`\text{base} + s\,\text{term}`."""
     if isinstance(scale, torch.Tensor):
         return base + fit(scale, term) * term
-    return torch.add(base, term, alpha=scale)
+    return base.add(term, alpha=scale)
 
 
 # Below the floor a square root is held constant: its derivative is 0 there, also to second order.
 # The floors' roots vanish beside any eps that the dtype can tell from 0.
-_FLOOR = {
-    torch.float64: 1e-200,
-    torch.float32: 1e-30,
-    torch.bfloat16: 1e-30,
-    torch.float16: 6e-8,
-}
+_FLOOR = {torch.float64: 1e-200, torch.float32: 1e-30, torch.bfloat16: 1e-30, torch.float16: 6e-8}
 
 
 def safe_sqrt(square: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
 from optcore._leafwise import (
-    Ticks,
+    Tick,
     counts_like,
     ema,
     ema_square,
@@ -203,10 +203,7 @@ def adamw(
 
 _TORCH_KEYS = {"count": "step", "mu": "exp_avg", "nu": "exp_avg_sq"}
 
-ROWS = (
-    OptimizerRow(adam, "Adam", _TORCH_KEYS),
-    OptimizerRow(adamw, "AdamW", _TORCH_KEYS),
-)
+ROWS = (OptimizerRow(adam, "Adam", _TORCH_KEYS), OptimizerRow(adamw, "AdamW", _TORCH_KEYS))
 
 
 def _check_adam(
@@ -240,34 +237,41 @@ def _adam_update(
     eps_root: Any,
     moment_requires_grad: bool,
 ) -> tuple[Tree, ScaleByAdamState]:
-    ticks = Ticks()
-
     def formula(
         g: torch.Tensor,
-        count: torch.Tensor,
         mu: torch.Tensor,
         nu: torch.Tensor,
         *,
+        tick: Tick,
         b1: Any,
         b2: Any,
         eps: Any,
         eps_root: Any,
     ) -> tuple[torch.Tensor, ...]:
-        count = ticks.advance(count)
         mu = ema(mu, g, b1, inplace)
         nu = ema_square(nu, g, b2, inplace)
         # u = (mu / c1) / (sqrt(nu / c2 + eps_root) + eps), with c1 and c2 moved off the tensors
-        root_scale, first = ticks.derive(count, _bias_corrections, b1, b2)
+        root_scale, first = tick.derive(_bias_corrections, b1, b2)
         square = nu
         if not is_zero(eps_root):
             square = nu + fit(eps_root * (first / root_scale) ** 2, nu)
         denominator = safe_sqrt(square) * fit(root_scale, nu) + fit(eps * first, nu)
-        return mu / denominator, count, mu, nu
+        return mu / denominator, mu, nu
 
-    updates, *moments = leafwise(
-        "scale_by_adam", formula, updates, *state, b1=b1, b2=b2, eps=eps, eps_root=eps_root
+    updates, mu, nu, count = leafwise(
+        "scale_by_adam",
+        formula,
+        updates,
+        state.mu,
+        state.nu,
+        counts=state.count,
+        inplace=inplace,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
     )
-    return updates, ScaleByAdamState(*moments)
+    return updates, ScaleByAdamState(count, mu, nu)
 
 
 def _bias_corrections(count: torch.Tensor, b1: Any, b2: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range, is_zero
-from optcore._leafwise import Ticks, add_scaled, counts_like, fit, leafwise, zeros_like
+from optcore._leafwise import Tick, add_scaled, counts_like, fit, leafwise, zeros_like
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale, scale_by_learning_rate
 from optcore._transform import GradientTransformation
@@ -169,8 +169,6 @@ def _trace_update(
     nesterov: bool,
     moment_requires_grad: bool,
 ) -> tuple[Tree, TraceState]:
-    ticks = Ticks()
-
     def accumulate(g: torch.Tensor, old: torch.Tensor, share: Any, decay: Any) -> Any:
         buffer = _decayed_sum(old, g, decay, share, inplace)
         if nesterov:
@@ -181,17 +179,24 @@ def _trace_update(
         return accumulate(g, old, None, decay)
 
     def damped(
-        g: torch.Tensor, old: torch.Tensor, count: torch.Tensor, *, decay: Any, dampening: Any
+        g: torch.Tensor, old: torch.Tensor, *, tick: Tick, decay: Any, dampening: Any
     ) -> Any:
-        count = ticks.advance(count)
-        share = ticks.derive(count, _share, dampening)
-        return *accumulate(g, old, share, decay), count
+        return accumulate(g, old, tick.derive(_share, dampening), decay)
 
     if isinstance(state.count, tuple) and not state.count:
-        updates, buffers = leafwise("trace", plain, updates, state.trace, decay=decay)
+        updates, buffers = leafwise(
+            "trace", plain, updates, state.trace, inplace=inplace, decay=decay
+        )
         return updates, TraceState(buffers, ())
     updates, buffers, counts = leafwise(
-        "trace", damped, updates, *state, decay=decay, dampening=dampening
+        "trace",
+        damped,
+        updates,
+        state.trace,
+        counts=state.count,
+        inplace=inplace,
+        decay=decay,
+        dampening=dampening,
     )
     return updates, TraceState(buffers, counts)
 

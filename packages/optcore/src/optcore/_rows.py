@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from inspect import signature
 from typing import Any
 
@@ -30,7 +31,7 @@ class OptimizerRow:
         """The functional name, e.g. ``adam``."""
         return self.factory.__name__
 
-    @property
-    def defaults(self) -> dict[str, Any]:
+    @cached_property
+    def defaults(self) -> Mapping[str, Any]:
         """Keyword -> default of the factory."""
         return {p.name: p.default for p in signature(self.factory).parameters.values()}

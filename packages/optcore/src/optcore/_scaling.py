@@ -123,7 +123,7 @@ def scale_by_learning_rate(lr: Hyperparam, *, flip_sign: bool = True) -> Gradien
 def _scale_update(
     updates: Tree, state: EmptyState, params: Tree, *, inplace: bool, step_size: Any
 ) -> tuple[Tree, EmptyState]:
-    (updates,) = leafwise("scale", _scaled, updates, step_size=step_size)
+    (updates,) = leafwise("scale", _scaled, updates, inplace=inplace, step_size=step_size)
     return updates, state
 
 
@@ -131,7 +131,7 @@ def _learning_rate_update(
     updates: Tree, state: EmptyState, params: Tree, *, inplace: bool, lr: Any, flip_sign: bool
 ) -> tuple[Tree, EmptyState]:
     formula = _downhill if flip_sign else _scaled
-    (updates,) = leafwise("scale_by_learning_rate", formula, updates, step_size=lr)
+    (updates,) = leafwise("scale_by_learning_rate", formula, updates, inplace=inplace, step_size=lr)
     return updates, state
 
 

@@ -266,10 +266,7 @@ class _Identity:
 
 def _token(tree: Tree) -> tuple[Any, ...]:
     leaves, spec = tree_flatten(tree)
-    return (
-        spec,
-        *(_Identity(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves),
-    )
+    return (spec, *(_Identity(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves))
 
 
 def _show(value: Any) -> str:
@@ -296,7 +293,7 @@ def differentiates(trees: Iterable[Tree], params: Tree = None) -> bool:
     """Whether something in these trees is being differentiated, or a parameter is not a leaf."""
     if torch.compiler.is_compiling():
         return True
-    transformed = _under_transform()
+    transformed = under_transform()
     for tensor in tensors_in(trees):
         if tensor.requires_grad or (transformed and _is_transformed(tensor)):
             return True
@@ -306,9 +303,14 @@ def differentiates(trees: Iterable[Tree], params: Tree = None) -> bool:
     return False
 
 
-def _under_transform() -> bool:
+def under_transform() -> bool:
+    """Whether the code runs under torch.compile, a torch.func transform or forward-mode AD."""
     # No public query exists for either; both are plain attribute reads, cheaper than any tensor op.
-    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.maybe_current_level() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 def _is_transformed(tensor: torch.Tensor) -> bool:
@@ -318,7 +320,7 @@ def _is_transformed(tensor: torch.Tensor) -> bool:
 
 
 def _carries_no_graph(updates: Tree) -> bool:
-    if torch.compiler.is_compiling() or _under_transform():
+    if under_transform():
         return False
     found = False
     for tensor in tensors_in([updates]):
@@ -389,10 +391,10 @@ def apply_updates(params: Tree, updates: Tree, *, inplace: bool | None = None) -
     if marked and any(p is not None and p.grad_fn is not None for p in old):
         _warn_no_graph(who)
     if inplace:
+        moving = [i for i in range(len(old)) if old[i] is not None and steps[i] is not None]
         with torch.no_grad():
-            for p, u in zip(old, steps, strict=True):
-                if u is not None and p is not None:
-                    p.add_(u)
+            if moving:
+                torch._foreach_add_([old[i] for i in moving], [steps[i] for i in moving])
         return params
     new = [p if u is None or p is None else _moved(p, u) for p, u in zip(old, steps, strict=True)]
     return tree_unflatten(spec, new)

@@ -82,7 +82,9 @@ def _decay_update(
     if mask is not None:
         flag = iter(_flags(mask, params))
         masked = tree_map(lambda g: g if next(flag) else None, updates)
-    (decayed,) = leafwise(who, _decayed, masked, params=params, weight_decay=weight_decay)
+    (decayed,) = leafwise(
+        who, _decayed, masked, params=params, inplace=inplace, weight_decay=weight_decay
+    )
     if mask is not None:
         decayed = tree_map(lambda g, d: g if d is None else d, updates, decayed)
     return decayed, state
