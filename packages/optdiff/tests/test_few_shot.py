@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The few-shot example as its user meets it: options, errors, a short run from end to end."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(EXAMPLES))
+    few_shot, glyphs = map(importlib.import_module, ("few_shot", "glyphs"))
+
+FEW = {
+    "train": {"Lao": ((0x0E80, 0x0EFF),)},
+    "validation": {"N'Ko": ((0x07CA, 0x07EA),)},
+    "test": {"Hebrew": ((0x05D0, 0x05EA),)},
+}
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    monkeypatch.setattr(glyphs, "SPLITS", FEW)
+    monkeypatch.setattr(few_shot, "VALIDATION_TASKS", 2)
+    torch.set_default_dtype(torch.float32)
+    app = typer.Typer()
+    app.command()(few_shot.main)
+    return lambda *options: CliRunner().invoke(app, [str(option) for option in options])
+
+
+def test_the_script_runs_by_its_path():
+    command = [sys.executable, str(EXAMPLES / "few_shot.py"), "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    for option in (
+        "--data",
+        "--root",
+        "--algo",
+        "--inner",
+        "--full",
+        "--seed",
+        "--device",
+        "--out",
+    ):
+        assert option in shown
+
+
+@pytest.mark.parametrize("options", [(), ("--algo", "fomaml"), ("--inner", "adam")])
+def test_a_short_run_prints_the_table_and_saves_everything(invoke, tmp_path, options):
+    result = invoke("--iterations", 3, "--test-tasks", 3, "--width", 4, "--out", tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    for row in ("before adaptation", "after 1 inner step", "after 10 inner steps", "from scratch"):
+        assert row in result.output
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert list(written["accuracy"]) == ["5-way 5-shot", "5-way 1-shot"]
+    for rows in written["accuracy"].values():
+        assert len(rows) == 7
+        assert all(0 <= one["mean"] <= 1 and one["half_width"] >= 0 for one in rows.values())
+    assert [point["iteration"] for point in written["learning_curve"]] == [1, 2, 3]
+    for picture in ("learning_curve.png", "glyphs.png"):
+        with Image.open(tmp_path / picture) as image:
+            assert min(image.size) > 200
+
+
+def test_the_seed_decides_the_numbers(invoke, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        options = ("--iterations", 2, "--test-tasks", 2, "--width", 4, "--seed", seed)
+        assert invoke(*options, "--out", tmp_path / name).exit_code == 0
+    first, again, other = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in "abc"
+    )
+    assert first == again
+    assert first["accuracy"] != other["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data", "omniglot"), "expected the folder of Omniglot, got none, at --root; give"),
+        (
+            ("--data", "omniglot", "--root", "nowhere"),
+            "expected folders of alphabets, got no folder",
+        ),
+        (("--inner-lr", 0), "expected a positive number, got 0.0, at --inner-lr; try"),
+        (("--inner-lr", "nan"), "expected a positive number, got nan, at --inner-lr; try"),
+        (("--device", "abacus"), "a device that torch can use, got 'abacus', at --device; use cpu"),
+        (("--out", "taken/out"), "expected a folder to write to, got 'Not a directory', at taken/"),
+        (("--iterations", 0), "Invalid value for '--iterations'"),
+        (("--test-tasks", 1), "Invalid value for '--test-tasks'"),
+        (("--seed", -1), "Invalid value for '--seed'"),
+        (("--algo", "reptile"), "Invalid value for '--algo'"),
+    ],
+)
+def test_bad_options_get_one_clear_error(invoke, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file")
+    result = invoke(*options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_too_small_an_alphabet_gets_one_clear_error(invoke, monkeypatch, tmp_path):
+    monkeypatch.setattr(glyphs, "SPLITS", {**FEW, "test": {"Alpha": ((0x03B1, 0x03B3),)}})
+    result = invoke("--out", tmp_path)
+    assert result.exit_code == 2
+    assert "expected at least 5 characters of 20 drawings, got 3 of 20, at" in result.output

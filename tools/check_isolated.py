@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Install every package's wheel alone, with its declared dependencies only, and run its tests.
+
+The shared environment hides undeclared imports; a clean one per package does not. Siblings come
+from the wheels built here, torch is the one of the workspace. Slow tests are left out.
+Usage: ``python tools/check_isolated.py [PACKAGE ...]``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from email.parser import Parser
+from importlib.metadata import version
+from pathlib import Path
+
+from _uv import ROOT, ToolError, require_uv, uv_environment
+
+NOT_TESTS = ("pyproject.toml", "src", "csrc", "cmake", "build", "dist", "__pycache__", "*.so")
+MODULE_FILES = re.compile(r"\.(py|pyi|so|pyd)$|/py\.typed$")
+SYSTEM_LIBRARIES = re.compile(r"(libstdc\+\+|libgcc_s|libc|libm|libpthread|libdl|ld-linux.*)\.so")
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One built wheel and what its metadata says."""
+
+    name: str
+    module: str
+    path: Path
+    requires: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the check of one package found."""
+
+    package: str
+    runtime: int
+    outcome: str
+    passed: int
+    install_seconds: float
+    test_seconds: float
+
+
+def main(chosen: list[str]) -> int:
+    """Check the chosen packages, or all; return the exit status."""
+    uv = require_uv()
+    known = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+    if unknown := sorted(set(chosen) - set(known)):
+        raise ToolError(f"check_isolated: expected packages among {known}, got {unknown}")
+    with tempfile.TemporaryDirectory(prefix="isolated-") as folder:
+        work = Path(folder)
+        wheels = build_wheels(uv, work)
+        notes = [note for wheel in wheels.values() for note in inspect(wheel, work)]
+        shutil.copy(ROOT / "pyproject.toml", work)
+        with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+            rows = list(pool.map(lambda n: check(n, wheels, uv, work), chosen or known))
+    print(f"\n{'package':<16}{'installs':>9}{'setup s':>9}{'tests s':>9}  outcome")
+    for row in rows:
+        print(
+            f"{row.package:<16}{row.runtime:>9}{row.install_seconds:>9.1f}"
+            f"{row.test_seconds:>9.1f}  {row.outcome}"
+        )
+    for note in notes:
+        print(note)
+    print(f"{sum(row.passed for row in rows)} passed, 0 failed")
+    return 0
+
+
+def build_wheels(uv: str, work: Path) -> dict[str, Wheel]:
+    """Build every package from a clean build folder, so that the editable build stays as it is."""
+    wheels = {}
+    for project in sorted(ROOT.glob("packages/*/pyproject.toml")):
+        name = project.parent.name
+        print(f"check_isolated: building {name}", flush=True)
+        target = work / "wheels" / name
+        command = [uv, "build", "--wheel", "--quiet", "--out-dir", str(target)]
+        if (project.parent / "CMakeLists.txt").exists():
+            command += ["--config-setting", f"build-dir={work / 'build' / name}"]
+        command += ["--python", sys.executable, str(project.parent)]
+        run(f"{name}: build the wheel", command, ROOT, uv_environment())
+        (path,) = target.glob("*.whl")
+        with zipfile.ZipFile(path) as archive:
+            (metadata,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+            headers = Parser().parsestr(archive.read(metadata).decode())
+        requires = headers.get_all("Requires-Dist") or []
+        names = frozenset(re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0] for text in requires)
+        wheels[name] = Wheel(name, name.replace("-", "_"), path, names)
+    return wheels
+
+
+def inspect(wheel: Wheel, work: Path) -> list[str]:
+    """Refuse files that do not belong into a wheel, and libraries beyond the system's own."""
+    notes = []
+    with zipfile.ZipFile(wheel.path) as archive:
+        for name in archive.namelist():
+            top = name.split("/", 1)[0]
+            is_module = top == wheel.module and MODULE_FILES.search(name)
+            if not is_module and not top.endswith(".dist-info"):
+                raise ToolError(
+                    f"{wheel.name}: expected only the files of {wheel.module} in the wheel, "
+                    f"got {name}; narrow the wheel's file list in its pyproject.toml"
+                )
+            if name.endswith(".so"):
+                notes.append(needed(wheel.name, Path(archive.extract(name, work / "objects"))))
+    return notes
+
+
+def needed(package: str, library: Path) -> str:
+    """Refuse shared libraries that a clean machine lacks; return a line that says what is used."""
+    if not sys.platform.startswith("linux") or shutil.which("objdump") is None:
+        return f"{package}: {library.name}: libraries not checked, that takes Linux and objdump"
+    headers = run(f"{package}: objdump", ["objdump", "-p", str(library)], ROOT, dict(os.environ))
+    names = re.findall(r"NEEDED\s+(\S+)", headers)
+    foreign = [name for name in names if not SYSTEM_LIBRARIES.match(name)]
+    if foreign:
+        raise ToolError(
+            f"{package}: expected {library.name} to need system libraries only, got {foreign}; "
+            "link them statically or drop them"
+        )
+    return f"{package}: {library.name} needs {', '.join(names)}"
+
+
+def check(name: str, wheels: dict[str, Wheel], uv: str, work: Path) -> Row:
+    """Install one wheel in its own environment, import it bare, then run its tests."""
+    env = uv_environment()
+    wheel, place = wheels[name], work / "run" / name
+    siblings = family(wheel, wheels)
+    place.mkdir(parents=True)
+    constraint = place / "constraint.txt"
+    constraint.write_text(f"torch=={version('torch')}\n")
+    python = place / "venv" / "bin" / "python"
+
+    started = time.monotonic()
+    create = [uv, "venv", "--python", sys.executable, str(place / "venv")]
+    run(f"{name}: make the environment", create, place, env)
+    install = [uv, "pip", "install", "--python", str(python), "--constraint", str(constraint)]
+    files = [str(wheels[sibling].path) for sibling in siblings]
+    run(f"{name}: install the wheel", [*install, *files], place, env)
+    listing = [uv, "pip", "list", "--format", "json", "--python", str(python)]
+    listed = json.loads(run(f"{name}: list what is installed", listing, place, env, quiet=True))
+    installed = {entry["name"] for entry in listed}
+    if not wheel.requires and installed != {name}:
+        raise ToolError(f"{name}: expected no dependency, got {sorted(installed - {name})}")
+    for other in sorted(set(wheels) & installed - set(siblings)):
+        raise ToolError(f"{name}: expected no {other}: {name} does not declare it")
+    # torch without numpy warns; the test group brings numpy
+    bare_import = [str(python), "-W", "ignore", "-c", f"import {wheel.module}"]
+    run(f"{name}: import it without the test group", bare_import, place, env)
+
+    group = f"{ROOT / 'packages' / name / 'pyproject.toml'}:test"
+    run(f"{name}: install the test group", [*install, "--no-sources", "--group", group], place, env)
+    install_seconds = time.monotonic() - started
+
+    copy = place / "packages" / name
+    shutil.copytree(
+        ROOT / "packages" / name, copy, symlinks=True, ignore=shutil.ignore_patterns(*NOT_TESTS)
+    )
+    shutil.copy(work / "pyproject.toml", place)
+    config = ["-c", str(place / "pyproject.toml"), "--rootdir", str(place)]
+    what = ["--pyargs", str(copy / "tests"), wheel.module]  # the doctests of the installed package
+    pytest = [str(python), "-m", "pytest", "-q", "-m", "not slow", *config, *what]
+    started = time.monotonic()
+    output = run(f"{name}: tests", pytest, place, {**env, "OMP_NUM_THREADS": "1"})
+    outcome = output.rstrip().splitlines()[-1]
+    passed = re.search(r"(\d+) passed", outcome)
+    if passed is None:
+        raise ToolError(f"{name}: expected passing tests, got {outcome!r}")
+    seconds = time.monotonic() - started
+    return Row(name, len(installed), outcome, int(passed[1]), install_seconds, seconds)
+
+
+def family(wheel: Wheel, wheels: dict[str, Wheel]) -> list[str]:
+    """Return the wheel and the siblings it declares, directly or through another sibling."""
+    found = [wheel.name]
+    for name in found:  # grows while it is walked
+        found += sorted((wheels[name].requires & wheels.keys()) - set(found))
+    return found
+
+
+def run(what: str, command: list[str], cwd: Path, env: dict[str, str], quiet: bool = False) -> str:
+    """Return what a command printed; raise with all of it when the command fails."""
+    stderr = subprocess.DEVNULL if quiet else subprocess.STDOUT
+    done = subprocess.run(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False
+    )
+    if done.returncode:
+        raise ToolError(f"{done.stdout}\n{what}: expected exit status 0, got {done.returncode}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ToolError as error:
+        sys.exit(str(error))
