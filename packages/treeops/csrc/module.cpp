@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bindings only. What is called per tree is METH_FASTCALL; pybind11 binds the rest.
+#include "module.h"
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+
+#include "arguments.h"
+#include "flatten.h"
+#include "flatten_up_to.h"
+#include "map.h"
+#include "paths.h"
+#include "pickle.h"
+#include "state.h"
+#include "unflatten.h"
+
+namespace py = pybind11;
+
+namespace treeops {
+
+namespace {
+
+// What the module object holds. The functions that pybind11 binds share the state, since they may
+// outlive the module.
+struct ModuleData {
+    State* state;
+    std::shared_ptr<State>* owner;
+};
+
+// ---- functions on trees --------------------------------------------------------------------
+
+using Arguments = PyObject* const*;
+
+constexpr const char kTreeFlatten[] = "tree_flatten";
+constexpr const char kTreeFlattenWithPath[] = "tree_flatten_with_path";
+constexpr const char kTreeLeaves[] = "tree_leaves";
+constexpr const char kTreeStructure[] = "tree_structure";
+constexpr const char kTreePaths[] = "tree_paths";
+constexpr const char kTreeMap[] = "tree_map";
+constexpr const char kTreeMapInplace[] = "tree_map_";
+constexpr const char kTreeMapWithPath[] = "tree_map_with_path";
+constexpr const char kTreeMapWithPathInplace[] = "tree_map_with_path_";
+
+// What a function of one tree gives back of the flattened tree.
+struct AsPair {
+    static Ref take(State& state, const FlattenOptions& options, Flattened& flattened) {
+        Ref leaves = take_leaves(flattened);
+        Ref treespec = take_treespec(state, options, flattened);
+        return check(PyTuple_Pack(2, leaves.get(), treespec.get()));
+    }
+};
+struct AsTriple {
+    static Ref take(State& state, const FlattenOptions& options, Flattened& flattened) {
+        Ref paths = leaf_paths(flattened.nodes.data());
+        Ref leaves = take_leaves(flattened);
+        Ref treespec = take_treespec(state, options, flattened);
+        return check(PyTuple_Pack(3, paths.get(), leaves.get(), treespec.get()));
+    }
+};
+struct AsLeaves {
+    static Ref take(State&, const FlattenOptions&, Flattened& flattened) {
+        return take_leaves(flattened);
+    }
+};
+struct AsStructure {
+    static Ref take(State& state, const FlattenOptions& options, Flattened& flattened) {
+        return take_treespec(state, options, flattened);
+    }
+};
+struct AsPaths {
+    static Ref take(State&, const FlattenOptions&, Flattened& flattened) {
+        return leaf_paths(flattened.nodes.data());
+    }
+};
+
+template <const char* kName, typename Result>
+PyObject* function_of_tree(PyObject* module, Arguments arguments, Py_ssize_t count,
+                           PyObject* names) {
+    return guarded<PyObject*>(nullptr, [&] {
+        const Call call{state_of_module(module), kName, arguments, count, names};
+        check_positional(call, 1, 2, "tree, is_leaf");
+        const FlattenOptions options = parse_flatten_options(call, 1);
+        Flattened flattened;
+        flatten(call.state, call.who, arguments[0], options, flattened);
+        return Result::take(call.state, options, flattened).release();
+    });
+}
+
+template <const char* kName, bool kWithPath, MapResult kResult>
+PyObject* mapping_function(PyObject* module, Arguments arguments, Py_ssize_t count,
+                           PyObject* names) {
+    return guarded<PyObject*>(nullptr, [&] {
+        const Call call{state_of_module(module), kName, arguments, count, names};
+        return map_trees(call, kWithPath, kResult).release();
+    });
+}
+
+Ref unflatten_iterable(State& state, const char* who, PyObject* treespec, PyObject* iterable) {
+    const TreeSpec* spec = as_treespec(treespec);
+    Ref held = Ref::borrow(treespec);
+    if (PyTuple_CheckExact(iterable) &&
+        PyTuple_GET_SIZE(iterable) == static_cast<Py_ssize_t>(spec->root().num_leaves)) {
+        Ref items = Ref::borrow(iterable);  // a tuple stays as it is: no copy
+        return unflatten(state, spec->nodes, reinterpret_cast<PyTupleObject*>(iterable)->ob_item);
+    }
+    References leaves;
+    gather_leaves(who, iterable, spec->root().num_leaves, leaves);
+    return unflatten(state, spec->nodes, leaves.data());
+}
+
+PyObject* tree_unflatten(PyObject* module, Arguments arguments, Py_ssize_t count, PyObject* names) {
+    return guarded<PyObject*>(nullptr, [&] {
+        const Call call{state_of_module(module), "tree_unflatten", arguments, count, names};
+        PyObject *treespec, *leaves;
+        parse_unflatten(call, treespec, leaves);
+        return unflatten_iterable(call.state, call.who, treespec, leaves).release();
+    });
+}
+
+// ---- methods of PyTreeSpec -----------------------------------------------------------------
+
+PyObject* treespec_unflatten(PyObject* self, PyObject* leaves) {
+    return guarded<PyObject*>(nullptr, [&] {
+        return unflatten_iterable(state_of_instance(self), "PyTreeSpec.unflatten", self, leaves)
+            .release();
+    });
+}
+
+PyObject* treespec_flatten_up_to(PyObject* self, PyObject* tree) {
+    return guarded<PyObject*>(nullptr, [&] {
+        Ref held = Ref::borrow(self);
+        Flattened found;
+        const TreeRole role{"PyTreeSpec.flatten_up_to", 0};
+        flatten_up_to(state_of_instance(self), role, as_treespec(self)->nodes, tree, found.leaves);
+        return take_leaves(found).release();
+    });
+}
+
+PyObject* treespec_paths(PyObject* self, PyObject*) {
+    return guarded<PyObject*>(nullptr,
+                              [&] { return leaf_paths(as_treespec(self)->nodes).release(); });
+}
+
+PyObject* treespec_reduce(PyObject* self, PyObject*) {
+    return guarded<PyObject*>(nullptr, [&] {
+        Ref payload = dump_treespec(as_treespec(self));
+        State& state = state_of_instance(self);
+        return check(PyTuple_Pack(2, state.rebuild_treespec.get(), payload.get())).release();
+    });
+}
+
+PyObject* rebuild_treespec(PyObject* module, PyObject* payload) {
+    return guarded<PyObject*>(
+        nullptr, [&] { return load_treespec(state_of_module(module), payload).release(); });
+}
+
+PyMethodDef rebuild_treespec_def = {"_rebuild_treespec", rebuild_treespec, METH_VARARGS,
+                                    "Makes a treespec from what its __reduce__ stored."};
+
+template <typename Function>
+PyCFunction as_method(Function function) {
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+#define TREEOPS_OPTIONS ", *, none_is_leaf=False, namespace='')\n--\n\n"
+#define TREEOPS_MAP_OPTIONS \
+    ", tree, /, *rests, is_leaf=None, none_is_leaf=False, namespace='')\n--\n\n"
+
+constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
+
+PyMethodDef tree_functions[] = {
+    {kTreeFlatten, as_method(function_of_tree<kTreeFlatten, AsPair>), kFast,
+     "tree_flatten($module, tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "The leaves of a tree, as a list, and its structure.\n\n"
+     "Args:\n"
+     "    tree: Any nesting of containers; what is no container is a leaf.\n"
+     "    is_leaf: Called with every node; a true answer makes the node a leaf.\n"
+     "    none_is_leaf: Whether None is a leaf rather than a node without children.\n"
+     "    namespace: Where to look for custom node types before the global namespace.\n\n"
+     "Returns:\n"
+     "    ``(leaves, treespec)``: leaves from left to right, dict values in the order of their\n"
+     "    sorted keys.\n\n"
+     "Raises:\n"
+     "    RecursionError: The tree is more than MAX_RECURSION_DEPTH deep.\n\n"
+     "Example:\n"
+     "    >>> tree_flatten({'b': [1, 2], 'a': 3})\n"
+     "    ([3, 1, 2], PyTreeSpec({'a': *, 'b': [*, *]}))"},
+    {kTreeFlattenWithPath, as_method(function_of_tree<kTreeFlattenWithPath, AsTriple>), kFast,
+     "tree_flatten_with_path($module, tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "Like tree_flatten, with the path of each leaf: ``(paths, leaves, treespec)``.\n\n"
+     "A path is a tuple of keys and positions.\n\n"
+     "Example:\n"
+     "    >>> tree_flatten_with_path({'a': [1, 2]})\n"
+     "    ([('a', 0), ('a', 1)], [1, 2], PyTreeSpec({'a': [*, *]}))"},
+    {kTreeLeaves, as_method(function_of_tree<kTreeLeaves, AsLeaves>), kFast,
+     "tree_leaves($module, tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "The leaves of a tree, as a list; see tree_flatten.\n\n"
+     "Example:\n"
+     "    >>> tree_leaves({'b': [1, 2], 'a': 3})\n"
+     "    [3, 1, 2]"},
+    {kTreeStructure, as_method(function_of_tree<kTreeStructure, AsStructure>), kFast,
+     "tree_structure($module, tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "The structure of a tree; see tree_flatten.\n\n"
+     "Example:\n"
+     "    >>> tree_structure({'b': [1, 2], 'a': None})\n"
+     "    PyTreeSpec({'a': None, 'b': [*, *]})"},
+    {kTreePaths, as_method(function_of_tree<kTreePaths, AsPaths>), kFast,
+     "tree_paths($module, tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "The path of each leaf; see tree_flatten_with_path.\n\n"
+     "Example:\n"
+     "    >>> tree_paths({'a': [1, 2]})\n"
+     "    [('a', 0), ('a', 1)]"},
+    {"tree_unflatten", as_method(tree_unflatten), kFast,
+     "tree_unflatten($module, treespec, leaves)\n--\n\n"
+     "The tree of a structure and an iterable of its leaves: the inverse of tree_flatten.\n\n"
+     "Raises:\n"
+     "    ValueError: There are more or fewer leaves than the structure has.\n\n"
+     "Example:\n"
+     "    >>> tree_unflatten(tree_structure({'b': [1, 2], 'a': 3}), 'xyz')\n"
+     "    {'b': ['y', 'z'], 'a': 'x'}"},
+    {kTreeMap, as_method(mapping_function<kTreeMap, false, MapResult::kTree>), kFast,
+     "tree_map($module, func" TREEOPS_MAP_OPTIONS
+     "The tree of ``func(leaf, *others)`` for each leaf of a tree.\n\n"
+     "Args:\n"
+     "    func: Called with a leaf of `tree` and what stands in its place in each of `rests`.\n"
+     "    tree: Gives the structure of the result.\n"
+     "    rests: Trees that have the structure of `tree`, or have it as a prefix.\n"
+     "    is_leaf, none_is_leaf, namespace: As for tree_flatten.\n\n"
+     "Raises:\n"
+     "    ValueError: One of `rests` differs; the message has its number and the path.\n\n"
+     "Example:\n"
+     "    >>> tree_map(lambda x, y: x + y, {'a': 1, 'b': [2]}, {'a': 10, 'b': [20]})\n"
+     "    {'a': 11, 'b': [22]}"},
+    {kTreeMapInplace, as_method(mapping_function<kTreeMapInplace, false, MapResult::kArgument>),
+     kFast,
+     "tree_map_($module, func" TREEOPS_MAP_OPTIONS
+     "Like tree_map, but for the effect of `func`: gives `tree` itself back.\n\n"
+     "Example:\n"
+     "    >>> tree_map_(list.clear, ([1], [2]), is_leaf=lambda x: isinstance(x, list))\n"
+     "    ([], [])"},
+    {kTreeMapWithPath, as_method(mapping_function<kTreeMapWithPath, true, MapResult::kTree>), kFast,
+     "tree_map_with_path($module, func" TREEOPS_MAP_OPTIONS
+     "Like tree_map, with ``func(path, leaf, *others)``.\n\n"
+     "Example:\n"
+     "    >>> tree_map_with_path(lambda path, x: (path, x), {'a': [1]})\n"
+     "    {'a': [(('a', 0), 1)]}"},
+    {kTreeMapWithPathInplace,
+     as_method(mapping_function<kTreeMapWithPathInplace, true, MapResult::kArgument>), kFast,
+     "tree_map_with_path_($module, func" TREEOPS_MAP_OPTIONS
+     "Like tree_map_, with ``func(path, leaf, *others)``."},
+};
+
+// ---- cold functions, bound by pybind11 -----------------------------------------------------
+
+template <typename Body>
+py::object with_python_errors(Body&& body) {
+    try {
+        return py::reinterpret_steal<py::object>(body().release());
+    } catch (const PythonError&) {
+        throw py::error_already_set();
+    }
+}
+
+State& alive(const std::shared_ptr<State>& state) {
+    if (state->module == nullptr) {
+        raise(PyExc_RuntimeError, "treeops: expected a running interpreter, got one shutting down");
+    }
+    return *state;
+}
+
+void bind_registry(py::module_& module, const std::shared_ptr<State>& state) {
+    module.def(
+        "register_node",
+        [state](const py::type& cls, const py::function& flatten_func,
+                const py::object& unflatten_func, const py::str& space) {
+            with_python_errors([&] {
+                alive(state).registry.add(*state, reinterpret_cast<PyTypeObject*>(cls.ptr()),
+                                          flatten_func.ptr(), unflatten_func.ptr(), space.ptr());
+                return Ref::borrow(Py_None);
+            });
+        },
+        py::arg("cls"), py::arg("flatten_func"), py::arg("unflatten_func"), py::arg("namespace"),
+        py::pos_only(), "Registers a custom node type; namespace '' is the global one.");
+    module.def(
+        "unregister_node",
+        [state](const py::type& cls, const py::str& space) {
+            return with_python_errors([&] {
+                Ref removed = alive(state).registry.remove(
+                    *state, reinterpret_cast<PyTypeObject*>(cls.ptr()), space.ptr());
+                auto* registration = reinterpret_cast<Registration*>(removed.get());
+                return check(
+                    PyTuple_Pack(2, registration->flatten_func, registration->unflatten_func));
+            });
+        },
+        py::arg("cls"), py::arg("namespace"), py::pos_only(),
+        "Removes a custom node type; returns its flatten and unflatten functions.");
+    module.def(
+        "is_namedtuple_class",
+        [](const py::handle& cls) {
+            return with_python_errors([&] {
+                const bool answer =
+                    PyType_Check(cls.ptr()) &&
+                    is_namedtuple_class(reinterpret_cast<PyTypeObject*>(cls.ptr()));
+                return Ref::borrow(answer ? Py_True : Py_False);
+            });
+        },
+        py::arg("cls"), py::pos_only(), "Whether a class is a namedtuple class.");
+    module.def(
+        "is_structseq_class",
+        [](const py::handle& cls) {
+            return with_python_errors([&] {
+                const bool answer = PyType_Check(cls.ptr()) &&
+                                    is_structseq_class(reinterpret_cast<PyTypeObject*>(cls.ptr()));
+                return Ref::borrow(answer ? Py_True : Py_False);
+            });
+        },
+        py::arg("cls"), py::pos_only(), "Whether a class is a C struct sequence, as time.struct_time.");
+}
+
+// ---- the module ----------------------------------------------------------------------------
+
+ModuleData* module_data(PyObject* module) {
+    return static_cast<ModuleData*>(PyModule_GetState(module));
+}
+
+Ref make_type(PyObject* module, PyType_Spec& spec) {
+    return check(PyType_FromModuleAndSpec(module, &spec, nullptr));
+}
+
+Ref import_attribute(const char* module_name, const char* name) {
+    Ref module = check(PyImport_ImportModule(module_name));
+    return check(PyObject_GetAttrString(module.get(), name));
+}
+
+void fill_state(State& state, PyObject* module) {
+    state.module = module;
+    state.treespec_type = make_type(module, treespec_spec);
+    state.key_shape_type = make_type(module, key_shape_spec);
+    state.registration_type = make_type(module, registration_spec);
+    state.defaultdict_type = import_attribute("collections", "defaultdict");
+    state.deque_type = import_attribute("collections", "deque");
+    state.tuple_new =
+        attribute(reinterpret_cast<PyObject*>(&PyTuple_Type), "__new__");
+    state.empty_tuple = check(PyTuple_New(0));
+    const std::pair<Ref*, const char*> names[] = {
+        {&state.empty_string, ""},
+        {&state.name_is_leaf, "is_leaf"},
+        {&state.name_none_is_leaf, "none_is_leaf"},
+        {&state.name_namespace, "namespace"},
+        {&state.name_treespec, "treespec"},
+        {&state.name_leaves, "leaves"},
+        {&state.name_default_factory, "default_factory"},
+        {&state.name_maxlen, "maxlen"},
+    };
+    for (const auto& [target, text] : names) *target = check(PyUnicode_InternFromString(text));
+    Ref private_name = check(PyUnicode_FromString("treeops._C"));
+    state.rebuild_treespec =
+        check(PyCFunction_NewEx(&rebuild_treespec_def, module, private_name.get()));
+    state.registry.initialize();
+    state.shapes.initialize();
+}
+
+void fill_module(const std::shared_ptr<State>& state, PyObject* module) {
+    // The functions are public in `treeops`: that is where pickle and help() must find them.
+    Ref public_name = check(PyUnicode_FromString("treeops"));
+    for (PyMethodDef& definition : tree_functions) {
+        Ref function = check(PyCFunction_NewEx(&definition, module, public_name.get()));
+        check_status(PyObject_SetAttrString(module, definition.ml_name, function.get()));
+    }
+    check_status(PyObject_SetAttrString(module, rebuild_treespec_def.ml_name,
+                                        state->rebuild_treespec.get()));
+    check_status(PyObject_SetAttrString(module, "PyTreeSpec", state->treespec_type.get()));
+    check_status(PyModule_AddIntConstant(module, "MAX_RECURSION_DEPTH", kMaxRecursionDepth));
+    auto bound = py::reinterpret_borrow<py::module_>(module);
+    bind_registry(bound, state);
+}
+
+int execute_module(PyObject* module) {
+    return guarded<int>(-1, [&] {
+        try {
+            ModuleData* data = module_data(module);
+            auto state = std::make_shared<State>();
+            data->owner = new std::shared_ptr<State>(state);
+            data->state = state.get();
+            fill_state(*state, module);
+            py::detail::get_internals();  // pybind11's own set-up, before its first use
+            fill_module(state, module);
+        } catch (py::error_already_set& error) {
+            error.restore();
+            return -1;
+        }
+        return 0;
+    });
+}
+
+int traverse_module(PyObject* module, visitproc visit, void* arg) {
+    ModuleData* data = module_data(module);
+    return data == nullptr || data->state == nullptr ? 0 : data->state->traverse(visit, arg);
+}
+
+int clear_module(PyObject* module) {
+    ModuleData* data = module_data(module);
+    if (data != nullptr && data->state != nullptr) data->state->clear();
+    return 0;
+}
+
+void free_module(void* module) {
+    auto* object = static_cast<PyObject*>(module);
+    clear_module(object);
+    ModuleData* data = module_data(object);
+    if (data == nullptr) return;
+    data->state = nullptr;
+    delete std::exchange(data->owner, nullptr);
+}
+
+PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, reinterpret_cast<void*>(execute_module)},
+    {0, nullptr},
+};
+
+PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT,
+    "treeops._C",
+    "The compiled part of treeops; see treeops for what is public.",
+    sizeof(ModuleData),
+    nullptr,
+    module_slots,
+    traverse_module,
+    clear_module,
+    free_module,
+};
+
+}  // namespace
+
+PyMethodDef treespec_methods[] = {
+    {"unflatten", treespec_unflatten, METH_O,
+     "unflatten($self, leaves, /)\n--\n\nThe tree of this structure with these leaves."},
+    {"flatten_up_to", treespec_flatten_up_to, METH_O,
+     "flatten_up_to($self, tree, /)\n--\n\n"
+     "What stands in a tree at the leaves of this structure, which must be its prefix.\n\n"
+     "Example:\n"
+     "    >>> tree_structure([0, 0]).flatten_up_to([1, {'a': 2}])\n"
+     "    [1, {'a': 2}]"},
+    {"paths", treespec_paths, METH_NOARGS,
+     "paths($self, /)\n--\n\nThe path of each leaf, a tuple of keys and positions."},
+    {"__reduce__", treespec_reduce, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+State* find_state(PyObject* module) {
+    ModuleData* data = module_data(module);
+    return data == nullptr || data->state == nullptr || data->state->module == nullptr
+               ? nullptr
+               : data->state;
+}
+
+State& state_of_module(PyObject* module) { return *module_data(module)->state; }
+
+State& state_of_instance(PyObject* self) {
+    return *static_cast<ModuleData*>(PyType_GetModuleState(Py_TYPE(self)))->state;
+}
+
+int State::traverse(visitproc visit, void* arg) {
+    for (Ref* owned : owned_references()) Py_VISIT(owned->get());
+    if (const int status = registry.traverse(visit, arg)) return status;
+    return shapes.traverse(visit, arg);
+}
+
+void State::clear() {
+    module = nullptr;
+    registry.clear();
+    shapes.clear();
+}
+
+}  // namespace treeops
+
+PyMODINIT_FUNC PyInit__C() { return PyModuleDef_Init(&treeops::module_definition); }

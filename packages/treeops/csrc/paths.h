@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where in a tree: entries, paths of leaves, and the text of a path in an error message.
+#pragma once
+
+#include "python.h"
+#include "treespec.h"
+
+namespace treeops {
+
+// One step down from a node, on the C stack of a walk; NULL `parent` ends at the root.
+struct PathStep {
+    const PathStep* parent;
+    const Node* node;
+    std::uint32_t child;
+};
+
+// What leads from a node to its `child`: a key, a position, or an entry given by a custom type.
+Ref child_entry(const Node& node, std::uint32_t child);
+
+// The names of the fields of a namedtuple or structseq node, one per child.
+Ref field_names(const Node& node);
+
+// "['enc'][0]" or "the root".
+Ref path_text(const PathStep* step);
+
+// One tuple of entries per leaf, in order.
+Ref leaf_paths(const Node* root);
+
+}  // namespace treeops

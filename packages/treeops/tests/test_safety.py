@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""References, cycles, and trees that change while they are walked."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+import tracemalloc
+import weakref
+from collections import OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import treeops
+
+Pair = namedtuple("Pair", ["left", "right"])
+SPACE = "safety"
+
+
+class Leaf:
+    pass
+
+
+class Node:
+    def __init__(self, *children: Any) -> None:
+        self.children = children
+
+
+class CheckedPair(Pair):
+    def __new__(cls, left: Any, right: Any) -> CheckedPair:
+        return super().__new__(cls, left, right)
+
+
+METADATA = ("metadata", "of a node")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Any:
+    treeops.register_pytree_node(
+        Node,
+        lambda node: (node.children, METADATA, range(len(node.children))),
+        lambda metadata, children: Node(*children),
+        namespace=SPACE,
+    )
+    yield
+    treeops.unregister_pytree_node(Node, namespace=SPACE)
+
+
+def everything(leaf: Any, key: Any) -> dict[Any, Any]:
+    return {
+        key: leaf,
+        "list": [leaf, None, ()],
+        "tuple": (leaf, [leaf]),
+        "ordered": OrderedDict([("z", leaf), ("a", leaf), (key, leaf)]),
+        "default": defaultdict(list, {key: leaf, "b": leaf}),
+        "deque": deque([leaf, leaf], maxlen=4),
+        "pair": Pair(leaf, [leaf]),
+        "checked": CheckedPair(leaf, leaf),
+        "node": Node(leaf, [leaf]),
+        "many": {str(i): leaf for i in range(20, 0, -1)},
+    }
+
+
+def failing_at(count: int) -> Callable[..., Any]:
+    calls = itertools.count(1)
+
+    def fail(*leaves: Any) -> Any:
+        if next(calls) == count:
+            raise LookupError
+        return None
+
+    return fail
+
+
+def attempt(function: Callable[[], Any], error: type[Exception]) -> None:
+    try:
+        function()
+    except error:
+        return
+    raise AssertionError("expected an error")
+
+
+OPERATIONS: dict[str, Callable[[Any], Any]] = {
+    "flatten": lambda tree: treeops.tree_flatten(tree, namespace=SPACE),
+    "flatten none_is_leaf": lambda tree: treeops.tree_flatten(tree, none_is_leaf=True),
+    "is_leaf": lambda tree: treeops.tree_leaves(tree, lambda node: isinstance(node, tuple)),
+    "paths": lambda tree: treeops.tree_flatten_with_path(tree, namespace=SPACE),
+    "map": lambda tree: treeops.tree_map(lambda *leaves: leaves, tree, tree, namespace=SPACE),
+    "map with path": lambda tree: treeops.tree_map_with_path(lambda *parts: parts, tree, tree),
+    "map_": lambda tree: treeops.tree_map_(lambda leaf: None, tree),
+    "round trip": lambda tree: treeops.tree_unflatten(*treeops.tree_flatten(tree)[::-1]),
+    "from an iterator": lambda tree: treeops.tree_structure(tree).unflatten(
+        iter(treeops.tree_leaves(tree))
+    ),
+    "up to": lambda tree: treeops.tree_structure(tree, namespace=SPACE).flatten_up_to(tree),
+    "compare": lambda tree: treeops.tree_structure(tree) == treeops.tree_structure(tree),
+    "repr": lambda tree: repr(treeops.tree_structure(tree, namespace=SPACE)),
+    "reduce": lambda tree: treeops.tree_structure(tree, namespace=SPACE).__reduce__(),
+    "rebuild": lambda tree: (lambda parts: parts[0](*parts[1]))(
+        treeops.tree_structure(tree, namespace=SPACE).__reduce__()
+    ),
+    "failing map": lambda tree: attempt(
+        lambda: treeops.tree_map(failing_at(9), tree, namespace=SPACE), LookupError
+    ),
+    "failing predicate": lambda tree: attempt(
+        lambda: treeops.tree_leaves(tree, failing_at(20)), LookupError
+    ),
+    "mismatch": lambda tree: attempt(
+        lambda: treeops.tree_map(str, tree, {**tree, "pair": Pair(1, 2)}), ValueError
+    ),
+    "missing key": lambda tree: attempt(
+        lambda: treeops.tree_map(str, tree, dict(list(tree.items())[1:])), ValueError
+    ),
+    "too few leaves": lambda tree: attempt(
+        lambda: treeops.tree_structure(tree).unflatten(treeops.tree_leaves(tree)[1:]), ValueError
+    ),
+    "too many leaves": lambda tree: attempt(
+        lambda: treeops.tree_structure(tree).unflatten(iter([*treeops.tree_leaves(tree), 1])),
+        ValueError,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_no_reference_is_lost_or_kept(name: str) -> None:
+    leaf, key = Leaf(), "key of a dict " + str(id(name))
+    operation = OPERATIONS[name]
+    tree = everything(leaf, key)
+    watched = [leaf, key, Pair, CheckedPair, Node, Leaf, METADATA, list, tree, tree["many"]]
+    for _ in range(3):  # fills the caches
+        operation(tree)
+    gc.collect()
+    before = [sys.getrefcount(item) for item in watched]
+    for _ in range(50):
+        operation(tree)
+    gc.collect()
+    assert [sys.getrefcount(item) for item in watched] == before
+
+
+def growth(operation: Callable[[], Any], calls: int) -> int:
+    """Bytes that are left behind by a number of calls."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        start = tracemalloc.get_traced_memory()[0]
+        for _ in range(calls):
+            operation()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - start
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_memory_does_not_grow(name: str) -> None:
+    tree = everything(Leaf(), "key")
+    for _ in range(1000):  # fills the interpreter's free lists
+        OPERATIONS[name](tree)
+    windows = [growth(lambda: OPERATIONS[name](tree), 200) for _ in range(3)]
+    # They grow now and then all the same; what is lost per call is lost every time.
+    assert min(windows) < 200 * 16
+
+
+def test_many_shapes_do_not_pile_up() -> None:
+    fresh = itertools.count()
+
+    def walk() -> None:
+        i = next(fresh)
+        treeops.tree_structure({f"key {i}": 1, f"other {i}": 2})
+
+    growth(walk, 3000)  # fills the bounded tables
+    assert growth(walk, 3000) < 3000 * 200
+
+
+def test_equal_keys_that_are_other_objects() -> None:
+    for size in (1, 2, 6, 30, 1500):
+        names = [f"name{i}" for i in range(size)]
+        first = {"".join(name): i for i, name in enumerate(names)}
+        second = {"".join(list(name)): i for i, name in enumerate(reversed(names))}
+        spec = treeops.tree_structure(first)
+        assert spec == treeops.tree_structure(second)
+        assert spec.flatten_up_to(second) == [second[name] for name in sorted(names)]
+        assert list(treeops.tree_map(str, second)) == list(second)
+
+
+def test_keys_that_collide_in_the_table() -> None:
+    trees = [dict.fromkeys(range(i, i + 3), i) for i in range(4000)]
+    for _ in range(2):
+        for i, tree in enumerate(trees):
+            assert treeops.tree_paths(tree) == [(i,), (i + 1,), (i + 2,)]
+            assert treeops.tree_map(lambda leaf: leaf, tree) == tree
+
+
+def test_equal_keys_of_other_types_are_told_apart() -> None:
+    for key in (1, True, 1.0):
+        tree = {key: None, "a": 0}
+        paths = treeops.tree_paths(tree, none_is_leaf=True)
+        assert {type(path[0]) for path in paths} == {type(key), str}
+
+
+def test_classes_can_die_and_their_addresses_come_back() -> None:
+    for i in range(600):
+        bases = (namedtuple("Made", ["x"]),) if i % 2 else (object,)
+        made = type("Made", bases, {})
+        tree = made(*[1] * (i % 2))
+        assert len(treeops.tree_leaves([tree])) == 1
+        assert (treeops.tree_leaves([tree]) == [1]) is bool(i % 2)
+        reference = weakref.ref(made)
+        del made, tree, bases
+        gc.collect(0)
+    gc.collect()
+    assert reference() is None
+
+
+def test_treespecs_do_not_keep_leaves() -> None:
+    leaf = Leaf()
+    reference = weakref.ref(leaf)
+    spec = treeops.tree_structure({"a": [leaf]})
+    del leaf
+    assert reference() is None
+    assert spec.num_leaves == 1
+
+
+def test_cycles_through_metadata_are_collected() -> None:
+    class Holder:
+        pass
+
+    treeops.register_pytree_node(
+        Holder,
+        lambda holder: ((), holder),
+        lambda holder, children: holder,
+        namespace=SPACE,
+    )
+
+    def make_cycle() -> weakref.ref[Any]:
+        holder = Holder()
+        holder.spec = treeops.tree_structure(holder, namespace=SPACE)
+        holder.factory = treeops.tree_structure(defaultdict(lambda: holder, a=1))
+        return weakref.ref(holder)
+
+    reference = make_cycle()
+    gc.collect()
+    assert reference() is None
+    treeops.unregister_pytree_node(Holder, namespace=SPACE)
+
+
+def test_cycles_through_a_class_are_collected() -> None:
+    made = namedtuple("Made", ["x"])
+    made.spec = treeops.tree_structure(made(1))
+    reference = weakref.ref(made)
+    del made
+    gc.collect()
+    assert reference() is None
+
+
+def changing(change: Callable[[], Any], at: int) -> Callable[[Any], bool]:
+    calls = itertools.count()
+
+    def predicate(node: Any) -> bool:
+        if next(calls) == at:
+            change()
+        return False
+
+    return predicate
+
+
+@pytest.mark.parametrize("at", range(1, 4))
+@pytest.mark.parametrize("change", ["clear", "append"])
+def test_a_list_that_changes_while_it_is_walked(change: str, at: int) -> None:
+    tree: list[Any] = [[Leaf()], [Leaf()], [Leaf()], [Leaf()]]
+    act = {"clear": tree.clear, "append": lambda: tree.append(1)}[change]
+    message = (
+        "^tree_leaves: expected the tree to stay as it is while it is flattened, got a list that "
+        "changed size; do not change containers in is_leaf or a flatten function$"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        treeops.tree_leaves(tree, changing(act, at))
+
+
+@pytest.mark.parametrize("make", [dict, OrderedDict, lambda items: defaultdict(list, items)])
+def test_a_mapping_that_changes_is_walked_as_it_was(make: Any) -> None:
+    tree = make([(str(i), [Leaf(), i]) for i in range(8)])
+    leaves = treeops.tree_leaves(tree, changing(tree.clear, 2))
+    assert leaves[1::2] == list(range(8))
+
+
+def test_a_deque_that_changes_is_walked_as_it_was() -> None:
+    tree = deque([[Leaf(), i] for i in range(8)])
+    assert treeops.tree_leaves(tree, changing(tree.clear, 2))[1::2] == list(range(8))
+
+
+def test_a_list_that_a_flatten_function_changes_under_a_map() -> None:
+    class Spoiler:
+        pass
+
+    other: list[Any] = [Spoiler(), [Leaf()], [Leaf()]]
+    spoilers = [lambda: None, other.clear]
+    treeops.register_pytree_node(
+        Spoiler,
+        lambda spoiler: ((), spoilers.pop(0)()),
+        lambda metadata, children: Spoiler(),
+        namespace=SPACE,
+    )
+    message = "^tree_map: expected the tree to stay as it is while it is walked, got a list that"
+    spec_like = [Spoiler(), [1], [2]]
+    with pytest.raises(RuntimeError, match=message):
+        treeops.tree_map(lambda *leaves: leaves, spec_like, other, namespace=SPACE)
+    treeops.unregister_pytree_node(Spoiler, namespace=SPACE)
+
+
+def test_leaves_that_change_while_the_tree_is_built() -> None:
+    leaves: list[Any] = []
+    made: list[Any] = []
+
+    class Greedy:
+        pass
+
+    treeops.register_pytree_node(
+        Greedy,
+        lambda greedy: ((1, 2), None),
+        lambda metadata, children: made.append(leaves.clear()),
+        namespace=SPACE,
+    )
+    treespec = treeops.tree_structure([Greedy(), {"a": 1}, 2], namespace=SPACE)
+    leaves.extend(Leaf() for _ in range(4))
+    kept = leaves[2:]
+    assert treespec.unflatten(leaves) == [None, {"a": kept[0]}, kept[1]]
+    treeops.unregister_pytree_node(Greedy, namespace=SPACE)
+
+
+def test_a_type_unregistered_while_it_is_walked() -> None:
+    class Leaving:
+        pass
+
+    def flatten(leaving: Leaving) -> Any:
+        treeops.unregister_pytree_node(Leaving, namespace=SPACE)
+        return [1, 2], "metadata"
+
+    treeops.register_pytree_node(Leaving, flatten, lambda *parts: parts, namespace=SPACE)
+    first, second = Leaving(), Leaving()
+    result = treeops.tree_map(str, [first, second, None], namespace=SPACE)
+    assert result == [("metadata", ("1", "2")), str(second), None]
+
+
+def test_keys_that_run_code() -> None:
+    tree: dict[Any, Any] = {}
+
+    class Key:
+        def __init__(self, rank: int) -> None:
+            self.rank = rank
+
+        def __lt__(self, other: Key) -> bool:
+            tree.clear()
+            return self.rank < other.rank
+
+    for rank in (3, 1, 2, 5, 4):
+        tree[Key(rank)] = [rank]
+    leaves, treespec = treeops.tree_flatten(tree)
+    assert leaves == [1, 2, 3, 4, 5]
+    assert list(treespec.unflatten(leaves).values()) == [[3], [1], [2], [5], [4]]
+
+
+def test_keys_that_cannot_be_compared_for_a_reason() -> None:
+    class Key:
+        def __lt__(self, other: Key) -> bool:
+            raise LookupError("no order")
+
+    with pytest.raises(LookupError, match="no order"):
+        treeops.tree_leaves({Key(): 1, Key(): 2})
+
+
+def test_a_changed_namedtuple_constructor_is_called() -> None:
+    made = namedtuple("Made", ["x", "y"])
+    spec = treeops.tree_structure(made(1, 2))
+    assert spec.unflatten([3, 4]) == made(3, 4)
+    original = made.__new__
+
+    def swapped(cls: Any, x: Any, y: Any) -> Any:
+        return original(cls, y, x)
+
+    made.__new__ = swapped
+    assert tuple(spec.unflatten([3, 4])) == (4, 3)
+    made.__new__ = original
+    assert tuple(spec.unflatten([3, 4])) == (3, 4)
+    made.__init__ = lambda self, *fields: calls.append(fields)
+    calls: list[Any] = []
+    spec.unflatten([5, 6])
+    assert calls == [(5, 6)]
+
+
+def test_an_ordered_dict_that_was_damaged() -> None:
+    tree = OrderedDict([("a", 1), ("b", 2), ("c", 3)])
+    dict.__delitem__(tree, "a")
+    with pytest.raises((RuntimeError, KeyError)):
+        treeops.tree_leaves(tree)
+
+
+def test_classes_with_hostile_metaclasses() -> None:
+    class Meta(type):
+        def __getattribute__(cls, name: str) -> Any:
+            if name == "_fields":
+                raise LookupError("hostile")
+            return super().__getattribute__(name)
+
+    class Hostile(tuple, metaclass=Meta):
+        pass
+
+    with pytest.raises(LookupError, match="hostile"):
+        treeops.tree_leaves([Hostile()])
