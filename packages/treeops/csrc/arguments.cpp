@@ -46,8 +46,7 @@ FlattenOptions parse_flatten_options(const Call& call, Py_ssize_t is_leaf_positi
     State& state = call.state;
     FlattenOptions options;
     options.space = state.empty_string.get();
-    const bool positional_is_leaf =
-        is_leaf_position >= 0 && call.num_positional > is_leaf_position;
+    const bool positional_is_leaf = is_leaf_position >= 0 && call.num_positional > is_leaf_position;
     if (positional_is_leaf) set_is_leaf(call, options, call.arguments[is_leaf_position]);
     if (call.keyword_names == nullptr) return options;
 
@@ -70,8 +69,8 @@ FlattenOptions parse_flatten_options(const Call& call, Py_ssize_t is_leaf_positi
             }
             options.space = value;
         } else {
-            raise(PyExc_TypeError,
-                  "%s: expected keywords is_leaf, none_is_leaf, namespace, got %R", call.who, name);
+            raise(PyExc_TypeError, "%s: expected keywords is_leaf, none_is_leaf, namespace, got %R",
+                  call.who, name);
         }
     }
     return options;

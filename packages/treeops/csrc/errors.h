@@ -2,6 +2,9 @@
 // Two kinds of check: raise() is for the user's mistakes, TREEOPS_CHECK for our own.
 #pragma once
 
+#include <exception>
+#include <new>
+
 #include "python.h"
 
 namespace treeops {
@@ -11,35 +14,12 @@ namespace treeops {
 
 [[noreturn]] void raise_internal(const char* condition, const char* file, int line);
 
-#define TREEOPS_CHECK(condition)                                                        \
-    do {                                                                                \
-        if (!(condition)) ::treeops::raise_internal(#condition, __FILE__, __LINE__);    \
+#define TREEOPS_CHECK(condition)                                                     \
+    do {                                                                             \
+        if (!(condition)) ::treeops::raise_internal(#condition, __FILE__, __LINE__); \
     } while (false)
 
 // Runs `body` at a C entry point: C++ exceptions become Python errors and a `failure` result.
-template <typename Result, typename Body>
-Result guarded(Result failure, Body&& body) noexcept;
-
-// getattr(object, name). The name is interned: the interpreter's method cache, which is looked up
-// by address, would otherwise fill with copies of it.
-Ref attribute(PyObject* object, const char* name);
-
-// As attribute(), but empty if there is none.
-Ref find_attribute(PyObject* object, const char* name);
-
-// "list", "collections.deque", "torch.nn.parameter.Parameter": a type as users write it.
-Ref type_name(PyTypeObject* type);
-
-// What an object is, never what it holds: "list of 2", "None", "Tensor".
-Ref describe_object(PyObject* object);
-
-}  // namespace treeops
-
-#include <exception>
-#include <new>
-
-namespace treeops {
-
 template <typename Result, typename Body>
 Result guarded(Result failure, Body&& body) noexcept {
     try {
@@ -54,5 +34,18 @@ Result guarded(Result failure, Body&& body) noexcept {
         return failure;
     }
 }
+
+// getattr(object, name). The name is interned: the interpreter's method cache, which is looked up
+// by address, would otherwise fill with copies of it.
+Ref attribute(PyObject* object, const char* name);
+
+// As attribute(), but empty if there is none.
+Ref find_attribute(PyObject* object, const char* name);
+
+// "list", "collections.deque", "torch.nn.parameter.Parameter": a type as users write it.
+Ref type_name(PyTypeObject* type);
+
+// What an object is, never what it holds: "list of 2", "None", "Tensor".
+Ref describe_object(PyObject* object);
 
 }  // namespace treeops

@@ -122,8 +122,8 @@ void Flattener::visit(PyObject* object, int depth) {
             return visit_custom<kPredicate>(object, entry.registration, depth);
         case NodeKind::kNamedTuple:
         case NodeKind::kStructSequence:
-            return visit_tuple<kPredicate>(
-                object, entry.kind, Ref::borrow(reinterpret_cast<PyObject*>(type)), depth);
+            return visit_tuple<kPredicate>(object, entry.kind,
+                                           Ref::borrow(reinterpret_cast<PyObject*>(type)), depth);
         case NodeKind::kDefaultDict:
             return visit_dict<kPredicate>(
                 object, entry.kind,
@@ -282,9 +282,8 @@ void Flattener::visit_custom(PyObject* object, Registration* registration, int d
     const Py_ssize_t size = PyTuple_GET_SIZE(parts.children.get());
     if (size > 0) check_depth(depth);
     const bool has_entries = static_cast<bool>(parts.entries);
-    Ref extra = has_entries
-                    ? check(PyTuple_Pack(2, parts.metadata.get(), parts.entries.get()))
-                    : std::move(parts.metadata);
+    Ref extra = has_entries ? check(PyTuple_Pack(2, parts.metadata.get(), parts.entries.get()))
+                            : std::move(parts.metadata);
     const std::size_t index =
         nodes_.open(NodeKind::kCustom, size, std::move(held), std::move(extra));
     nodes_[index].has_entries = has_entries;
@@ -298,8 +297,7 @@ void Flattener::visit_custom(PyObject* object, Registration* registration, int d
 // As a tuple, or a TypeError that says which part of the result cannot be iterated over.
 Ref iterated(const char* who, Registration* registration, const char* part, PyObject* object) {
     if (Py_TYPE(object)->tp_iter == nullptr && !PySequence_Check(object)) {
-        raise(PyExc_TypeError,
-              "%s: expected the flatten function of %S to return %s, got %S", who,
+        raise(PyExc_TypeError, "%s: expected the flatten function of %S to return %s, got %S", who,
               type_name(registration->type).get(), part, describe_object(object).get());
     }
     return check(PySequence_Tuple(object));

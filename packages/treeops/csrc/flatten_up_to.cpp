@@ -121,13 +121,13 @@ void PrefixWalker::visit_sequence(const Node& node, PyObject* object, const Path
         }
         return;
     }
-    Ref items = node.kind == NodeKind::kDeque ? check(PySequence_Tuple(object))
-                                              : Ref::borrow(object);
+    Ref items =
+        node.kind == NodeKind::kDeque ? check(PySequence_Tuple(object)) : Ref::borrow(object);
     if (PyTuple_GET_SIZE(items.get()) != size) {
         Ref name = type_name(Py_TYPE(object));
-        raise_mismatch(step, describe_node(state_, node),
-                       check(PyUnicode_FromFormat("%S of %zd", name.get(),
-                                                  PyTuple_GET_SIZE(items.get()))));
+        raise_mismatch(
+            step, describe_node(state_, node),
+            check(PyUnicode_FromFormat("%S of %zd", name.get(), PyTuple_GET_SIZE(items.get()))));
     }
     for (Py_ssize_t i = 0; i < size; ++i) {
         visit_child(node, static_cast<std::uint32_t>(i), PyTuple_GET_ITEM(items.get(), i), step);

@@ -10,7 +10,8 @@ namespace treeops {
 // How an error names the tree that does not fit.
 struct TreeRole {
     const char* who;
-    int argument;  // 2, 3, ...: "argument 2 differs from argument 1"; 0: "tree differs from the treespec"
+    int argument;  // 2, 3, ...: "argument 2 differs from argument 1"; 0: "tree differs from the
+                   // treespec"
 };
 
 // Pushes root.num_leaves references.

@@ -96,10 +96,9 @@ bool namedtuple_fills(State& state, PyTypeObject* type) {
     }
     // Looking __new__ up also gives the type a version tag.
     Ref function = attribute(reinterpret_cast<PyObject*>(type), "__new__");
-    const bool fills = type->tp_init == PyBaseObject_Type.tp_init &&
-                       type->tp_alloc == PyType_GenericAlloc &&
-                       type->tp_itemsize == PyTuple_Type.tp_itemsize &&
-                       is_generated_new(state, function.get());
+    const bool fills =
+        type->tp_init == PyBaseObject_Type.tp_init && type->tp_alloc == PyType_GenericAlloc &&
+        type->tp_itemsize == PyTuple_Type.tp_itemsize && is_generated_new(state, function.get());
     KindEntry& fresh = resolve_kind(state, state.registry.global(), type);
     fresh.fills = fills;
     fresh.fills_version = type->tp_version_tag;
@@ -135,9 +134,9 @@ KindEntry& resolve_kind(State& state, Namespace& space, PyTypeObject* type) {
     } else if (type == Py_TYPE(Py_None)) {
         found.kind = NodeKind::kNone;
     } else {
-        found.kind = is_structseq_class(type)           ? NodeKind::kStructSequence
+        found.kind = is_structseq_class(type)    ? NodeKind::kStructSequence
                      : is_namedtuple_class(type) ? NodeKind::kNamedTuple
-                                                        : NodeKind::kLeaf;
+                                                 : NodeKind::kLeaf;
     }
     Ref watcher = watch(state, type);
     if (epoch != state.registry.epoch()) return resolve_kind(state, space, type);

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bindings only. What is called per tree is METH_FASTCALL; pybind11 binds the rest.
+// The module, its functions on trees and the methods of PyTreeSpec: METH_FASTCALL, as they are
+// called once per tree.
 #include "module.h"
-
-#include <pybind11/pybind11.h>
 
 #include <memory>
 
@@ -14,8 +13,6 @@
 #include "pickle.h"
 #include "state.h"
 #include "unflatten.h"
-
-namespace py = pybind11;
 
 namespace treeops {
 
@@ -251,73 +248,6 @@ PyMethodDef tree_functions[] = {
      "Like tree_map_, with ``func(path, leaf, *others)``."},
 };
 
-// ---- cold functions, bound by pybind11 -----------------------------------------------------
-
-template <typename Body>
-py::object with_python_errors(Body&& body) {
-    try {
-        return py::reinterpret_steal<py::object>(body().release());
-    } catch (const PythonError&) {
-        throw py::error_already_set();
-    }
-}
-
-State& alive(const std::shared_ptr<State>& state) {
-    if (state->module == nullptr) {
-        raise(PyExc_RuntimeError, "treeops: expected a running interpreter, got one shutting down");
-    }
-    return *state;
-}
-
-void bind_registry(py::module_& module, const std::shared_ptr<State>& state) {
-    module.def(
-        "register_node",
-        [state](const py::type& cls, const py::function& flatten_func,
-                const py::object& unflatten_func, const py::str& space) {
-            with_python_errors([&] {
-                alive(state).registry.add(*state, reinterpret_cast<PyTypeObject*>(cls.ptr()),
-                                          flatten_func.ptr(), unflatten_func.ptr(), space.ptr());
-                return Ref::borrow(Py_None);
-            });
-        },
-        py::arg("cls"), py::arg("flatten_func"), py::arg("unflatten_func"), py::arg("namespace"),
-        py::pos_only(), "Registers a custom node type; namespace '' is the global one.");
-    module.def(
-        "unregister_node",
-        [state](const py::type& cls, const py::str& space) {
-            return with_python_errors([&] {
-                Ref removed = alive(state).registry.remove(
-                    *state, reinterpret_cast<PyTypeObject*>(cls.ptr()), space.ptr());
-                auto* registration = reinterpret_cast<Registration*>(removed.get());
-                return check(
-                    PyTuple_Pack(2, registration->flatten_func, registration->unflatten_func));
-            });
-        },
-        py::arg("cls"), py::arg("namespace"), py::pos_only(),
-        "Removes a custom node type; returns its flatten and unflatten functions.");
-    module.def(
-        "is_namedtuple_class",
-        [](const py::handle& cls) {
-            return with_python_errors([&] {
-                const bool answer =
-                    PyType_Check(cls.ptr()) &&
-                    is_namedtuple_class(reinterpret_cast<PyTypeObject*>(cls.ptr()));
-                return Ref::borrow(answer ? Py_True : Py_False);
-            });
-        },
-        py::arg("cls"), py::pos_only(), "Whether a class is a namedtuple class.");
-    module.def(
-        "is_structseq_class",
-        [](const py::handle& cls) {
-            return with_python_errors([&] {
-                const bool answer = PyType_Check(cls.ptr()) &&
-                                    is_structseq_class(reinterpret_cast<PyTypeObject*>(cls.ptr()));
-                return Ref::borrow(answer ? Py_True : Py_False);
-            });
-        },
-        py::arg("cls"), py::pos_only(), "Whether a class is a C struct sequence, as time.struct_time.");
-}
-
 // ---- the module ----------------------------------------------------------------------------
 
 ModuleData* module_data(PyObject* module) {
@@ -340,8 +270,7 @@ void fill_state(State& state, PyObject* module) {
     state.registration_type = make_type(module, registration_spec);
     state.defaultdict_type = import_attribute("collections", "defaultdict");
     state.deque_type = import_attribute("collections", "deque");
-    state.tuple_new =
-        attribute(reinterpret_cast<PyObject*>(&PyTuple_Type), "__new__");
+    state.tuple_new = attribute(reinterpret_cast<PyObject*>(&PyTuple_Type), "__new__");
     state.empty_tuple = check(PyTuple_New(0));
     const std::pair<Ref*, const char*> names[] = {
         {&state.empty_string, ""},
@@ -372,24 +301,17 @@ void fill_module(const std::shared_ptr<State>& state, PyObject* module) {
                                         state->rebuild_treespec.get()));
     check_status(PyObject_SetAttrString(module, "PyTreeSpec", state->treespec_type.get()));
     check_status(PyModule_AddIntConstant(module, "MAX_RECURSION_DEPTH", kMaxRecursionDepth));
-    auto bound = py::reinterpret_borrow<py::module_>(module);
-    bind_registry(bound, state);
+    bind_registry(module, state);
 }
 
 int execute_module(PyObject* module) {
     return guarded<int>(-1, [&] {
-        try {
-            ModuleData* data = module_data(module);
-            auto state = std::make_shared<State>();
-            data->owner = new std::shared_ptr<State>(state);
-            data->state = state.get();
-            fill_state(*state, module);
-            py::detail::get_internals();  // pybind11's own set-up, before its first use
-            fill_module(state, module);
-        } catch (py::error_already_set& error) {
-            error.restore();
-            return -1;
-        }
+        ModuleData* data = module_data(module);
+        auto state = std::make_shared<State>();
+        data->owner = new std::shared_ptr<State>(state);
+        data->state = state.get();
+        fill_state(*state, module);
+        fill_module(state, module);
         return 0;
     });
 }

@@ -46,10 +46,11 @@ Ref dump_node(const Node& node) {
 }
 
 [[noreturn]] void raise_malformed(const char* what) {
-    raise(PyExc_ValueError,
-          "PyTreeSpec: expected a pickle made by treeops, got one with %s; it is damaged or was not "
-          "made by PyTreeSpec.__reduce__",
-          what);
+    raise(
+        PyExc_ValueError,
+        "PyTreeSpec: expected a pickle made by treeops, got one with %s; it is damaged or was not "
+        "made by PyTreeSpec.__reduce__",
+        what);
 }
 
 class Loader {
@@ -159,8 +160,10 @@ void Loader::load(int depth) {
         case NodeKind::kDeque: {
             const std::size_t arity = arity_of(item);
             PyObject* maxlen = part(item, 2);
-            if (maxlen != Py_None && !PyLong_Check(maxlen)) raise_malformed("a maxlen that is no int");
-            return load_children(nodes_.open(kind, arity, Ref(), Ref::borrow(maxlen)), arity, depth);
+            if (maxlen != Py_None && !PyLong_Check(maxlen))
+                raise_malformed("a maxlen that is no int");
+            return load_children(nodes_.open(kind, arity, Ref(), Ref::borrow(maxlen)), arity,
+                                 depth);
         }
         case NodeKind::kNamedTuple:
         case NodeKind::kStructSequence: {
@@ -174,8 +177,7 @@ void Loader::load(int depth) {
         }
         case NodeKind::kCustom: {
             const std::size_t arity = arity_of(item);
-            Ref subject =
-                Ref::borrow(reinterpret_cast<PyObject*>(registration_of(class_of(item))));
+            Ref subject = Ref::borrow(reinterpret_cast<PyObject*>(registration_of(class_of(item))));
             PyObject* entries = part(item, 4);
             const bool has_entries = entries != Py_None;
             if (has_entries && (!PyTuple_Check(entries) ||

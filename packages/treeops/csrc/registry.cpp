@@ -47,7 +47,8 @@ PyType_Slot registration_slots[] = {
 };
 
 Ref space_text(PyObject* space) {
-    if (PyUnicode_GET_LENGTH(space) == 0) return check(PyUnicode_FromString("the global namespace"));
+    if (PyUnicode_GET_LENGTH(space) == 0)
+        return check(PyUnicode_FromString("the global namespace"));
     return check(PyUnicode_FromFormat("namespace %R", space));
 }
 

@@ -12,8 +12,7 @@ namespace treeops {
 
 // A Python object, because treespecs and the registry share it and the collector must see it.
 struct Registration {
-    PyObject_HEAD
-    PyTypeObject* type;
+    PyObject_HEAD PyTypeObject* type;
     PyObject* flatten_func;
     PyObject* unflatten_func;
     PyObject* space;  // name of the namespace

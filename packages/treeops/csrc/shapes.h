@@ -14,13 +14,12 @@ struct State;
 // Immutable once made, but for what is worked out when first needed: the sorted half by a dict that
 // is flattened, the blank by a dict that is built.
 struct KeyShape {
-    PyObject_HEAD
-    PyObject* keys;         // tuple, in the mapping's own order
-    PyObject* sorted_keys;  // tuple, or NULL while no dict has asked; may be `keys` itself
+    PyObject_HEAD PyObject* keys;  // tuple, in the mapping's own order
+    PyObject* sorted_keys;         // tuple, or NULL while no dict has asked; may be `keys` itself
     // Both NULL when the keys are in sorted order already.
     std::uint32_t* order;  // order[j]: position in `keys` of the j-th sorted key
-    std::uint32_t* rank;  // rank[i]: position in `sorted_keys` of the i-th key
-    PyObject* blank;      // dict from each key to None, or NULL
+    std::uint32_t* rank;   // rank[i]: position in `sorted_keys` of the i-th key
+    PyObject* blank;       // dict from each key to None, or NULL
 
     Py_ssize_t size() const { return PyTuple_GET_SIZE(keys); }
     PyObject* const* key_data() const { return reinterpret_cast<PyTupleObject*>(keys)->ob_item; }
@@ -28,9 +27,9 @@ struct KeyShape {
 
 extern PyType_Spec key_shape_spec;
 
-// Finds shapes by the *addresses* of their keys first, then by their values: a table entry holds its
-// keys, so an address cannot become another key's. Only exact str and int keys are kept here: they
-// cannot change, and comparing them runs no code.
+// Finds shapes by the *addresses* of their keys first, then by their values: a table entry holds
+// its keys, so an address cannot become another key's. Only exact str and int keys are kept here:
+// they cannot change, and comparing them runs no code.
 class ShapeTable {
   public:
     static std::uint64_t start(std::size_t size) { return size * kMultiplier + 1; }

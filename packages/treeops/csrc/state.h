@@ -37,11 +37,10 @@ struct State {
     ShapeTable shapes;
 
     std::array<Ref*, 16> owned_references() {
-        return {&treespec_type,        &key_shape_type,    &registration_type, &defaultdict_type,
-                &deque_type,           &tuple_new,         &empty_tuple,       &empty_string,
-                &name_is_leaf,         &name_none_is_leaf, &name_namespace,    &name_treespec,
-                &name_leaves,          &name_maxlen,       &rebuild_treespec,
-                &name_default_factory};
+        return {&treespec_type, &key_shape_type,    &registration_type, &defaultdict_type,
+                &deque_type,    &tuple_new,         &empty_tuple,       &empty_string,
+                &name_is_leaf,  &name_none_is_leaf, &name_namespace,    &name_treespec,
+                &name_leaves,   &name_maxlen,       &rebuild_treespec,  &name_default_factory};
     }
     int traverse(visitproc visit, void* arg);
     void clear();

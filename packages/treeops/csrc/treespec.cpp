@@ -7,7 +7,6 @@
 #include <limits>
 
 #include "module.h"
-#include "paths.h"
 #include "state.h"
 
 namespace treeops {
@@ -17,274 +16,6 @@ namespace {
 void drop_references(Node& node) {
     Py_CLEAR(node.subject);
     Py_CLEAR(node.extra);
-}
-
-// ---- equality and hash ---------------------------------------------------------------------
-
-bool equal_objects(PyObject* left, PyObject* right) {
-    if (left == right) return true;
-    const int equal = PyObject_RichCompareBool(left, right, Py_EQ);
-    check_status(equal);
-    return equal == 1;
-}
-
-bool equal_nodes(const Node& left, const Node& right) {
-    if (left.kind != right.kind || left.arity != right.arity ||
-        left.num_nodes != right.num_nodes || left.num_leaves != right.num_leaves) {
-        return false;
-    }
-    switch (left.kind) {
-        case NodeKind::kDict:
-        case NodeKind::kOrderedDict:
-        case NodeKind::kDefaultDict:
-            return (left.subject == right.subject ||
-                    equal_objects(left.child_keys(), right.child_keys())) &&
-                   (left.extra == nullptr || equal_objects(left.extra, right.extra));
-        case NodeKind::kDeque:
-            return equal_objects(left.extra, right.extra);
-        case NodeKind::kNamedTuple:
-        case NodeKind::kStructSequence:
-            return left.subject == right.subject;
-        case NodeKind::kCustom:
-            return left.subject == right.subject &&
-                   equal_objects(left.metadata(), right.metadata());
-        default:
-            return true;
-    }
-}
-
-bool equal_treespecs(const TreeSpec* left, const TreeSpec* right) {
-    if (left == right) return true;
-    if (Py_SIZE(left) != Py_SIZE(right) || left->none_is_leaf != right->none_is_leaf) return false;
-    if (PyUnicode_GET_LENGTH(left->space) != 0 && PyUnicode_GET_LENGTH(right->space) != 0 &&
-        !equal_objects(left->space, right->space)) {
-        return false;
-    }
-    for (Py_ssize_t i = 0; i < Py_SIZE(left); ++i) {
-        if (!equal_nodes(left->nodes[i], right->nodes[i])) return false;
-    }
-    return true;
-}
-
-PyObject* treespec_richcompare(PyObject* self, PyObject* other, int operation) {
-    if (!Py_IS_TYPE(other, Py_TYPE(self)) || (operation != Py_EQ && operation != Py_NE)) {
-        Py_RETURN_NOTIMPLEMENTED;
-    }
-    return guarded<PyObject*>(nullptr, [&] {
-        const bool equal = equal_treespecs(as_treespec(self), as_treespec(other));
-        return PyBool_FromLong(equal == (operation == Py_EQ));
-    });
-}
-
-void mix_hash(Py_uhash_t& hash, std::uint64_t value) {
-    hash = (hash ^ value) * 0x9E3779B97F4A7C15u;
-    hash ^= hash >> 32;
-}
-
-void mix_hash_of(Py_uhash_t& hash, PyObject* object) {
-    const Py_hash_t value = PyObject_Hash(object);
-    if (value == -1) throw PythonError{};
-    mix_hash(hash, static_cast<std::uint64_t>(value));
-}
-
-void mix_metadata_hash(Py_uhash_t& hash, const Node& node) {
-    const Py_hash_t value = PyObject_Hash(node.metadata());
-    if (value == -1) {
-        if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw PythonError{};
-        PyErr_Clear();
-        raise(PyExc_TypeError,
-              "PyTreeSpec.__hash__: expected hashable metadata of custom node %S, got %S; return "
-              "hashable metadata from its flatten function",
-              type_name(node.registration()->type).get(),
-              describe_object(node.metadata()).get());
-    }
-    mix_hash(hash, static_cast<std::uint64_t>(value));
-}
-
-Py_hash_t hash_treespec(const TreeSpec* self) {
-    Py_uhash_t hash = self->none_is_leaf ? 0x7F4A7C15u : 0x9E3779B9u;
-    for (Py_ssize_t i = 0; i < Py_SIZE(self); ++i) {
-        const Node& node = self->nodes[i];
-        mix_hash(hash, static_cast<std::uint64_t>(node.kind) << 32 | node.arity);
-        switch (node.kind) {
-            case NodeKind::kDict:
-            case NodeKind::kOrderedDict:
-                mix_hash_of(hash, node.child_keys());
-                break;
-            case NodeKind::kDefaultDict:
-                mix_hash_of(hash, node.child_keys());
-                mix_hash_of(hash, node.extra);
-                break;
-            case NodeKind::kDeque:
-                mix_hash_of(hash, node.extra);
-                break;
-            case NodeKind::kNamedTuple:
-            case NodeKind::kStructSequence:
-                mix_hash(hash, reinterpret_cast<std::uintptr_t>(node.subject) >> 4);
-                break;
-            case NodeKind::kCustom:
-                mix_hash(hash, reinterpret_cast<std::uintptr_t>(node.subject) >> 4);
-                mix_metadata_hash(hash, node);
-                break;
-            default:
-                break;
-        }
-    }
-    return static_cast<Py_hash_t>(hash) == -1 ? -2 : static_cast<Py_hash_t>(hash);
-}
-
-Py_hash_t treespec_hash(PyObject* self) {
-    TreeSpec* spec = as_treespec(self);
-    if (spec->hash == -1) {
-        spec->hash = guarded<Py_hash_t>(-1, [&] { return hash_treespec(spec); });
-    }
-    return spec->hash;
-}
-
-// ---- repr ----------------------------------------------------------------------------------
-
-class Writer {
-  public:
-    Writer() : pieces_(check(PyList_New(0))) {}
-    void text(const char* text) { object(check(PyUnicode_FromString(text)).get()); }
-    void object(PyObject* text) { check_status(PyList_Append(pieces_.get(), text)); }
-    void repr(PyObject* value) { object(check(PyObject_Repr(value)).get()); }
-    Ref join() {
-        Ref empty = check(PyUnicode_FromString(""));
-        return check(PyUnicode_Join(empty.get(), pieces_.get()));
-    }
-
-  private:
-    Ref pieces_;
-};
-
-void write_node(Writer& out, const Node*& node);
-
-void write_children(Writer& out, const Node& parent, const Node*& node) {
-    for (std::uint32_t i = 0; i < parent.arity; ++i) {
-        if (i > 0) out.text(", ");
-        write_node(out, node);
-    }
-}
-
-void write_mapping(Writer& out, const Node& parent, const Node*& node) {
-    PyObject* keys = parent.child_keys();
-    out.text("{");
-    for (std::uint32_t i = 0; i < parent.arity; ++i) {
-        if (i > 0) out.text(", ");
-        out.repr(PyTuple_GET_ITEM(keys, i));
-        out.text(": ");
-        write_node(out, node);
-    }
-    out.text("}");
-}
-
-// NT(a=*, b=*): one name per child.
-void write_fields(Writer& out, const Node& parent, PyObject* names, const Node*& node) {
-    out.text("(");
-    for (std::uint32_t i = 0; i < parent.arity; ++i) {
-        if (i > 0) out.text(", ");
-        out.object(PyTuple_GET_ITEM(names, i));
-        out.text("=");
-        write_node(out, node);
-    }
-    out.text(")");
-}
-
-void write_node(Writer& out, const Node*& node) {
-    const Node& self = *node++;
-    switch (self.kind) {
-        case NodeKind::kLeaf:
-            out.text("*");
-            break;
-        case NodeKind::kNone:
-            out.text("None");
-            break;
-        case NodeKind::kTuple:
-            out.text("(");
-            write_children(out, self, node);
-            out.text(self.arity == 1 ? ",)" : ")");
-            break;
-        case NodeKind::kList:
-            out.text("[");
-            write_children(out, self, node);
-            out.text("]");
-            break;
-        case NodeKind::kDict:
-            write_mapping(out, self, node);
-            break;
-        case NodeKind::kOrderedDict:
-            out.text("OrderedDict(");
-            if (self.arity > 0) write_mapping(out, self, node);
-            out.text(")");
-            break;
-        case NodeKind::kDefaultDict:
-            out.text("defaultdict(");
-            out.repr(self.extra);
-            out.text(", ");
-            write_mapping(out, self, node);
-            out.text(")");
-            break;
-        case NodeKind::kDeque:
-            out.text("deque(");
-            if (self.arity > 0) {
-                out.text("[");
-                write_children(out, self, node);
-                out.text("]");
-            }
-            if (self.extra != Py_None) {
-                out.text(self.arity > 0 ? ", maxlen=" : "maxlen=");
-                out.repr(self.extra);
-            }
-            out.text(")");
-            break;
-        case NodeKind::kNamedTuple: {
-            out.object(attribute(self.subject, "__name__").get());
-            Ref names = field_names(self);
-            write_fields(out, self, names.get(), node);
-            break;
-        }
-        case NodeKind::kStructSequence: {
-            out.object(type_name(self.type()).get());
-            Ref names = field_names(self);
-            write_fields(out, self, names.get(), node);
-            break;
-        }
-        case NodeKind::kCustom: {
-            out.text("CustomTreeNode(");
-            PyObject* type = reinterpret_cast<PyObject*>(self.registration()->type);
-            out.object(attribute(type, "__name__").get());
-            out.text("[");
-            out.repr(self.metadata());
-            out.text("], [");
-            write_children(out, self, node);
-            out.text("])");
-            break;
-        }
-    }
-}
-
-Ref repr_treespec(TreeSpec* self) {
-    Writer out;
-    out.text("PyTreeSpec(");
-    const Node* node = self->nodes;
-    write_node(out, node);
-    if (self->none_is_leaf) out.text(", NoneIsLeaf");
-    if (PyUnicode_GET_LENGTH(self->space) != 0) {
-        out.text(", namespace=");
-        out.repr(self->space);
-    }
-    out.text(")");
-    return out.join();
-}
-
-PyObject* treespec_repr(PyObject* self) {
-    const int entered = Py_ReprEnter(self);  // metadata may hold this very treespec
-    if (entered != 0) return entered > 0 ? PyUnicode_FromString("PyTreeSpec(...)") : nullptr;
-    PyObject* result = guarded<PyObject*>(
-        nullptr, [&] { return repr_treespec(as_treespec(self)).release(); });
-    Py_ReprLeave(self);
-    return result;
 }
 
 // ---- life of the object --------------------------------------------------------------------
@@ -324,8 +55,8 @@ void treespec_dealloc(PyObject* self) {
     TreeSpec* spec = as_treespec(self);
     PyTypeObject* type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    Py_TRASHCAN_BEGIN(self, treespec_dealloc)
-    if (spec->weak_references != nullptr) PyObject_ClearWeakRefs(self);
+    Py_TRASHCAN_BEGIN(self, treespec_dealloc) if (spec->weak_references != nullptr)
+        PyObject_ClearWeakRefs(self);
     for (Py_ssize_t i = 0; i < Py_SIZE(spec); ++i) drop_references(spec->nodes[i]);
     Py_XDECREF(spec->space);
     PyObject_GC_Del(self);
@@ -347,9 +78,7 @@ PyObject* get_num_children(PyObject* self, void*) {
 PyObject* get_none_is_leaf(PyObject* self, void*) {
     return PyBool_FromLong(as_treespec(self)->none_is_leaf);
 }
-PyObject* get_namespace(PyObject* self, void*) {
-    return new_reference(as_treespec(self)->space);
-}
+PyObject* get_namespace(PyObject* self, void*) { return new_reference(as_treespec(self)->space); }
 PyObject* get_type(PyObject* self, void*) {
     return new_reference(node_type(state_of_instance(self), as_treespec(self)->root()));
 }
@@ -395,10 +124,8 @@ PyType_Slot treespec_slots[] = {
 }  // namespace
 
 PyType_Spec treespec_spec = {
-    "treeops.PyTreeSpec",
-    static_cast<int>(offsetof(TreeSpec, nodes)),
-    sizeof(Node),
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    "treeops.PyTreeSpec", static_cast<int>(offsetof(TreeSpec, nodes)),
+    sizeof(Node),         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     treespec_slots,
 };
 
@@ -412,8 +139,8 @@ std::size_t NodeList::open(NodeKind kind, std::size_t arity, Ref subject, Ref ex
         raise(PyExc_OverflowError, "PyTreeSpec: expected fewer than 2**32 nodes, got more");
     }
     make_room();
-    nodes_.push_back(Node{kind, false, static_cast<std::uint32_t>(arity), 0, 1, subject.get(),
-                          extra.get()});
+    nodes_.push_back(
+        Node{kind, false, static_cast<std::uint32_t>(arity), 0, 1, subject.get(), extra.get()});
     subject.release();
     extra.release();
     return index;
@@ -474,7 +201,8 @@ PyObject* node_type(State& state, const Node& node) {
 Ref describe_node(State& state, const Node& node) {
     if (node.kind == NodeKind::kNone) return check(PyUnicode_FromString("None"));
     Ref name = type_name(reinterpret_cast<PyTypeObject*>(node_type(state, node)));
-    return check(PyUnicode_FromFormat("%S of %zd", name.get(), static_cast<Py_ssize_t>(node.arity)));
+    return check(
+        PyUnicode_FromFormat("%S of %zd", name.get(), static_cast<Py_ssize_t>(node.arity)));
 }
 
 }  // namespace treeops

@@ -71,8 +71,7 @@ class NodeList {
 };
 
 struct TreeSpec {
-    PyObject_VAR_HEAD
-    PyObject* weak_references;
+    PyObject_VAR_HEAD PyObject* weak_references;
     PyObject* space;  // name of the namespace; "" unless a custom node was found there
     Py_hash_t hash;   // -1 while unknown
     bool none_is_leaf;
@@ -82,6 +81,11 @@ struct TreeSpec {
 };
 
 extern PyType_Spec treespec_spec;
+
+// Slots of the type.
+PyObject* treespec_richcompare(PyObject* self, PyObject* other, int operation);  // compare.cpp
+Py_hash_t treespec_hash(PyObject* self);
+PyObject* treespec_repr(PyObject* self);  // repr.cpp
 
 // Moves the nodes into a new treespec.
 Ref make_treespec(State& state, NodeList& nodes, bool none_is_leaf, PyObject* space);

@@ -88,8 +88,8 @@ Ref Unflattener::make(const Node& node, PyObject* const* values) {
         case NodeKind::kDict: {
             // A copy of a dict with the same keys needs no growth, and its insertions no search for
             // a free place: cheaper than starting from an empty one.
-            Ref dict = check(size < kFewestToCopy ? PyDict_New()
-                                                  : PyDict_Copy(blank_of(node.shape())));
+            Ref dict =
+                check(size < kFewestToCopy ? PyDict_New() : PyDict_Copy(blank_of(node.shape())));
             fill_mapping(node, dict.get(), values, PyDict_SetItem);
             return dict;
         }
