@@ -33,7 +33,7 @@ CONSTRUCTION = [
         TypeError,
         "adamw: expected betas as a pair, got tuple of 3",
     ),
-    (lambda: optcore.adam(eps=-1e-8), ValueError, "adam: expected eps >= 0, got -1e-08"),
+    (lambda: optcore.adam(eps=-1e-8), ValueError, "scale_by_adam: expected eps >= 0, got -1e-08"),
     (lambda: optcore.adam(weight_decay=-1), ValueError, "adam: expected weight_decay >= 0, got -1"),
     (
         lambda: optcore.adam(lr={"w": 0.1, "b": -2.0}),
@@ -88,7 +88,7 @@ CONSTRUCTION = [
     (
         lambda: optcore.Adam([{"params": [torch.ones(1)], "eps": -1.0}]),
         ValueError,
-        "adam: expected eps >= 0, got -1.0",
+        "scale_by_adam: expected eps >= 0, got -1.0",
     ),
     (
         lambda: optcore.adam().init([torch.ones(1, dtype=torch.int64)]),

@@ -37,6 +37,58 @@ CASES = {
         {"lr": 0.07, "betas": (0.3, 0.6), "eps": 0.01, "weight_decay": 0.4},
     ),
     "adamw-maximize": ("AdamW", "adamw", {"lr": 0.01, "weight_decay": 0.3, "maximize": True}),
+    "adamax": ("Adamax", "adamax", {}),
+    "adamax-odd": (
+        "Adamax",
+        "adamax",
+        {"lr": 0.03, "betas": (0.4, 0.7), "eps": 0.02, "weight_decay": 0.1, "maximize": True},
+    ),
+    "radam": ("RAdam", "radam", {}),
+    "radam-odd": (
+        "RAdam",
+        "radam",
+        {"lr": 0.03, "betas": (0.4, 0.9), "eps": 0.02, "weight_decay": 0.1, "maximize": True},
+    ),
+    "radam-decoupled": (
+        "RAdam",
+        "radam",
+        {"lr": 0.03, "betas": (0.6, 0.99), "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
+    "nadam": ("NAdam", "nadam", {}),
+    "nadam-odd": (
+        "NAdam",
+        "nadam",
+        {"lr": 0.03, "betas": (0.4, 0.9), "eps": 0.02, "weight_decay": 0.1, "momentum_decay": 0.1},
+    ),
+    "nadam-decoupled": (
+        "NAdam",
+        "nadam",
+        {"lr": 0.03, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+    ),
+    "rmsprop": ("RMSprop", "rmsprop", {}),
+    "rmsprop-odd": (
+        "RMSprop",
+        "rmsprop",
+        {"lr": 0.02, "alpha": 0.6, "eps": 0.01, "weight_decay": 0.1, "momentum": 0.4},
+    ),
+    "rmsprop-centered": (
+        "RMSprop",
+        "rmsprop",
+        {"lr": 0.01, "alpha": 0.8, "eps": 0.01, "centered": True, "maximize": True},
+    ),
+    "adagrad": ("Adagrad", "adagrad", {}),
+    "adagrad-odd": (
+        "Adagrad",
+        "adagrad",
+        {"lr": 0.1, "lr_decay": 0.2, "weight_decay": 0.1, "initial_accumulator_value": 0.3},
+    ),
+    "adagrad-maximize": ("Adagrad", "adagrad", {"lr": 0.1, "eps": 0.01, "maximize": True}),
+    "adadelta": ("Adadelta", "adadelta", {}),
+    "adadelta-odd": (
+        "Adadelta",
+        "adadelta",
+        {"lr": 0.5, "rho": 0.6, "eps": 1e-3, "weight_decay": 0.1, "maximize": True},
+    ),
 }
 STEPS = 50
 

@@ -199,3 +199,26 @@ def test_any_transformation_makes_a_meta_optimizer(tx):
     meta = optdiff.MetaOptimizer(net, optcore.chain(optcore.scale(0.5), tx))
     meta.step(inner_loss(net, phi, data, targets))
     assert torch.autograd.grad(outer_loss(net, data, targets), phi)[0].abs().min() > 0
+
+
+EVERY = sorted(
+    name for name in vars(optdiff) if name.startswith("Meta") and name != "MetaOptimizer"
+)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_meta_class_takes_the_step_of_its_functional_form(name):
+    net, phi, data, targets = problem()
+    cls = getattr(optdiff, name)
+    before = dict(net.named_parameters())
+    meta = cls(net, lr=0.05)
+    loss = inner_loss(net, phi, data, targets)
+    grads = torch.autograd.grad(loss, before.values(), create_graph=True)
+    tx = optcore.OPTIMIZERS[cls.row.name].factory(lr=0.05)
+    named = dict(zip(before, grads, strict=True))
+    updates, _ = tx.update(named, tx.init(before), before, inplace=False)
+    expected = optcore.apply_updates(before, updates)
+    meta.step(loss)
+    for key, value in net.named_parameters():
+        torch.testing.assert_close(value, expected[key], rtol=1e-12, atol=1e-12)
+        assert not value.is_leaf

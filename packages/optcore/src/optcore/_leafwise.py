@@ -134,16 +134,25 @@ def zeros_like(who: str, params: Tree, *, requires_grad: bool = False) -> Tree:
     Raises:
         TypeError: A leaf that is not a dense, real, floating tensor.
     """
+    return full_like(who, params, 0.0, requires_grad=requires_grad)
 
-    def zeros(param: Any) -> Any:
+
+def full_like(who: str, params: Tree, value: float, *, requires_grad: bool = False) -> Tree:
+    """A buffer of one value per parameter.
+
+    Raises:
+        TypeError: A leaf that is not a dense, real, floating tensor.
+    """
+
+    def full(param: Any) -> Any:
         if param is None:
             return None
         if not isinstance(param, torch.Tensor) or not param.dtype.is_floating_point:
             raise TypeError(f"{who}: expected real floating parameters, got {describe(param)}")
-        buffer = torch.zeros_like(param)
+        buffer = torch.full_like(param, value)
         return buffer.requires_grad_() if requires_grad else buffer
 
-    return tree_map(zeros, params)
+    return tree_map(full, params)
 
 
 def counts_like(params: Tree) -> Tree:

@@ -3,7 +3,35 @@
 
 from __future__ import annotations
 
-from optcore import _moments, _momentum
+from optcore import (
+    _adabelief,
+    _adadelta,
+    _adagrad,
+    _adam,
+    _adamax,
+    _amsgrad,
+    _momentum,
+    _nadam,
+    _radam,
+    _rmsprop,
+    _sign,
+    _yogi,
+)
 from optcore._rows import OptimizerRow
 
-OPTIMIZERS: dict[str, OptimizerRow] = {row.name: row for row in (*_momentum.ROWS, *_moments.ROWS)}
+_FAMILIES = (
+    _momentum,
+    _adam,
+    _adamax,
+    _amsgrad,
+    _nadam,
+    _radam,
+    _adabelief,
+    _yogi,
+    _rmsprop,
+    _adagrad,
+    _adadelta,
+    _sign,
+)
+
+OPTIMIZERS: dict[str, OptimizerRow] = {row.name: row for family in _FAMILIES for row in family.ROWS}

@@ -20,11 +20,13 @@ class OptimizerRow:
         factory: The functional form, e.g. ``adam``; its parameters are the classes' keywords.
         class_name: Name of the ``torch.optim`` class; the Meta class is ``Meta`` + this.
         torch_keys: State field -> the key torch.optim uses for it in ``state_dict()``.
+        also: Other spellings of the class name.
     """
 
     factory: Callable[..., GradientTransformation]
     class_name: str
     torch_keys: Mapping[str, str] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -71,11 +71,26 @@ class TensorList:
         """Square root."""
         return TensorList(list(torch._foreach_sqrt(self.tensors)))
 
+    def abs(self) -> TensorList:
+        """Absolute value."""
+        return TensorList(list(torch._foreach_abs(self.tensors)))
+
+    def sign(self) -> TensorList:
+        """-1, 0 or 1."""
+        return TensorList(list(torch._foreach_sign(self.tensors)))
+
+    def maximum(self, other: TensorList) -> TensorList:
+        """The larger of each two elements."""
+        return TensorList(list(torch._foreach_maximum(self.tensors, other.tensors)))
+
     def __mul__(self, factor: Any) -> TensorList:
         return TensorList(list(torch._foreach_mul(self.tensors, _operand(factor))))
 
     def __add__(self, term: Any) -> TensorList:
         return TensorList(list(torch._foreach_add(self.tensors, _operand(term))))
+
+    def __sub__(self, term: Any) -> TensorList:
+        return TensorList(list(torch._foreach_sub(self.tensors, _operand(term))))
 
     def __truediv__(self, divisor: Any) -> TensorList:
         return TensorList(list(torch._foreach_div(self.tensors, _operand(divisor))))

@@ -5,10 +5,24 @@ Layout: `meta` (optimizers whose steps stay in the graph), `state` (taking, givi
 cutting the state of modules and Meta optimizers), `_containers` (writing tensors into modules).
 """
 
+from optdiff.meta import MetaAdaBelief as MetaAdaBelief
+from optdiff.meta import MetaAdaDelta as MetaAdaDelta
+from optdiff.meta import MetaAdadelta as MetaAdadelta
+from optdiff.meta import MetaAdaGrad as MetaAdaGrad
+from optdiff.meta import MetaAdagrad as MetaAdagrad
 from optdiff.meta import MetaAdam as MetaAdam
+from optdiff.meta import MetaAdaMax as MetaAdaMax
+from optdiff.meta import MetaAdamax as MetaAdamax
 from optdiff.meta import MetaAdamW as MetaAdamW
+from optdiff.meta import MetaAMSGrad as MetaAMSGrad
+from optdiff.meta import MetaLion as MetaLion
+from optdiff.meta import MetaNAdam as MetaNAdam
 from optdiff.meta import MetaOptimizer as MetaOptimizer
+from optdiff.meta import MetaRAdam as MetaRAdam
+from optdiff.meta import MetaRMSProp as MetaRMSProp
+from optdiff.meta import MetaRMSprop as MetaRMSprop
 from optdiff.meta import MetaSGD as MetaSGD
+from optdiff.meta import MetaYogi as MetaYogi
 from optdiff.state import ModuleState as ModuleState
 from optdiff.state import extract_state_dict as extract_state_dict
 from optdiff.state import module_clone as module_clone

@@ -185,9 +185,23 @@ class TableMetaOptimizer(MetaOptimizer):
         super().__init__(module, self.row.factory(**hyperparams), first_order=first_order)
 
 
-MetaSGD = derive_class(OPTIMIZERS["sgd"], TableMetaOptimizer, __name__, "Meta")
-MetaAdam = derive_class(OPTIMIZERS["adam"], TableMetaOptimizer, __name__, "Meta")
-MetaAdamW = derive_class(OPTIMIZERS["adamw"], TableMetaOptimizer, __name__, "Meta")
+def _derive(name: str) -> type[TableMetaOptimizer]:
+    return derive_class(OPTIMIZERS[name], TableMetaOptimizer, __name__, "Meta")
+
+
+MetaSGD = _derive("sgd")
+MetaAdam = _derive("adam")
+MetaAdamW = _derive("adamw")
+MetaAdamax = MetaAdaMax = _derive("adamax")
+MetaAdaBelief = _derive("adabelief")
+MetaYogi = _derive("yogi")
+MetaAMSGrad = _derive("amsgrad")
+MetaRAdam = _derive("radam")
+MetaNAdam = _derive("nadam")
+MetaRMSprop = MetaRMSProp = _derive("rmsprop")
+MetaAdagrad = MetaAdaGrad = _derive("adagrad")
+MetaAdadelta = MetaAdaDelta = _derive("adadelta")
+MetaLion = _derive("lion")
 
 
 def _trainable(module: nn.Module) -> ParamDict:

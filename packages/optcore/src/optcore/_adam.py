@@ -1,38 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adam and relatives: exponential moving averages of the gradient and of its square."""
+"""Adam: exponential moving averages of the gradient and of its square."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-
-from optcore._chain import chain
-from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
-from optcore._leafwise import (
-    Tick,
-    counts_like,
-    ema,
-    ema_square,
-    fit,
-    leafwise,
-    safe_sqrt,
-    zeros_like,
-)
+from optcore._hyperparams import Hyperparam, check_betas
+from optcore._leafwise import Tick, ema, ema_square
+from optcore._moment_rules import adam_step, descend, with_moments
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree
-from optcore._weight_decay import add_decayed_weights
-
-
-class ScaleByAdamState(NamedTuple):
-    """Moments kept by :func:`scale_by_adam`; every field is a tree like the parameters."""
-
-    count: Tree  # i64[]: updates that this leaf had
-    mu: Tree  # decayed average of gradients
-    nu: Tree  # decayed average of squared gradients
 
 
 def scale_by_adam(
@@ -81,17 +60,14 @@ def scale_by_adam(
     Reference:
         Kingma and Ba, 2015, arXiv:1412.6980, Algorithm 1.
     """
-    who = "scale_by_adam"
-    check_range(who, "b1", b1, 0.0, 1.0, open_high=True)
-    check_range(who, "b2", b2, 0.0, 1.0, open_high=True)
-    check_range(who, "eps", eps, 0.0)
-    check_range(who, "eps_root", eps_root, 0.0)
-    return GradientTransformation(
-        _adam_init,
-        _adam_update,
-        {"b1": b1, "b2": b2, "eps": eps, "eps_root": eps_root},
-        {"moment_requires_grad": moment_requires_grad},
-        name=who,
+    return with_moments(
+        "scale_by_adam",
+        _adam,
+        requires_grad=moment_requires_grad,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
     )
 
 
@@ -139,13 +115,9 @@ def adam(
     Reference:
         Kingma and Ba, 2015, arXiv:1412.6980, Algorithm 1. Equals ``torch.optim.Adam``.
     """
-    b1, b2 = _check_adam("adam", lr, betas, eps, weight_decay, eps_root)
-    return chain(
-        *([scale(-1.0)] if maximize else []),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        scale_by_adam(b1, b2, eps, eps_root, moment_requires_grad=moment_requires_grad),
-        scale_by_learning_rate(lr),
-    )
+    b1, b2 = check_betas("adam", betas)
+    rule = scale_by_adam(b1, b2, eps, eps_root, moment_requires_grad=moment_requires_grad)
+    return descend("adam", rule, lr, weight_decay, maximize)
 
 
 def adamw(
@@ -192,13 +164,9 @@ def adamw(
     Reference:
         Loshchilov and Hutter, 2019, arXiv:1711.05101, Algorithm 2. Equals ``torch.optim.AdamW``.
     """
-    b1, b2 = _check_adam("adamw", lr, betas, eps, weight_decay, eps_root)
-    return chain(
-        *([scale(-1.0)] if maximize else []),
-        scale_by_adam(b1, b2, eps, eps_root, moment_requires_grad=moment_requires_grad),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]),
-        scale_by_learning_rate(lr),
-    )
+    b1, b2 = check_betas("adamw", betas)
+    rule = scale_by_adam(b1, b2, eps, eps_root, moment_requires_grad=moment_requires_grad)
+    return descend("adamw", rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
 
 
 _TORCH_KEYS = {"count": "step", "mu": "exp_avg", "nu": "exp_avg_sq"}
@@ -206,79 +174,18 @@ _TORCH_KEYS = {"count": "step", "mu": "exp_avg", "nu": "exp_avg_sq"}
 ROWS = (OptimizerRow(adam, "Adam", _TORCH_KEYS), OptimizerRow(adamw, "AdamW", _TORCH_KEYS))
 
 
-def _check_adam(
-    who: str, lr: Any, betas: Any, eps: Any, weight_decay: Any, eps_root: Any
-) -> tuple[Hyperparam, Hyperparam]:
-    check_range(who, "lr", lr, 0.0)
-    check_range(who, "eps", eps, 0.0)
-    check_range(who, "weight_decay", weight_decay, 0.0)
-    check_range(who, "eps_root", eps_root, 0.0)
-    return check_betas(who, betas)
-
-
-def _adam_init(params: Tree, *, moment_requires_grad: bool, **_: Any) -> ScaleByAdamState:
-    who = "scale_by_adam"
-    return ScaleByAdamState(
-        count=counts_like(params),
-        mu=zeros_like(who, params, requires_grad=moment_requires_grad),
-        nu=zeros_like(who, params, requires_grad=moment_requires_grad),
-    )
-
-
-def _adam_update(
-    updates: Tree,
-    state: ScaleByAdamState,
-    params: Tree,
+def _adam(
+    g: Any,
+    mu: Any,
+    nu: Any,
     *,
+    tick: Tick,
     inplace: bool,
     b1: Any,
     b2: Any,
     eps: Any,
     eps_root: Any,
-    moment_requires_grad: bool,
-) -> tuple[Tree, ScaleByAdamState]:
-    def formula(
-        g: torch.Tensor,
-        mu: torch.Tensor,
-        nu: torch.Tensor,
-        *,
-        tick: Tick,
-        b1: Any,
-        b2: Any,
-        eps: Any,
-        eps_root: Any,
-    ) -> tuple[torch.Tensor, ...]:
-        mu = ema(mu, g, b1, inplace)
-        nu = ema_square(nu, g, b2, inplace)
-        # u = (mu / c1) / (sqrt(nu / c2 + eps_root) + eps), with c1 and c2 moved off the tensors
-        root_scale, first = tick.derive(_bias_corrections, b1, b2)
-        square = nu
-        if not is_zero(eps_root):
-            square = nu + fit(eps_root * (first / root_scale) ** 2, nu)
-        denominator = safe_sqrt(square) * fit(root_scale, nu) + fit(eps * first, nu)
-        return mu / denominator, mu, nu
-
-    updates, mu, nu, count = leafwise(
-        "scale_by_adam",
-        formula,
-        updates,
-        state.mu,
-        state.nu,
-        counts=state.count,
-        inplace=inplace,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        eps_root=eps_root,
-    )
-    return updates, ScaleByAdamState(count, mu, nu)
-
-
-def _bias_corrections(count: torch.Tensor, b1: Any, b2: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(c1 / sqrt(c2), c1)`` with :math:`c_i = 1 - b_i^t`."""
-    first, second = (1 - torch.pow(_double(b), count) for b in (b1, b2))
-    return first / second.sqrt(), first
-
-
-def _double(value: Any) -> Any:
-    return value.to(torch.float64) if isinstance(value, torch.Tensor) else value
+) -> Any:
+    mu = ema(mu, g, b1, inplace)
+    nu = ema_square(nu, g, b2, inplace)
+    return adam_step(mu, nu, tick, b1, b2, eps, eps_root), mu, nu

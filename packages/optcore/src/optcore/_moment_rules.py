@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Adam and its relatives share: moments, bias correction, the chain around the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from optcore._chain import chain
+from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._leafwise import (
+    Tick,
+    counts_like,
+    fit,
+    full_like,
+    leafwise,
+    safe_sqrt,
+)
+from optcore._scaling import scale, scale_by_learning_rate
+from optcore._transform import GradientTransformation
+from optcore._tree import Tree
+from optcore._weight_decay import add_decayed_weights
+
+
+class ScaleByAdamState(NamedTuple):
+    """A count and two moments; every field is a tree like the parameters."""
+
+    count: Tree  # i64[]: updates that this leaf had
+    mu: Tree  # decayed average of gradients
+    nu: Tree  # second moment, by the rule of the transformation
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What makes one of these transformations: all of its fields are values."""
+
+    who: str
+    formula: Callable[..., Any]  # (g, *moments, tick, inplace, **hyperparams) -> (u, *moments)
+    state: type  # a NamedTuple of the count and the moments
+    start: float
+    requires_grad: bool
+
+    def __repr__(self) -> str:
+        return self.formula.__name__.lstrip("_")
+
+
+def with_moments(
+    who: str,
+    formula: Callable[..., Any],
+    *,
+    state: type = ScaleByAdamState,
+    start: float = 0.0,
+    requires_grad: bool = False,
+    **hyperparams: Any,
+) -> GradientTransformation:
+    """A transformation whose state is a count and moments, all of which start at one value."""
+    check_moments(who, **hyperparams)
+    static = {"rule": Rule(who, formula, state, start, requires_grad)}
+    return GradientTransformation(_moments_init, _moments_update, hyperparams, static, name=who)
+
+
+def check_moments(who: str, **hyperparams: Any) -> None:
+    """Decays ``b1``, ``b2`` in ``[0, 1)``, everything else >= 0."""
+    for name, value in hyperparams.items():
+        if name in ("b1", "b2"):
+            check_range(who, name, value, 0.0, 1.0, open_high=True)
+        else:
+            check_range(who, name, value, 0.0)
+
+
+def descend(
+    who: str,
+    rule: GradientTransformation,
+    lr: Hyperparam,
+    weight_decay: Hyperparam,
+    maximize: bool,
+    decoupled: bool = False,
+    mask: Tree | Callable[[Tree], Tree] | None = None,
+) -> GradientTransformation:
+    """The chain around a rule: sign, penalty, the rule, decoupled decay, learning rate."""
+    check_range(who, "lr", lr, 0.0)
+    check_range(who, "weight_decay", weight_decay, 0.0)
+    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]
+    return chain(
+        *([scale(-1.0)] if maximize else []),
+        *([] if decoupled else decay),
+        rule,
+        *(decay if decoupled else []),
+        scale_by_learning_rate(lr),
+    )
+
+
+def adam_step(mu: Any, nu: Any, tick: Tick, b1: Any, b2: Any, eps: Any, eps_root: Any) -> Any:
+    r"""The step :math:`\hat\mu / (\sqrt{\hat\nu + \epsilon_r} + \epsilon)`."""
+    # the bias corrections c1 and c2 are moved off the tensors
+    first, second = tick.derive(bias_correction, b1), tick.derive(bias_correction, b2)
+    if not is_zero(eps_root):
+        nu = nu + fit(eps_root * second, nu)
+    return mu / (safe_sqrt(nu) * fit(first / second.sqrt(), nu) + fit(eps * first, nu))
+
+
+def bias_correction(count: torch.Tensor, decay: Any) -> torch.Tensor:
+    r""":math:`1 - d^t`, by which an average that started at zero is too small."""
+    decay = decay.to(torch.float64) if isinstance(decay, torch.Tensor) else decay
+    return 1 - torch.pow(decay, count)
+
+
+def _moments_init(params: Tree, *, rule: Rule, **_: Any) -> NamedTuple:
+    moments = (
+        full_like(rule.who, params, rule.start, requires_grad=rule.requires_grad)
+        for _ in rule.state._fields[1:]
+    )
+    return rule.state(counts_like(params), *moments)
+
+
+def _moments_update(
+    updates: Tree, state: Any, params: Tree, *, inplace: bool, rule: Rule, **hyperparams: Any
+) -> tuple[Tree, NamedTuple]:
+    count, *moments = state
+    updates, *moments, count = leafwise(
+        rule.who,
+        partial(rule.formula, inplace=inplace),
+        updates,
+        *moments,
+        counts=count,
+        inplace=inplace,
+        **hyperparams,
+    )
+    return updates, rule.state(count, *moments)
