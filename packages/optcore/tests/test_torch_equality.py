@@ -89,6 +89,18 @@ CASES = {
         "adadelta",
         {"lr": 0.5, "rho": 0.6, "eps": 1e-3, "weight_decay": 0.1, "maximize": True},
     ),
+    "rprop": ("Rprop", "rprop", {}),
+    "rprop-odd": (
+        "Rprop",
+        "rprop",
+        {"lr": 0.3, "etas": (0.3, 1.7), "step_sizes": (1e-4, 0.5), "maximize": True},
+    ),
+    "asgd": ("ASGD", "asgd", {}),
+    "asgd-odd": (
+        "ASGD",
+        "asgd",
+        {"lr": 0.2, "lambd": 0.1, "alpha": 0.6, "t0": 10, "weight_decay": 0.1, "maximize": True},
+    ),
 }
 STEPS = 50
 

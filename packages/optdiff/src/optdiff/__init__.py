@@ -14,9 +14,12 @@ from optdiff.meta import MetaAdam as MetaAdam
 from optdiff.meta import MetaAdaMax as MetaAdaMax
 from optdiff.meta import MetaAdamax as MetaAdamax
 from optdiff.meta import MetaAdamW as MetaAdamW
+from optdiff.meta import MetaAdan as MetaAdan
 from optdiff.meta import MetaAMSGrad as MetaAMSGrad
+from optdiff.meta import MetaASGD as MetaASGD
 from optdiff.meta import MetaLion as MetaLion
 from optdiff.meta import MetaNAdam as MetaNAdam
+from optdiff.meta import MetaNovoGrad as MetaNovoGrad
 from optdiff.meta import MetaOptimizer as MetaOptimizer
 from optdiff.meta import MetaRAdam as MetaRAdam
 from optdiff.meta import MetaRMSProp as MetaRMSProp

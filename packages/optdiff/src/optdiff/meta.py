@@ -201,6 +201,9 @@ MetaNAdam = _derive("nadam")
 MetaRMSprop = MetaRMSProp = _derive("rmsprop")
 MetaAdagrad = MetaAdaGrad = _derive("adagrad")
 MetaAdadelta = MetaAdaDelta = _derive("adadelta")
+MetaAdan = _derive("adan")
+MetaNovoGrad = _derive("novograd")
+MetaASGD = _derive("asgd")
 MetaLion = _derive("lion")
 
 
