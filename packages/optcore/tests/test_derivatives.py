@@ -33,6 +33,7 @@ BUILDERS = {
     "adan": lambda h: optcore.adan(lr=h[0], betas=(h[1], h[2], 0.9), eps=1e-3),
     "novograd": lambda h: optcore.novograd(lr=h[0], betas=(h[1], h[2]), weight_decay=0.1),
     "asgd": lambda h: optcore.asgd(lr=h[0], lambd=h[1], alpha=h[2]),
+    "adafactor": lambda h: optcore.adafactor(lr=h[0], beta2_decay=-h[1], weight_decay=h[2]),
     "schedule": lambda h: optcore.adam(lr=lambda t: h[0] / (1 + h[1] * t), eps=1e-3),
     "tree": lambda h: optcore.adam(lr={"w": h[0], "b": h[1]}, eps=1e-3),
     "per-element": lambda h: optcore.sgd(lr={"w": h[:2], "b": h[2]}),
@@ -143,3 +144,17 @@ def test_a_missing_gradient_leaves_that_leaf_and_its_count_alone():
     on_time, _ = tx.update(grads, state, inplace=False)
     assert torch.equal(late[1], on_time[1])
     assert optcore.apply_updates([a, b], [u, None], inplace=False)[1] is b
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 4)])
+def test_orthogonalised_momentum_in_float64(shape):
+    def steps(first, second, momentum):
+        tx = optcore.scale_by_muon(momentum, ns_dtype=None)
+        state = tx.init([first])
+        _, state = tx.update([first], state)
+        return tx.update([second], state)[0][0]
+
+    inputs = [torch.randn(shape, requires_grad=True) for _ in range(2)]
+    inputs.append(torch.tensor(0.7, requires_grad=True))
+    assert gradcheck(steps, inputs)
+    assert gradgradcheck(steps, inputs)

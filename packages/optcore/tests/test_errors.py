@@ -91,6 +91,21 @@ CONSTRUCTION = [
         "scale_by_adam: expected eps >= 0, got -1.0",
     ),
     (
+        lambda: optcore.muon().init([torch.ones(3, dtype=torch.float32)]),
+        ValueError,
+        "scale_by_muon: expected matrices, got f32[3]; give parameters of other shapes another",
+    ),
+    (
+        lambda: optcore.adan(betas=(0.9, 0.9)),
+        TypeError,
+        "adan: expected betas as a triple, got tuple",
+    ),
+    (
+        lambda: optcore.rprop(etas=(1.5, 1.2)),
+        ValueError,
+        "scale_by_rprop: expected etas with 0 < etas[0] < 1 < etas[1], got (1.5, 1.2)",
+    ),
+    (
         lambda: optcore.adam().init([torch.ones(1, dtype=torch.int64)]),
         TypeError,
         "scale_by_adam: expected real floating parameters, got i64[1]",

@@ -101,6 +101,13 @@ CASES = {
         "asgd",
         {"lr": 0.2, "lambd": 0.1, "alpha": 0.6, "t0": 10, "weight_decay": 0.1, "maximize": True},
     ),
+    "adafactor": ("Adafactor", "adafactor", {}),
+    "adafactor-odd": (
+        "Adafactor",
+        "adafactor",
+        {"lr": 0.2, "beta2_decay": -0.5, "eps": (1e-3, 0.1), "d": 1.5, "weight_decay": 0.1},
+    ),
+    "adafactor-maximize": ("Adafactor", "adafactor", {"lr": 0.05, "maximize": True}),
 }
 STEPS = 50
 
@@ -174,3 +181,20 @@ def test_float32_bias_correction_is_not_computed_in_float32(inplace):
         (a,), states[0] = tx.update([grad], states[0], inplace=inplace)
         (b,), states[1] = tx.update([grad.float()], states[1], inplace=inplace)
     torch.testing.assert_close(b.double(), a, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{}, {"lr": 0.1, "weight_decay": 0.0, "nesterov": False}])
+@pytest.mark.parametrize("adjust", [None, "match_rms_adamw"])
+def test_muon_equals_torch_in_its_bfloat16(options, adjust):
+    nets = []
+    for library in (torch.optim, optcore):
+        generator = torch.Generator().manual_seed(1)
+        params = [torch.randn(s, generator=generator).requires_grad_() for s in [(3, 2), (4, 6)]]
+        optimizer = library.Muon(params, adjust_lr_fn=adjust, **options)
+        for _ in range(10):
+            optimizer.zero_grad()
+            sum((p @ p.T).sin().sum() for p in params).backward()
+            optimizer.step()
+        nets.append(params)
+    for ours, theirs in zip(*nets, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3)

@@ -13,6 +13,9 @@ from optcore._adabelief import scale_by_belief as scale_by_belief
 from optcore._adadelta import ScaleByAdadeltaState as ScaleByAdadeltaState
 from optcore._adadelta import adadelta as adadelta
 from optcore._adadelta import scale_by_adadelta as scale_by_adadelta
+from optcore._adafactor import ScaleByAdafactorState as ScaleByAdafactorState
+from optcore._adafactor import adafactor as adafactor
+from optcore._adafactor import scale_by_adafactor as scale_by_adafactor
 from optcore._adagrad import ScaleByRssState as ScaleByRssState
 from optcore._adagrad import adagrad as adagrad
 from optcore._adagrad import scale_by_rss as scale_by_rss
@@ -35,6 +38,9 @@ from optcore._moment_rules import ScaleByAdamState as ScaleByAdamState
 from optcore._momentum import TraceState as TraceState
 from optcore._momentum import sgd as sgd
 from optcore._momentum import trace as trace
+from optcore._muon import ScaleByMuonState as ScaleByMuonState
+from optcore._muon import muon as muon
+from optcore._muon import scale_by_muon as scale_by_muon
 from optcore._nadam import ScaleByNadamState as ScaleByNadamState
 from optcore._nadam import nadam as nadam
 from optcore._nadam import scale_by_nadam as scale_by_nadam
@@ -79,6 +85,7 @@ from optcore.optim import SGD as SGD
 from optcore.optim import AdaBelief as AdaBelief
 from optcore.optim import AdaDelta as AdaDelta
 from optcore.optim import Adadelta as Adadelta
+from optcore.optim import Adafactor as Adafactor
 from optcore.optim import AdaGrad as AdaGrad
 from optcore.optim import Adagrad as Adagrad
 from optcore.optim import Adam as Adam
@@ -88,6 +95,7 @@ from optcore.optim import AdamW as AdamW
 from optcore.optim import Adan as Adan
 from optcore.optim import AMSGrad as AMSGrad
 from optcore.optim import Lion as Lion
+from optcore.optim import Muon as Muon
 from optcore.optim import NAdam as NAdam
 from optcore.optim import NovoGrad as NovoGrad
 from optcore.optim import Optimizer as Optimizer

@@ -6,6 +6,7 @@ from __future__ import annotations
 from optcore import (
     _adabelief,
     _adadelta,
+    _adafactor,
     _adagrad,
     _adam,
     _adamax,
@@ -13,6 +14,7 @@ from optcore import (
     _amsgrad,
     _asgd,
     _momentum,
+    _muon,
     _nadam,
     _novograd,
     _radam,
@@ -39,6 +41,8 @@ _FAMILIES = (
     _adadelta,
     _rprop,
     _asgd,
+    _adafactor,
+    _muon,
     _sign,
 )
 
