@@ -153,6 +153,54 @@ def test_update_refuses_before_it_changes_the_state(grads, error, message):
     assert torch.equal(state[0].mu["b"], before[0].mu["b"])
 
 
+SHAPES = {
+    "momentum": (optcore.sgd(lr=0.1, momentum=0.9), {"b": torch.ones(1)}, "trace"),
+    "decay": (optcore.sgd(lr=0.1, weight_decay=0.1), {"b": torch.ones(1)}, "add_decayed_weights"),
+    "adam": (optcore.adam(lr=0.1), {"b": torch.ones(())}, "scale_by_adam"),
+    "longer": (optcore.adam(lr=0.1), {"b": torch.ones(4)}, "scale_by_adam"),
+    "novograd": (optcore.novograd(lr=0.1), {"b": torch.ones(4)}, "scale_by_novograd"),
+}
+
+
+@pytest.mark.parametrize(("tx", "wrong", "who"), SHAPES.values(), ids=SHAPES.keys())
+def test_a_gradient_of_another_shape_is_refused_before_anything_changes(tx, wrong, who):
+    params = two()
+    state = tx.init(params)
+    before = copy.deepcopy(state)
+    message = rf"{who}: expected a gradient like its parameter f..\[3\], got f.*, at \['b'\]"
+    with pytest.raises(ValueError, match=message):
+        tx.update({"a": torch.ones(2), **wrong}, state, params, inplace=True)
+    torch.testing.assert_close(state, before)
+
+
+def test_a_hyperparameter_that_does_not_broadcast():
+    message = r"scale_by_learning_rate: expected a hyperparameter that broadcasts to f..\[2\], got "
+    with pytest.raises(ValueError, match=message):
+        optcore.sgd(lr=torch.ones(3) * 0.1).init([torch.ones(2)])
+
+
+def test_a_class_checks_hyperparameters_of_every_group_before_any_step():
+    a, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
+    groups = [{"params": [a]}, {"params": [b], "lr": torch.ones(2) * 0.1}]
+    optimizer = optcore.Adam(groups)
+    a.grad, b.grad = torch.ones(2), torch.ones(3)
+    with pytest.raises(ValueError, match="expected a hyperparameter that broadcasts to"):
+        optimizer.step()
+    assert torch.equal(a.detach(), torch.ones(2))
+
+
+def test_unknown_keywords_name_the_class_and_what_it_takes():
+    message = r"Adam: expected arguments \(params, lr, .*\), but got an unexpected .* 'amsgrad'"
+    with pytest.raises(TypeError, match=message):
+        optcore.Adam([torch.ones(1)], amsgrad=True)
+
+
+def test_a_complex_loss_is_refused():
+    w = torch.ones(2, requires_grad=True)
+    with pytest.raises(TypeError, match=r"FuncOptimizer\.step: expected a real floating loss, got c"):
+        optcore.FuncOptimizer(optcore.adam()).step((w * 1j).sum(), {"w": w})
+
+
 def test_state_of_another_transformation():
     params = two()
     with pytest.raises(ValueError, match="chain: expected a state tuple of 2, got tuple of 1"):
@@ -163,7 +211,7 @@ def test_weight_decay_needs_params():
     params = two()
     tx = optcore.adamw()
     state = tx.init(params)
-    with pytest.raises(ValueError, match="chain: expected params, got None; call update"):
+    with pytest.raises(ValueError, match="adamw: expected params, got None; call update"):
         tx.update(params, state)
     assert not state[0].mu["a"].any()
 
@@ -172,7 +220,7 @@ def test_params_must_be_like_the_gradients():
     params = two()
     tx = optcore.adamw()
     state = tx.init(params)
-    with pytest.raises(ValueError, match="chain: params differ from updates: "):
+    with pytest.raises(ValueError, match="adamw: params differ from updates: "):
         tx.update(params, state, {"a": params["a"]})
     assert not state[0].mu["a"].any()
 

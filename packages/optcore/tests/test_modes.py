@@ -170,3 +170,47 @@ def test_no_warning_in_plain_training():
     params = [torch.ones(2, requires_grad=True)]
     updates, _ = tx.update([torch.ones(2)], tx.init(params), params, inplace=False)
     optcore.apply_updates(params, updates)
+
+
+def test_a_schedule_that_turns_into_a_learned_tensor_is_seen_at_its_own_count():
+    learned = torch.tensor(0.1, requires_grad=True)
+    tx = optcore.chain(optcore.sgd(lr=lambda count: 0.1 if int(count) < 2 else learned))
+    params, state = {"w": torch.ones(2)}, None
+    state = tx.init(params)
+    for _ in range(4):
+        updates, state = tx.update({"w": torch.ones(2)}, state)
+        params = optcore.apply_updates(params, updates)
+    assert torch.autograd.grad(params["w"].sum(), learned)[0] == -4
+
+
+def test_asking_for_a_graph_leaves_no_mark_on_gradients():
+    gradient = torch.ones(2)
+    tx = optcore.identity()
+    tx.update([gradient], tx.init([gradient]), inplace=False)
+    assert not vars(gradient)
+
+
+def test_a_default_step_of_func_optimizer_leaves_an_earlier_graph_alone():
+    phi = torch.tensor(2.0, requires_grad=True)
+    params = {"w": torch.ones(2, requires_grad=True), "index": torch.arange(2)}
+    optimizer = optcore.FuncOptimizer(optcore.adam(lr=0.1))
+    for _ in range(2):
+        params = optimizer.step((params["w"] * phi).square().sum(), params, inplace=False)
+    outer = params["w"].sum()
+    params = optimizer.step(params["w"].square().sum(), params)
+    assert params["w"].is_leaf
+    assert torch.autograd.grad(outer, phi)[0].isfinite()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-14, 1e-16, 1e-18])
+def test_tiny_gradients_with_a_tiny_eps_take_the_steps_of_torch(dtype, size):
+    results = []
+    for library in (torch.optim, optcore):
+        w = torch.nn.Parameter(torch.zeros(2, dtype=dtype))
+        optimizer = library.Adam([w], lr=1.0, eps=1e-15)
+        for _ in range(5):
+            w.grad = torch.full((2,), size, dtype=dtype)
+            optimizer.step()
+        results.append(w.detach())
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=0)

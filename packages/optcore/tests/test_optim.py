@@ -111,6 +111,19 @@ def test_continues_from_a_torch_adam_checkpoint():
     assert_same(net, twin)
 
 
+def test_continues_from_a_torch_sgd_checkpoint_with_dampening():
+    net, twin = model(), model()
+    options = {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}
+    theirs = torch.optim.SGD(net.parameters(), **options)
+    train(net, theirs, 3)
+    twin.load_state_dict(net.state_dict())
+    ours = optcore.SGD(twin.parameters(), **options)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    train(net, theirs, 3)
+    train(twin, ours, 3)
+    assert_same(net, twin)
+
+
 def test_any_transformation_makes_a_class():
     def schedule(count):
         return 0.1 / (1 + count)

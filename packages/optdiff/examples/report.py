@@ -88,7 +88,10 @@ def table(
         ways: Classes in a task.
         sections: Methods before which a line is drawn.
     """
-    caption = f"mean ± half of the 95 % interval over tasks; chance is {100 / ways:.0f} %"
+    caption = (
+        f"mean ± half of the 95 % interval over tasks; chance is {100 / ways:.0f} %\n"
+        "the queries of a task are classified together (batch norm of the batch at hand)"
+    )
     shown = Table(title=title, caption=caption)
     shown.add_column("method")
     for setting in results:

@@ -92,21 +92,37 @@ def test_a_refused_step_changes_nothing(loss, error, message):
     assert meta.state_dict()[0] is state
 
 
-def test_state_of_another_module_is_refused_before_anything_changes():
-    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1, bias=False))
-    del net[1]._parameters["bias"]
+OTHER_MODULES = [
+    (nn.Linear(3, 1), "expected a module with parameters {'weight': [1, 3], 'bias': [1]}, got"),
+    (nn.Linear(2, 1, bias=False), "expected a module with parameters {'weight': [1, 2]}, got"),
+    (nn.Conv1d(2, 1, 1), "expected a module with parameters {'weight': [1, 2, 1], 'bias': [1]}"),
+    (nn.Sequential(nn.Linear(2, 1)), "expected the state of 1 submodules, got parameters of 2"),
+]
+
+
+@pytest.mark.parametrize(("other", "message"), OTHER_MODULES)
+def test_state_of_another_module_is_refused_before_anything_changes(other, message):
+    net = nn.Linear(2, 1)
     before = list(net.parameters())
-    other = optdiff.extract_state_dict(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)))
-    with pytest.raises(
-        ValueError,
-        match=re.escape(
-            "recover_state_dict: expected a module with ['bias'], got ['weight'], at 1"
-        ),
-    ):
-        optdiff.recover_state_dict(net, other)
+    with pytest.raises(ValueError, match=re.escape(f"recover_state_dict: {message}")):
+        optdiff.recover_state_dict(net, optdiff.extract_state_dict(other))
     assert all(a is b for a, b in zip(net.parameters(), before, strict=True))
-    with pytest.raises(ValueError, match="expected the state of 1 submodules, got 3"):
-        optdiff.recover_state_dict(nn.Linear(2, 2), other)
+
+
+def test_state_with_other_buffers_is_refused():
+    state = optdiff.extract_state_dict(nn.BatchNorm1d(2))
+    net = nn.BatchNorm1d(2, track_running_stats=False)
+    with pytest.raises(ValueError, match="recover_state_dict: expected a module with buffers"):
+        optdiff.recover_state_dict(net, state)
+
+
+@pytest.mark.parametrize("state", [(123,), optdiff.MetaSGD(nn.Linear(1, 1)).state_dict()])
+def test_state_of_another_optimizer_is_refused(state):
+    meta = optdiff.MetaAdam(nn.Linear(1, 1))
+    kept = meta.state_dict()[0]
+    with pytest.raises(ValueError, match=r"MetaAdam.load_state_dict: expected a state of adam\("):
+        optdiff.recover_state_dict(meta, state)
+    assert meta.state_dict()[0] is kept
 
 
 def test_states_of_other_groups_are_refused():

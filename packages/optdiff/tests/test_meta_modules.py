@@ -194,6 +194,34 @@ def test_two_groups():
     assert torch.autograd.grad(b.weight.sum(), first)[0].abs().sum() > 0
 
 
+def test_a_cloned_optimizer_has_groups_of_its_own():
+    net = nn.Linear(3, 1)
+    meta = optdiff.MetaAdam(net, lr=0.1)
+    optdiff.module_clone(meta).add_param_group(nn.Linear(3, 3))
+    step(net, meta)
+    assert len(meta.state_dict()) == 1
+
+
+def test_module_and_optimizer_copy_together():
+    net = Tied()
+    meta = optdiff.MetaAdam(net, lr=0.1)
+    step(net, meta, 2)
+    twin, resumed = copy.deepcopy((net, meta))
+    step(net, meta)
+    step(twin, resumed)
+    torch.testing.assert_close(twin.state_dict(), net.state_dict(), rtol=0, atol=0)
+    assert twin.encode.weight is not net.encode.weight
+
+
+def test_a_learning_rate_for_each_parameter_by_name():
+    net = nn.Linear(3, 1)
+    rates = {name: torch.tensor(0.1, requires_grad=True) for name in ("bias", "weight")}
+    meta = optdiff.MetaSGD(net, lr=rates)
+    step(net, meta)
+    found = torch.autograd.grad(net(torch.ones(1, 3)).sum(), list(rates.values()))
+    assert all(g != 0 for g in found)
+
+
 def test_batch_norm_and_dropout_modules_run():
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
     phi = torch.ones(3, requires_grad=True)
@@ -205,5 +233,5 @@ def test_batch_norm_and_dropout_modules_run():
 
 def test_repr():
     assert repr(optdiff.MetaSGD(nn.Linear(1, 1), lr=0.1)) == (
-        "MetaSGD(Linear, chain(transformations=[scale_by_learning_rate(lr=0.1, flip_sign=True)]))"
+        "MetaSGD(Linear, sgd(transformations=[scale_by_learning_rate(lr=0.1, flip_sign=True)]))"
     )

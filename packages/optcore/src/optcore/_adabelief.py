@@ -116,4 +116,4 @@ def _belief(
 ) -> Any:
     mu = ema(mu, g, b1, inplace)
     nu = ema_square(nu, g - mu, b2, inplace) + fit(eps_root, nu)
-    return adam_step(mu, nu, tick, b1, b2, eps, 0.0), mu, nu
+    return adam_step(mu, nu, tick, inplace, b1, b2, eps, 0.0), mu, nu

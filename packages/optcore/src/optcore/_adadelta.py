@@ -112,7 +112,7 @@ def adadelta(
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         scale_by_adadelta(rho, eps),
         scale_by_learning_rate(lr),
-    )
+    ).named("adadelta")
 
 
 ROWS = (
@@ -140,7 +140,7 @@ def _adadelta_update(
         g: torch.Tensor, e_g: torch.Tensor, e_x: torch.Tensor, *, rho: Any, eps: Any
     ) -> Any:
         e_g = ema_square(e_g, g, rho, inplace)
-        step = safe_sqrt(e_x + fit(eps, e_x)) / safe_sqrt(e_g + fit(eps, e_g)) * g
+        step = safe_sqrt(e_x + fit(eps, e_x), inplace) / safe_sqrt(e_g + fit(eps, e_g), inplace) * g
         return step, e_g, ema_square(e_x, step, rho, inplace)
 
     updates, e_g, e_x = leafwise(

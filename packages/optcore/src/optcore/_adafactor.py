@@ -128,7 +128,7 @@ def adafactor(
     return chain(
         *([scale(-1.0)] if maximize else []),
         scale_by_adafactor(lr, beta2_decay, eps, d, weight_decay),
-    )
+    ).named("adafactor")
 
 
 ROWS = (OptimizerRow(adafactor, "Adafactor", {"count": "step"}),)

@@ -136,7 +136,7 @@ def adagrad(
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         scale_by_rss(initial_accumulator_value, eps, lr_decay=lr_decay),
         scale_by_learning_rate(lr),
-    )
+    ).named("adagrad")
 
 
 ROWS = (
@@ -167,7 +167,7 @@ def _rss_update(
     def plain(g: torch.Tensor, total: torch.Tensor, *, eps: Any, eps_root: Any) -> Any:
         new = g if g.dtype == total.dtype else g.to(total.dtype)
         total = total.addcmul_(new, new, value=1) if inplace else total + new * new
-        return divided_by_root(new, total, eps, eps_root), total
+        return divided_by_root(new, total, eps, eps_root, inplace), total
 
     def decayed(
         g: torch.Tensor, total: torch.Tensor, *, tick: Tick, eps: Any, eps_root: Any, lr_decay: Any

@@ -188,4 +188,4 @@ def _adam(
 ) -> Any:
     mu = ema(mu, g, b1, inplace)
     nu = ema_square(nu, g, b2, inplace)
-    return adam_step(mu, nu, tick, b1, b2, eps, eps_root), mu, nu
+    return adam_step(mu, nu, tick, inplace, b1, b2, eps, eps_root), mu, nu

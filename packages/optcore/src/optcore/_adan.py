@@ -129,7 +129,7 @@ def adan(
         scale_by_adan(*betas, eps, eps_root),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         scale_by_learning_rate(lr),
-    )
+    ).named("adan")
 
 
 ROWS = (OptimizerRow(adan, "Adan", {"t": "step"}),)
@@ -170,7 +170,7 @@ def _adan_update(
         direction = m * fit(1 / c1, m) + v * fit((1 - b2) / c2, v)
         square = n * fit(1 / c3, n)
         square = square if is_zero(eps_root) else square + fit(eps_root, n)
-        return direction / (safe_sqrt(square) + fit(eps, n)), m, v, n, g.clone()
+        return direction / (safe_sqrt(square, inplace) + fit(eps, n)), m, v, n, g.clone()
 
     updates, *moments, count = leafwise(
         "scale_by_adan",

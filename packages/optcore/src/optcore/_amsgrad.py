@@ -149,7 +149,7 @@ def _amsgrad(
     mu = ema(mu, g, b1, inplace)
     nu = ema_square(nu, g, b2, inplace)
     nu_max = nu_max.maximum(nu)
-    return adam_step(mu, nu_max, tick, b1, b2, eps, eps_root), mu, nu, nu_max
+    return adam_step(mu, nu_max, tick, inplace, b1, b2, eps, eps_root), mu, nu, nu_max
 
 
 def _amsgrad_corrected(
@@ -170,4 +170,4 @@ def _amsgrad_corrected(
     nu_max = nu_max.maximum(nu / fit(tick.derive(bias_correction, b2), nu))
     first = tick.derive(bias_correction, b1)
     square = nu_max if is_zero(eps_root) else nu_max + fit(eps_root, nu)
-    return mu / ((safe_sqrt(square) + fit(eps, nu)) * fit(first, nu)), mu, nu, nu_max
+    return mu / ((safe_sqrt(square, inplace) + fit(eps, nu)) * fit(first, nu)), mu, nu, nu_max

@@ -111,7 +111,7 @@ def asgd(
         *([scale(-1.0)] if maximize else []),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         scale_by_asgd(lr, lambd, alpha, t0),
-    )
+    ).named("asgd")
 
 
 ROWS = (OptimizerRow(asgd, "ASGD", {"count": "step"}),)

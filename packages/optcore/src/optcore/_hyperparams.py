@@ -10,7 +10,15 @@ from typing import Any, TypeAlias
 
 import torch
 
-from optcore._tree import Tree, describe, tree_leaves, tree_map, tree_structure
+from optcore._tree import (
+    ParamDict,
+    Tree,
+    describe,
+    path_to,
+    tree_leaves,
+    tree_map,
+    tree_structure,
+)
 
 Schedule: TypeAlias = Callable[[torch.Tensor], "float | torch.Tensor"]
 Hyperparam: TypeAlias = "float | torch.Tensor | Schedule | Tree"
@@ -93,6 +101,8 @@ def per_leaf(who: str, name: str, value: Hyperparam, updates: Tree) -> list[Any]
     """One value per leaf of ``updates`` if ``value`` is a prefix tree, None if it is one value."""
     if isinstance(value, (Real, torch.Tensor)) or callable(value):
         return None
+    if type(value) is dict and isinstance(updates, ParamDict) and value.keys() == updates.keys():
+        value = ParamDict((key, value[key]) for key in updates)
     try:
         parts = tree_structure(value).flatten_up_to(updates)
     except (ValueError, TypeError) as error:
@@ -101,3 +111,19 @@ def per_leaf(who: str, name: str, value: Hyperparam, updates: Tree) -> list[Any]
     for leaf, part in zip(tree_leaves(value), parts, strict=True):
         values += [leaf] * len(tree_leaves(part))
     return values
+
+
+def check_broadcast(
+    who: str, value: torch.Tensor, param: torch.Tensor, tree: Tree, index: int
+) -> None:
+    """Refuse a hyperparameter whose axes do not fit into those of leaf ``index`` of ``tree``.
+
+    Raises:
+        ValueError: It does not broadcast, or would enlarge the parameter.
+    """
+    axes = zip(reversed(value.shape), reversed(param.shape), strict=False)
+    if value.ndim > param.ndim or any(own not in (1, theirs) for own, theirs in axes):
+        raise ValueError(
+            f"{who}: expected a hyperparameter that broadcasts to {describe(param)}, got "
+            f"{describe(value)}, at {path_to(tree, index)}"
+        )

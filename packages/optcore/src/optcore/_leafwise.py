@@ -13,10 +13,18 @@ from typing import Any
 
 import torch
 
-from optcore._hyperparams import Hyperparam, per_leaf
+from optcore._hyperparams import Hyperparam, check_broadcast, per_leaf
 from optcore._tensorlist import TensorList
 from optcore._transform import under_transform
-from optcore._tree import Tree, describe, flatten_like, tree_flatten, tree_map, tree_unflatten
+from optcore._tree import (
+    Tree,
+    describe,
+    flatten_like,
+    path_to,
+    tree_flatten,
+    tree_map,
+    tree_unflatten,
+)
 
 _SMALL = 8192  # elements: below, the overhead of a call costs more than its arithmetic
 
@@ -52,9 +60,6 @@ def leafwise(
         ``updates``.
     """
     grads, spec = tree_flatten(updates)
-    for grad in grads:  # all of them, before a formula overwrites the first buffer
-        if grad is not None:
-            check_gradient(who, grad)
     columns = [flatten_like(who, "state differs from updates", spec, state) for state in states]
     if params is not None:
         columns.append(flatten_like(who, "params differ from updates", spec, params))
@@ -67,6 +72,12 @@ def leafwise(
         values = per_leaf(who, name, value, updates)
         if values is not None:
             trees[name] = values
+    for index, grad in enumerate(grads):  # all, before a formula overwrites the first buffer
+        if grad is not None:
+            check_gradient(who, grad)
+            like = columns[-1] if params is not None else columns[0] if columns else grads
+            values = (trees[k][index] if k in trees else v for k, v in hyperparams.items())
+            _check_shapes(who, updates, index, grad, like[index], values)
     outputs: list[list[Any]] = [[None] * len(grads), *map(list, columns[: len(states)])]
     together = (
         inplace
@@ -93,6 +104,24 @@ def leafwise(
     if ticks is not None:
         outputs.append([c if t is None else t.count for c, t in zip(old, ticks, strict=True)])
     return tuple(tree_unflatten(spec, output) for output in outputs)
+
+
+def _check_shapes(
+    who: str,
+    updates: Tree,
+    index: int,
+    grad: torch.Tensor,
+    like: torch.Tensor | None,
+    hyperparams: Iterable[Any],
+) -> None:
+    if like is not None and like.shape != grad.shape:
+        raise ValueError(
+            f"{who}: expected a gradient like its parameter {describe(like)}, got "
+            f"{describe(grad)}, at {path_to(updates, index)}"
+        )
+    for value in hyperparams:
+        if isinstance(value, torch.Tensor) and value.ndim:
+            check_broadcast(who, value, grad, updates, index)
 
 
 def _batches(
@@ -226,15 +255,20 @@ def add_scaled(base: torch.Tensor, term: torch.Tensor, scale: Any) -> torch.Tens
     return base.add(term, alpha=scale)
 
 
-# Below the floor a square root is held constant: its derivative is 0 there, also to second order.
-# The floors' roots vanish beside any eps that the dtype can tell from 0.
-_FLOOR = {torch.float64: 1e-200, torch.float32: 1e-30, torch.bfloat16: 1e-30, torch.float16: 6e-8}
+# The smallest square whose root has a derivative: below, the root is held constant.
+_FLOOR = {
+    torch.float64: torch.finfo(torch.float64).tiny,
+    torch.float32: torch.finfo(torch.float32).tiny,
+    torch.bfloat16: torch.finfo(torch.bfloat16).tiny,
+    torch.float16: torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps,
+}
 
 
-def safe_sqrt(square: torch.Tensor) -> torch.Tensor:
+def safe_sqrt(square: torch.Tensor, inplace: bool = False) -> torch.Tensor:
     r""":math:`\sqrt{x}` whose first and second derivative at 0 are 0.
 
     Behind a second moment this makes the derivative at an exactly zero gradient its limit, where
-    the plain square root gives :math:`0 \cdot \infty`.
+    the plain square root gives :math:`0 \cdot \infty`. In place nothing is differentiated, and it
+    is the plain square root.
     """
-    return square.clamp_min(_FLOOR[square.dtype]).sqrt()
+    return square.sqrt() if inplace else square.clamp_min(_FLOOR[square.dtype]).sqrt()

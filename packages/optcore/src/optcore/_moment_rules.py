@@ -91,16 +91,18 @@ def descend(
         rule,
         *(decay if decoupled else []),
         scale_by_learning_rate(lr),
-    )
+    ).named(who)
 
 
-def adam_step(mu: Any, nu: Any, tick: Tick, b1: Any, b2: Any, eps: Any, eps_root: Any) -> Any:
+def adam_step(
+    mu: Any, nu: Any, tick: Tick, inplace: bool, b1: Any, b2: Any, eps: Any, eps_root: Any
+) -> Any:
     r"""The step :math:`\hat\mu / (\sqrt{\hat\nu + \epsilon_r} + \epsilon)`."""
     # the bias corrections c1 and c2 are moved off the tensors
     first, second = tick.derive(bias_correction, b1), tick.derive(bias_correction, b2)
     if not is_zero(eps_root):
         nu = nu + fit(eps_root * second, nu)
-    return mu / (safe_sqrt(nu) * fit(first / second.sqrt(), nu) + fit(eps * first, nu))
+    return mu / (safe_sqrt(nu, inplace) * fit(first / second.sqrt(), nu) + fit(eps * first, nu))
 
 
 def bias_correction(count: torch.Tensor, decay: Any) -> torch.Tensor:

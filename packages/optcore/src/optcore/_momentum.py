@@ -40,7 +40,7 @@ def trace(
         u_t &= b_t \quad\text{or, with Nesterov,}\quad g_t + d\,b_t
 
     Args:
-        decay: Decay :math:`d` of the momentum, in ``[0, 1]``.
+        decay: Decay :math:`d` of the momentum, >= 0; above 1 it grows.
         dampening: :math:`\tau`; the first gradient enters undamped, as in torch.optim.
         nesterov: Look one step ahead.
         moment_requires_grad: Start the momentum as leaves that require grad, to learn it.
@@ -67,7 +67,7 @@ def trace(
         Sutskever et al., 2013, "On the importance of initialization and momentum in deep
         learning", equations 1-4, in the form of ``torch.optim.SGD``.
     """
-    check_range("trace", "decay", decay, 0.0, 1.0)
+    check_range("trace", "decay", decay, 0.0)
     check_range("trace", "dampening", dampening)
     return GradientTransformation(
         _trace_init,
@@ -139,10 +139,15 @@ def sgd(
             else [trace(momentum, dampening, nesterov, moment_requires_grad=moment_requires_grad)]
         ),
         scale_by_learning_rate(lr),
-    )
+    ).named("sgd")
 
 
-ROWS = (OptimizerRow(sgd, "SGD", {"trace": "momentum_buffer", "count": "step"}),)
+_TORCH_KEYS = {"trace": "momentum_buffer", "count": "step"}
+
+ROWS = (
+    # a buffer in a checkpoint of torch.optim has seen its first, undamped gradient
+    OptimizerRow(sgd, "SGD", _TORCH_KEYS, implied={"step": 1}),
+)
 
 
 def _brief(value: Any) -> str:

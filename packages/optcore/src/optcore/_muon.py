@@ -151,7 +151,7 @@ def muon(
         ),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         scale_by_learning_rate(lr),
-    )
+    ).named("muon")
 
 
 ROWS = (OptimizerRow(muon, "Muon", {"momentum": "momentum_buffer"}),)

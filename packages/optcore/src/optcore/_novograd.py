@@ -119,7 +119,7 @@ def novograd(
         *([scale(-1.0)] if maximize else []),
         scale_by_novograd(b1, b2, eps, eps_root, weight_decay),
         scale_by_learning_rate(lr),
-    )
+    ).named("novograd")
 
 
 ROWS = (OptimizerRow(novograd, "NovoGrad", {"count": "step", "mu": "exp_avg", "nu": "norm_sq"}),)
@@ -155,7 +155,7 @@ def _novograd_update(
         g = g.to(mu.dtype)
         fresh = tick.derive(_weight_of_norm, b2)
         nu = nu * fit(1 - fresh, nu) + g.square().sum() * fit(fresh, nu)
-        scaled = g / (safe_sqrt(nu + eps_root) + eps)
+        scaled = g / (safe_sqrt(nu + eps_root, inplace) + eps)
         mu = mu * fit(b1, mu) + scaled + param * fit(weight_decay, param)
         return mu, mu, nu
 

@@ -156,7 +156,7 @@ def _radam(
     first, second = tick.derive(bias_correction, b1), tick.derive(bias_correction, b2)
     scaled, plain = tick.derive(_rectification, b2, threshold)
     square = nu if is_zero(eps_root) else nu + fit(eps_root, nu)
-    adaptive = mu / (safe_sqrt(square) + fit(eps, nu))
+    adaptive = mu / (safe_sqrt(square, inplace) + fit(eps, nu))
     update = adaptive * fit(scaled * second.sqrt() / first, nu) + mu * fit(plain / first, nu)
     return update, mu, nu
 
@@ -177,6 +177,6 @@ def _radam_corrected(
     mu = ema(mu, g, b1, inplace)
     nu = ema_square(nu, g, b2, inplace)
     scaled, plain = tick.derive(_rectification, b2, threshold)
-    adaptive = adam_step(mu, nu, tick, b1, b2, eps, eps_root)
+    adaptive = adam_step(mu, nu, tick, inplace, b1, b2, eps, eps_root)
     first = tick.derive(bias_correction, b1)
     return adaptive * fit(scaled, nu) + mu * fit(plain / first, nu), mu, nu

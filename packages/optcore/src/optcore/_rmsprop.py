@@ -196,7 +196,7 @@ def rmsprop(
         by_root(alpha, eps, initial_scale),
         *([] if is_zero(momentum) else [trace(momentum, nesterov=nesterov)]),
         scale_by_learning_rate(lr),
-    )
+    ).named("rmsprop")
 
 
 ROWS = (
@@ -217,12 +217,12 @@ def _check_rms(who: str, decay: Any, eps: Any, initial_scale: Any, eps_root: Any
 
 
 def divided_by_root(
-    grad: torch.Tensor, square: torch.Tensor, eps: Any, eps_root: Any
+    grad: torch.Tensor, square: torch.Tensor, eps: Any, eps_root: Any, inplace: bool
 ) -> torch.Tensor:
     r""":math:`g / (\sqrt{s + \epsilon_r} + \epsilon)`."""
     if not is_zero(eps_root):
         square = square + fit(eps_root, square)
-    return grad / (safe_sqrt(square) + fit(eps, square))
+    return grad / (safe_sqrt(square, inplace) + fit(eps, square))
 
 
 def _rms_init(params: Tree, *, initial_scale: float, **_: Any) -> ScaleByRmsState:
@@ -242,7 +242,7 @@ def _rms_update(
 ) -> tuple[Tree, ScaleByRmsState]:
     def formula(g: torch.Tensor, nu: torch.Tensor, *, decay: Any, eps: Any, eps_root: Any) -> Any:
         nu = ema_square(nu, g, decay, inplace)
-        return divided_by_root(g, nu, eps, eps_root), nu
+        return divided_by_root(g, nu, eps, eps_root, inplace), nu
 
     hyperparams = {"decay": decay, "eps": eps, "eps_root": eps_root}
     updates, nu = leafwise(
@@ -272,7 +272,8 @@ def _stddev_update(
     ) -> Any:
         mu = ema(mu, g, decay, inplace)
         nu = ema_square(nu, g, decay, inplace)
-        return divided_by_root(g, nu - mu * mu, eps, eps_root), mu, nu
+        variance = (nu - mu * mu).clamp_min(0.0)  # rounding may leave less
+        return divided_by_root(g, variance, eps, eps_root, inplace), mu, nu
 
     hyperparams = {"decay": decay, "eps": eps, "eps_root": eps_root}
     updates, mu, nu = leafwise(

@@ -21,12 +21,14 @@ class OptimizerRow:
         class_name: Name of the ``torch.optim`` class; the Meta class is ``Meta`` + this.
         torch_keys: State field -> the key torch.optim uses for it in ``state_dict()``.
         also: Other spellings of the class name.
+        implied: Key -> value of a count that torch.optim does not write.
     """
 
     factory: Callable[..., GradientTransformation]
     class_name: str
     torch_keys: Mapping[str, str] = field(default_factory=dict)
     also: tuple[str, ...] = ()
+    implied: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

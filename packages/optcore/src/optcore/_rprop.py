@@ -100,7 +100,9 @@ def rprop(
     Reference:
         Riedmiller and Braun, 1993.
     """
-    return chain(scale_by_rprop(lr, etas, step_sizes), scale(1.0 if maximize else -1.0))
+    return chain(scale_by_rprop(lr, etas, step_sizes), scale(1.0 if maximize else -1.0)).named(
+        "rprop"
+    )
 
 
 ROWS = (OptimizerRow(rprop, "Rprop"),)

@@ -126,7 +126,7 @@ def lion(
         scale_by_lion(b1, b2),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]),
         scale_by_learning_rate(lr),
-    )
+    ).named("lion")
 
 
 def sign_sgd(lr: Hyperparam = 1e-3, *, maximize: bool = False) -> GradientTransformation:
@@ -152,7 +152,9 @@ def sign_sgd(lr: Hyperparam = 1e-3, *, maximize: bool = False) -> GradientTransf
         Bernstein et al., 2018, arXiv:1802.04434, Algorithm 1. Equals ``optax.sign_sgd``.
     """
     check_range("sign_sgd", "lr", lr, 0.0)
-    return chain(*([scale(-1.0)] if maximize else []), scale_by_sign(), scale_by_learning_rate(lr))
+    return chain(
+        *([scale(-1.0)] if maximize else []), scale_by_sign(), scale_by_learning_rate(lr)
+    ).named("sign_sgd")
 
 
 def signum(
@@ -191,7 +193,7 @@ def signum(
         *([scale(-1.0)] if maximize else []),
         scale_by_lion(momentum, momentum),
         scale_by_learning_rate(lr),
-    )
+    ).named("signum")
 
 
 ROWS = (

@@ -8,18 +8,25 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import lru_cache
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
 
-import treeops
-from optcore._hyperparams import Hyperparam, at_count, is_scheduled, per_leaf
+from optcore._hyperparams import (
+    Hyperparam,
+    at_count,
+    check_broadcast,
+    is_scheduled,
+    per_leaf,
+)
 from optcore._tree import (
     Tree,
     describe,
     flatten_like,
+    path_to,
     tensors_in,
     tree_flatten,
     tree_leaves,
@@ -112,10 +119,29 @@ class GradientTransformation:
         Raises:
             ValueError: A hyperparameter is a tree but not a prefix of the parameters.
         """
-        for name, value in self._hyperparams.items():
-            per_leaf(self._name, name, value, params)
+        self._check_hyperparams(params)
         state = self._init(params, **self._hyperparams, **self._static)
         return ScheduleState(new_count(), state) if self._scheduled else state
+
+    def check(self, params: Tree) -> None:
+        """Refuse parameters that the hyperparameters, inner ones included, do not fit.
+
+        Raises:
+            ValueError: A tree that is no prefix of the parameters, or a tensor that does not
+                broadcast to them.
+        """
+        for transformation in self._all():
+            transformation._check_hyperparams(params)
+
+    def _check_hyperparams(self, params: Tree) -> None:
+        for name, value in self._hyperparams.items():
+            if isinstance(value, Real) or callable(value):
+                continue
+            values = per_leaf(self._name, name, value, params)
+            for index, param in enumerate(tree_leaves(params)):
+                own = value if values is None else values[index]
+                if isinstance(own, torch.Tensor) and isinstance(param, torch.Tensor) and own.ndim:
+                    check_broadcast(self._name, own, param, params, index)
 
     def update(
         self,
@@ -157,13 +183,14 @@ class GradientTransformation:
                 f"{self._name}: expected params, got None; call update(updates, state, params)"
             )
         if inplace is None:
-            inplace = not differentiates((updates, state, extra, list(self.tensors())), params)
+            inplace = not differentiates((updates, state, extra, list(self.tensors(state))), params)
         elif inplace is False and _carries_no_graph(updates):
             if any(p.grad_fn is not None for p in tensors_in([params])):
                 _warn_no_graph(self._name)
             else:  # apply_updates may see parameters that are not leaves
+                given = updates
                 updates, state = self.apply(updates, state, params, False, extra)
-                return _mark_no_graph(updates), state
+                return _mark_no_graph(updates, given), state
         with torch.no_grad() if inplace else nullcontext():
             return self.apply(updates, state, params, inplace, extra)
 
@@ -190,20 +217,41 @@ class GradientTransformation:
         )
         return updates, ScheduleState(state.count + 1, inner)
 
+    def named(self, name: str) -> GradientTransformation:
+        """The same transformation, which calls itself ``name`` in ``repr`` and in errors."""
+        fields = (self._init, self._update, self._hyperparams, self._static)
+        return GradientTransformation(*fields, name=name, needs_params=self.needs_params)
+
     def chain(self, following: GradientTransformation) -> GradientTransformation:
         """This transformation, then ``following``."""
         from optcore._chain import chain  # chain.py builds on this module
 
         return chain(self, following)
 
-    def tensors(self) -> Iterator[torch.Tensor]:
-        """Tensors that the hyperparameters are or (schedules) give, inner ones included."""
-        start = new_count() if self._scheduled else None
-        for value in self._hyperparams.values():
-            yield from tensors_in([value if start is None else at_count(value, start)])
+    def tensors(self, state: Tree = None) -> Iterator[torch.Tensor]:
+        """Tensors that the hyperparameters are or (schedules) give now, inner ones included.
+
+        Args:
+            state: Whose counts the schedules are evaluated at; None for the first step.
+        """
+        counts = iter(
+            [
+                node.count
+                for node in tree_leaves(state, is_leaf=_is_schedule_state)
+                if _is_schedule_state(node)
+            ]
+        )
+        for transformation in self._all():
+            count = next(counts, new_count()) if transformation._scheduled else None
+            for value in transformation._hyperparams.values():
+                yield from tensors_in([value if count is None else at_count(value, count)])
+
+    def _all(self) -> Iterator[GradientTransformation]:
+        """This transformation and those it holds, in the order of their states."""
+        yield self
         for leaf in tree_leaves(dict(self._static)):
             if isinstance(leaf, GradientTransformation):
-                yield from leaf.tensors()
+                yield from leaf._all()
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
@@ -279,6 +327,10 @@ def _show(value: Any) -> str:
     return getattr(value, "__qualname__", None) or repr(value)
 
 
+def _is_schedule_state(node: object) -> bool:
+    return isinstance(node, ScheduleState)
+
+
 def new_count() -> torch.Tensor:
     """A step count of zero: on the CPU, so that nothing ever waits for a device to read it."""
     return torch.zeros((), dtype=torch.int64)
@@ -330,9 +382,10 @@ def _carries_no_graph(updates: Tree) -> bool:
     return found
 
 
-def _mark_no_graph(updates: Tree) -> Tree:
+def _mark_no_graph(updates: Tree, given: Tree) -> Tree:
+    own = {id(tensor) for tensor in tensors_in([given])}  # a user's gradient stays as it is
     for tensor in tensors_in([updates]):
-        if not tensor.requires_grad:
+        if not tensor.requires_grad and id(tensor) not in own:
             setattr(tensor, _NO_GRAPH, True)
     return updates
 
@@ -378,12 +431,12 @@ def apply_updates(params: Tree, updates: Tree, *, inplace: bool | None = None) -
         if not (isinstance(p, torch.Tensor) and isinstance(u, torch.Tensor)):
             raise TypeError(
                 f"{who}: expected tensors, got a parameter {describe(p)} and an update "
-                f"{describe(u)}, at leaf {_path(params, index)}"
+                f"{describe(u)}, at leaf {path_to(params, index)}"
             )
         if u.shape != p.shape:
             raise ValueError(
                 f"{who}: expected an update like its parameter {describe(p)}, got {describe(u)}, "
-                f"at leaf {_path(params, index)}"
+                f"at leaf {path_to(params, index)}"
             )
     marked = any(getattr(u, _NO_GRAPH, False) for u in steps if u is not None)
     if inplace is None:
@@ -403,8 +456,3 @@ def apply_updates(params: Tree, updates: Tree, *, inplace: bool | None = None) -
 def _moved(param: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
     new = param + update
     return new if new.dtype == param.dtype else new.to(param.dtype)
-
-
-def _path(tree: Tree, index: int) -> str:
-    paths = treeops.tree_paths(tree, none_is_leaf=True, namespace="optcore")
-    return "".join(f"[{key!r}]" for key in paths[index]) or "the root"

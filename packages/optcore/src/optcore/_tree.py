@@ -52,6 +52,12 @@ def flatten_like(who: str, what: str, spec: Any, tree: Tree) -> list[Any]:
         raise type(error)(f"{who}: {what}: {error}") from None
 
 
+def path_to(tree: Tree, index: int) -> str:
+    """Where a leaf stands, as ``['enc'][0]``."""
+    paths = treeops.tree_paths(tree, none_is_leaf=True, namespace=NAMESPACE)
+    return "".join(f"[{key!r}]" for key in paths[index]) or "the root"
+
+
 def map_tensors(fn: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
     """Map the tensors of a state, keeping what is shared shared (a count serves many leaves).
 

@@ -125,4 +125,4 @@ def _yogi(
     mu = ema(mu, g, b1, inplace)
     square = g * g
     nu = nu - (nu - square).sign() * square * fit(1 - b2, nu)
-    return adam_step(mu, nu, tick, b1, b2, eps, eps_root), mu, nu
+    return adam_step(mu, nu, tick, inplace, b1, b2, eps, eps_root), mu, nu

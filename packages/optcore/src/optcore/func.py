@@ -15,8 +15,8 @@ def check_loss(who: str, loss: Any) -> None:
     """Refuse a loss that cannot be differentiated.
 
     Raises:
-        TypeError: Not a tensor.
-        ValueError: Not a scalar, or without a graph.
+        TypeError: Not a real floating tensor.
+        ValueError: Not one element, or without a graph.
 
     Example:
         >>> check_loss("step", torch.ones(2, requires_grad=True))
@@ -26,6 +26,8 @@ def check_loss(who: str, loss: Any) -> None:
     """
     if not isinstance(loss, torch.Tensor):
         raise TypeError(f"{who}: expected a scalar loss tensor, got {describe(loss)}")
+    if not loss.dtype.is_floating_point:
+        raise TypeError(f"{who}: expected a real floating loss, got {describe(loss)}")
     if loss.numel() != 1:
         raise ValueError(
             f"{who}: expected a scalar loss, got {describe(loss)}; reduce it, e.g. loss.mean()"
@@ -80,7 +82,7 @@ class FuncOptimizer:
         who = "FuncOptimizer.step"
         check_loss(who, loss)
         leaves, spec = tree_flatten(params)
-        wanted = [p for p in leaves if isinstance(p, torch.Tensor) and p.requires_grad]
+        wanted = [p for p in leaves if _is_trained(p)]
         if not wanted:
             raise ValueError(
                 f"{who}: expected parameters that require grad, got none; call requires_grad_()"
@@ -88,17 +90,11 @@ class FuncOptimizer:
         found = iter(
             torch.autograd.grad(loss, wanted, create_graph=inplace is False, allow_unused=True)
         )
-        grads = tree_unflatten(
-            spec,
-            [
-                next(found) if isinstance(p, torch.Tensor) and p.requires_grad else None
-                for p in leaves
-            ],
-        )
-        state = self.transformation.init(params) if self.state is None else self.state
-        updates, self.state = self.transformation.update(
-            grads, state, params, inplace=inplace is not False
-        )
+        trained = [p if _is_trained(p) else None for p in leaves]
+        grads = tree_unflatten(spec, [None if p is None else next(found) for p in trained])
+        own = tree_unflatten(spec, trained)
+        state = self.transformation.init(own) if self.state is None else self.state
+        updates, self.state = self.transformation.update(grads, state, own, inplace=inplace)
         if inplace:
             return apply_updates(params, updates, inplace=True)
         new = apply_updates(params, updates, inplace=False)
@@ -116,6 +112,10 @@ class FuncOptimizer:
 
     def __repr__(self) -> str:
         return f"FuncOptimizer({self.transformation!r})"
+
+
+def _is_trained(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.requires_grad
 
 
 def _as_leaf(new: Any, old: Any) -> Any:

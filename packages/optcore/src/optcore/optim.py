@@ -112,19 +112,21 @@ class Optimizer(torch.optim.Optimizer):
     ) -> Any:
         """The functional state of some parameters, from what torch keeps per parameter."""
         shared = group.get(_SHARED, {})
+        implied = self.row.implied if self.row else {}
+        counts = {name: torch.tensor(value) for name, value in implied.items()}
 
         def read(name: str, fresh: Any) -> Any:
             if not is_param_dict(fresh):
                 return shared.get(name, fresh)
             slot = ParamDict()
             for i, p in params.items():
-                kept = fresh if i in fresh else self.state[p]
+                kept = {**counts, **self.state.get(p, {})}
                 if i not in fresh and name not in kept:
                     raise ValueError(
                         f"{type(self).__name__}: expected {name!r} in the state of parameter {i}, "
                         f"got {sorted(kept)}; load a state that this optimizer made"
                     )
-                slot[i] = kept[i] if i in fresh else kept[name]
+                slot[i] = fresh[i] if i in fresh else kept[name]
             return slot
 
         fresh = ParamDict((i, p) for i, p in params.items() if not self.state.get(p))
@@ -199,6 +201,7 @@ def derive_class(row: OptimizerRow, base: type, module: str, prefix: str = "") -
         >>> derive_class(OPTIMIZERS["adam"], TableOptimizer, __name__, "My").__name__
         'MyAdam'
     """
+    name = prefix + row.class_name
     own = [*inspect.signature(base.__init__).parameters.values()]  # type: ignore[misc]
     keywords = [*inspect.signature(row.factory).parameters.values()]
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -207,10 +210,14 @@ def derive_class(row: OptimizerRow, base: type, module: str, prefix: str = "") -
     )
 
     def __init__(*args: Any, **kwargs: Any) -> None:
-        base.__init__(**signature.bind(*args, **kwargs).arguments)  # type: ignore[misc]
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            keywords = ", ".join([*signature.parameters][1:])
+            raise TypeError(f"{name}: expected arguments ({keywords}), but {error}") from None
+        base.__init__(**bound.arguments)  # type: ignore[misc]
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
-    name = prefix + row.class_name
     summary = (base.__doc__ or "").splitlines()[0]
     doc = f"{summary}\n\nKeywords, equations and references: :func:`optcore.{row.name}`."
     body = {"row": row, "__module__": module, "__qualname__": name, "__init__": __init__}

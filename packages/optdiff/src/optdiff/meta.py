@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from optcore import (
     apply_updates,
     check_loss,
     derive_class,
+    map_tensors,
 )
 from optdiff._containers import replace_tensors
 
@@ -32,7 +34,7 @@ class MetaOptimizer:
 
     Tied parameters stay tied, frozen ones (``requires_grad=False``) are left alone, submodules and
     parameters that appear later are taken in, and ``copy.deepcopy(module)`` goes on working (the
-    copy has detached parameters).
+    copy has detached parameters; a shallow ``copy.copy(module)`` cannot be copied deeply any more).
 
     Args:
         module: The module to optimize.
@@ -161,15 +163,38 @@ class MetaOptimizer:
         """Go on from states that :meth:`state_dict` gave.
 
         Raises:
-            ValueError: Not one state per group.
+            ValueError: Not one state per group, or states of another optimizer; the states are as
+                before then.
         """
+        who = f"{type(self).__name__}.load_state_dict"
         states = list(state_dict)
         if len(states) != len(self._states):
             raise ValueError(
-                f"{type(self).__name__}.load_state_dict: expected {len(self._states)} states, one "
-                f"per module, got {len(states)}"
+                f"{who}: expected {len(self._states)} states, one per module, got {len(states)}"
             )
+        for index, (new, old) in enumerate(zip(states, self._states, strict=True)):
+            (slots, structure), (known, expected) = _slots(new), _slots(old)
+            if structure != expected or [*map(type, slots)] != [*map(type, known)]:
+                raise ValueError(
+                    f"{who}: expected a state of {self.transformation!r}, got one of another "
+                    f"structure, at {index}"
+                )
         self._states = states
+
+    def __copy__(self) -> MetaOptimizer:
+        return self._duplicate(self._modules, self._states)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MetaOptimizer:
+        modules = [copy.deepcopy(module, memo) for module in self._modules]
+        states = [map_tensors(_outside_the_graph, state) for state in self._states]
+        memo[id(self)] = twin = self._duplicate(modules, states)
+        return twin
+
+    def _duplicate(self, modules: Sequence[nn.Module], states: Sequence[Any]) -> MetaOptimizer:
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._modules, twin._states = list(modules), list(states)
+        return twin
 
     def __repr__(self) -> str:
         modules = ", ".join(type(module).__name__ for module in self._modules)
@@ -209,6 +234,10 @@ MetaLion = _derive("lion")
 
 def _trainable(module: nn.Module) -> ParamDict:
     return ParamDict((name, p) for name, p in module.named_parameters() if p.requires_grad)
+
+
+def _outside_the_graph(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 def _slots(state: Any) -> tuple[list[Any], Any]:

@@ -121,7 +121,8 @@ def recover_state_dict(
 
     Raises:
         TypeError: ``target`` or ``state`` is of the wrong kind.
-        ValueError: The module has other submodules or parameters; it is as before then.
+        ValueError: The module has other submodules, parameters (by name and shape) or buffers (by
+            name); it is as before then.
 
     Example:
         >>> import torch, optdiff
@@ -143,18 +144,16 @@ def recover_state_dict(
             f"{who}: expected a ModuleState, got {type(state).__name__}; call extract_state_dict"
         )
     owners = list(target.named_modules())
-    if len(owners) != len(state.params):
+    if not len(owners) == len(state.params) == len(state.buffers):
         raise ValueError(
-            f"{who}: expected the state of {len(owners)} submodules, got {len(state.params)}"
+            f"{who}: expected the state of {len(owners)} submodules, got parameters of "
+            f"{len(state.params)} and buffers of {len(state.buffers)}"
         )
+    with_buffers = any(state.buffers)
     for (path, owner), params, buffers in zip(owners, state.params, state.buffers, strict=True):
-        for kept, now in ((params, owner._parameters), (buffers, owner._buffers)):
-            missing = kept.keys() - now.keys()
-            if missing:
-                raise ValueError(
-                    f"{who}: expected a module with {sorted(missing)}, got {sorted(now)}, at "
-                    f"{path or 'the root'}"
-                )
+        _check_fit(who, path, "parameters", _shapes(params), _shapes(owner._parameters))
+        if with_buffers:
+            _check_fit(who, path, "buffers", {*buffers}, {*_shapes(owner._buffers)})
     hand_out = _once(_buffer_replicator("reference", None, state.detach_buffers))
     for (_, owner), params, buffers in zip(owners, state.params, state.buffers, strict=True):
         owner._parameters.update(params)  # type: ignore[arg-type]
@@ -254,6 +253,18 @@ def module_clone(
     twin = copy.deepcopy(target, memo)
     settle(twin)
     return twin
+
+
+def _shapes(container: Any) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in container.items() if tensor is not None}
+
+
+def _check_fit(who: str, path: str, what: str, kept: Any, now: Any) -> None:
+    if kept != now:
+        raise ValueError(
+            f"{who}: expected a module with {what} {kept or 'none'}, got {now or 'none'}, at "
+            f"{path or 'the root'}"
+        )
 
 
 def _replicator(
