@@ -214,3 +214,10 @@ def test_tiny_gradients_with_a_tiny_eps_take_the_steps_of_torch(dtype, size):
             optimizer.step()
         results.append(w.detach())
     torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=0)
+
+
+def test_a_scalar_parameter_keeps_its_dtype_beside_a_wider_hyperparameter():
+    w = torch.ones((), dtype=torch.float32)
+    for tx in (optcore.adam(lr=torch.tensor(0.1)), optcore.sgd(lr=torch.tensor(0.1))):
+        (update,), _ = tx.update([w], tx.init([w]), inplace=False)
+        assert update.dtype == torch.float32

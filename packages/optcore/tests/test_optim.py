@@ -151,6 +151,32 @@ def test_any_transformation_makes_a_class():
     assert_same(*nets)
 
 
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optcore.masked(optcore.adam(lr=0.1), lambda params: {i: i % 2 == 0 for i in params}),
+        optcore.partition(
+            {"a": optcore.adam(lr=0.1), "b": optcore.sgd(lr=0.1, momentum=0.9)},
+            lambda params: {i: "ab"[i % 2] for i in params},
+        ),
+    ],
+    ids=["masked", "partition"],
+)
+def test_masked_states_save_and_load_with_weights_only(tx):
+    net, twin = model(), model()
+    optimizer, resumed = (optcore.Optimizer(n.parameters(), tx) for n in (net, twin))
+    train(net, optimizer, 2)
+    file = io.BytesIO()
+    torch.save([net.state_dict(), optimizer.state_dict()], file)
+    file.seek(0)
+    weights_, state = torch.load(file, weights_only=True)
+    twin.load_state_dict(weights_)
+    resumed.load_state_dict(state)
+    train(net, optimizer, 2)
+    train(twin, resumed, 2)
+    assert_same(net, twin)
+
+
 def test_closure_hooks_and_missing_gradients():
     used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     optimizer = optcore.Adam([used, unused], lr=0.1)

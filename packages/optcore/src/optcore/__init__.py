@@ -2,12 +2,18 @@
 """Composable, differentiable gradient transformations and optimizers for PyTorch.
 
 Layout: `_transform` (what a transformation is, update modes, apply_updates), `_hyperparams` and
-`_leafwise` (what formulas are made of), `_chain` (combinators), `_scaling`, `_weight_decay`,
+`_leafwise` (what formulas are made of), `_chain`, `_masking`, `_partition`, `_control`,
+`_accumulation`, `_lookahead`, `_adapters`, `_inject` (combinators), `_scaling`, `_weight_decay`,
 `_moment_rules` (what Adam and its relatives share), then one file per optimizer or family (`_adam`,
 `_momentum`, `_rmsprop`, `_sign`, ...), `_optimizers` (the table), `optim` (torch.optim classes
 derived from it), `func` (FuncOptimizer). Everything public stands here.
 """
 
+from optcore._accumulation import MultiSteps as MultiSteps
+from optcore._accumulation import MultiStepsState as MultiStepsState
+from optcore._accumulation import apply_every as apply_every
+from optcore._accumulation import has_updated as has_updated
+from optcore._accumulation import multi_steps as multi_steps
 from optcore._adabelief import adabelief as adabelief
 from optcore._adabelief import scale_by_belief as scale_by_belief
 from optcore._adadelta import ScaleByAdadeltaState as ScaleByAdadeltaState
@@ -27,6 +33,11 @@ from optcore._adamax import scale_by_adamax as scale_by_adamax
 from optcore._adan import ScaleByAdanState as ScaleByAdanState
 from optcore._adan import adan as adan
 from optcore._adan import scale_by_adan as scale_by_adan
+from optcore._adapters import flatten as flatten
+from optcore._adapters import named_chain as named_chain
+from optcore._adapters import stateless as stateless
+from optcore._adapters import stateless_with_tree_map as stateless_with_tree_map
+from optcore._adapters import with_extra_args_support as with_extra_args_support
 from optcore._amsgrad import ScaleByAmsgradState as ScaleByAmsgradState
 from optcore._amsgrad import amsgrad as amsgrad
 from optcore._amsgrad import scale_by_amsgrad as scale_by_amsgrad
@@ -34,6 +45,24 @@ from optcore._asgd import ScaleByAsgdState as ScaleByAsgdState
 from optcore._asgd import asgd as asgd
 from optcore._asgd import scale_by_asgd as scale_by_asgd
 from optcore._chain import chain as chain
+from optcore._control import ApplyIfFiniteState as ApplyIfFiniteState
+from optcore._control import ConditionallyMaskState as ConditionallyMaskState
+from optcore._control import ConditionallyTransformState as ConditionallyTransformState
+from optcore._control import apply_if_finite as apply_if_finite
+from optcore._control import conditionally_mask as conditionally_mask
+from optcore._control import conditionally_transform as conditionally_transform
+from optcore._control import skip_large_updates as skip_large_updates
+from optcore._control import skip_not_finite as skip_not_finite
+from optcore._inject import InjectHyperparamsState as InjectHyperparamsState
+from optcore._inject import inject_hyperparams as inject_hyperparams
+from optcore._lookahead import LookaheadParams as LookaheadParams
+from optcore._lookahead import LookaheadState as LookaheadState
+from optcore._lookahead import lookahead as lookahead
+from optcore._masking import MaskedNode as MaskedNode
+from optcore._masking import MaskedState as MaskedState
+from optcore._masking import freeze as freeze
+from optcore._masking import masked as masked
+from optcore._masking import set_to_zero as set_to_zero
 from optcore._moment_rules import ScaleByAdamState as ScaleByAdamState
 from optcore._momentum import TraceState as TraceState
 from optcore._momentum import sgd as sgd
@@ -48,6 +77,10 @@ from optcore._novograd import ScaleByNovogradState as ScaleByNovogradState
 from optcore._novograd import novograd as novograd
 from optcore._novograd import scale_by_novograd as scale_by_novograd
 from optcore._optimizers import OPTIMIZERS as OPTIMIZERS
+from optcore._partition import PartitionState as PartitionState
+from optcore._partition import multi_transform as multi_transform
+from optcore._partition import partition as partition
+from optcore._partition import selective_transform as selective_transform
 from optcore._radam import radam as radam
 from optcore._radam import scale_by_radam as scale_by_radam
 from optcore._rmsprop import ScaleByRmsState as ScaleByRmsState

@@ -220,8 +220,10 @@ def _ticks(counts: Sequence[torch.Tensor | None]) -> list[Tick | None]:
 
 def fit(value: Any, like: torch.Tensor) -> Any:
     """A hyperparameter ready for arithmetic with ``like``: one with axes must not promote it."""
-    if isinstance(value, torch.Tensor) and (value.ndim or value.device != like.device):
-        if not value.ndim and value.device.type == "cpu":
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.ndim or not like.ndim or value.device != like.device:
+        if not value.ndim and like.ndim and value.device.type == "cpu":
             return value  # a CPU scalar mixes with any device without waiting
         return value.to(like.device, like.dtype)
     return value

@@ -27,6 +27,11 @@ class TensorList:
         return self.tensors[0].dtype
 
     @property
+    def ndim(self) -> int:
+        """That of a list: what single tensors need a look at for, lists never do."""
+        return 1
+
+    @property
     def device(self) -> torch.device:
         """Common device."""
         return self.tensors[0].device

@@ -124,14 +124,16 @@ class GradientTransformation:
         return ScheduleState(new_count(), state) if self._scheduled else state
 
     def check(self, params: Tree) -> None:
-        """Refuse parameters that the hyperparameters, inner ones included, do not fit.
+        """Refuse parameters that the hyperparameters, those of a chain's members too, do not fit.
 
         Raises:
             ValueError: A tree that is no prefix of the parameters, or a tensor that does not
                 broadcast to them.
         """
-        for transformation in self._all():
-            transformation._check_hyperparams(params)
+        self._check_hyperparams(params)
+        members = self._static.get("transformations")
+        for member in members if isinstance(members, tuple) else ():
+            member.check(params)
 
     def _check_hyperparams(self, params: Tree) -> None:
         for name, value in self._hyperparams.items():

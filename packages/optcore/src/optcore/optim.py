@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from optcore._leafwise import check_gradient
+from optcore._masking import MaskedNode
 from optcore._optimizers import OPTIMIZERS
 from optcore._rows import OptimizerRow
 from optcore._transform import GradientTransformation, apply_updates
@@ -127,6 +128,8 @@ class Optimizer(torch.optim.Optimizer):
                         f"got {sorted(kept)}; load a state that this optimizer made"
                     )
                 slot[i] = fresh[i] if i in fresh else kept[name]
+                if isinstance(slot[i], tuple):
+                    slot[i] = MaskedNode()  # kept as (), which every checkpoint can hold
             return slot
 
         fresh = ParamDict((i, p) for i, p in params.items() if not self.state.get(p))
@@ -136,7 +139,7 @@ class Optimizer(torch.optim.Optimizer):
         def write(name: str, slot: Any) -> None:
             if is_param_dict(slot):
                 for i, p in params.items():
-                    self.state[p][name] = slot[i]
+                    self.state[p][name] = () if isinstance(slot[i], MaskedNode) else slot[i]
             else:
                 group.setdefault(_SHARED, {})[name] = slot
 
