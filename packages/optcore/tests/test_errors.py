@@ -181,9 +181,11 @@ def test_a_hyperparameter_that_does_not_broadcast():
 
 def test_a_class_checks_hyperparameters_of_every_group_before_any_step():
     a, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
-    groups = [{"params": [a]}, {"params": [b], "lr": torch.ones(2) * 0.1}]
-    optimizer = optcore.Adam(groups)
+    optimizer = optcore.Adam([{"params": [a]}, {"params": [b]}], lr=0.0)
     a.grad, b.grad = torch.ones(2), torch.ones(3)
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.param_groups[1]["lr"] = torch.ones(2) * 0.1
     with pytest.raises(ValueError, match="expected a hyperparameter that broadcasts to"):
         optimizer.step()
     assert torch.equal(a.detach(), torch.ones(2))

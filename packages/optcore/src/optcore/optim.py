@@ -91,7 +91,8 @@ class Optimizer(torch.optim.Optimizer):
         params = ParamDict(present)
         grads = ParamDict((i, p.grad) for i, p in present)
         transformation = self._group_transformation(group)
-        return (transformation, params, grads, self._read_state(transformation, group, params))
+        transformation.check(ParamDict(enumerate(group["params"])))
+        return transformation, params, grads, self._read_state(transformation, group, params)
 
     def _carry_out(
         self,
