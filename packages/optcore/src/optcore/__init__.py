@@ -4,9 +4,11 @@
 Layout: `_transform` (what a transformation is, update modes, apply_updates), `_hyperparams` and
 `_leafwise` (what formulas are made of), `_chain`, `_masking`, `_partition`, `_control`,
 `_accumulation`, `_lookahead`, `_adapters`, `_inject` (combinators), `_scaling`, `_weight_decay`,
-`_moment_rules` (what Adam and its relatives share), then one file per optimizer or family (`_adam`,
-`_momentum`, `_rmsprop`, `_sign`, ...), `_optimizers` (the table), `optim` (torch.optim classes
-derived from it), `func` (FuncOptimizer). Everything public stands here.
+`_norms`, `_clipping`, `_normalization`, `_param_scaling`, `_repairs`, `_hooks`, `_averaging`,
+`_noise` (transformations of no single optimizer), `_schedules`, `_warmup`, `_piecewise`,
+`_tree_math`, `_moment_rules` (what Adam and its relatives share), then one file per optimizer or
+family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_optimizers` (the table), `optim`
+(torch.optim classes derived from it), `func` (FuncOptimizer). Everything public stands here.
 """
 
 from optcore._accumulation import MultiSteps as MultiSteps
@@ -44,7 +46,14 @@ from optcore._amsgrad import scale_by_amsgrad as scale_by_amsgrad
 from optcore._asgd import ScaleByAsgdState as ScaleByAsgdState
 from optcore._asgd import asgd as asgd
 from optcore._asgd import scale_by_asgd as scale_by_asgd
+from optcore._averaging import EmaState as EmaState
+from optcore._averaging import ema as ema
 from optcore._chain import chain as chain
+from optcore._clipping import adaptive_grad_clip as adaptive_grad_clip
+from optcore._clipping import clip as clip
+from optcore._clipping import clip_by_block_rms as clip_by_block_rms
+from optcore._clipping import clip_by_global_norm as clip_by_global_norm
+from optcore._clipping import clip_grad_norm as clip_grad_norm
 from optcore._control import ApplyIfFiniteState as ApplyIfFiniteState
 from optcore._control import ConditionallyMaskState as ConditionallyMaskState
 from optcore._control import ConditionallyTransformState as ConditionallyTransformState
@@ -53,6 +62,9 @@ from optcore._control import conditionally_mask as conditionally_mask
 from optcore._control import conditionally_transform as conditionally_transform
 from optcore._control import skip_large_updates as skip_large_updates
 from optcore._control import skip_not_finite as skip_not_finite
+from optcore._hooks import nan_to_num_hook as nan_to_num_hook
+from optcore._hooks import register_hook as register_hook
+from optcore._hooks import zero_nan_hook as zero_nan_hook
 from optcore._inject import InjectHyperparamsState as InjectHyperparamsState
 from optcore._inject import inject_hyperparams as inject_hyperparams
 from optcore._lookahead import LookaheadParams as LookaheadParams
@@ -73,16 +85,34 @@ from optcore._muon import scale_by_muon as scale_by_muon
 from optcore._nadam import ScaleByNadamState as ScaleByNadamState
 from optcore._nadam import nadam as nadam
 from optcore._nadam import scale_by_nadam as scale_by_nadam
+from optcore._noise import AddNoiseState as AddNoiseState
+from optcore._noise import add_noise as add_noise
+from optcore._normalization import centralize as centralize
+from optcore._normalization import normalize as normalize
+from optcore._normalization import normalize_by_update_norm as normalize_by_update_norm
+from optcore._norms import global_norm as global_norm
+from optcore._norms import unitwise_norm as unitwise_norm
 from optcore._novograd import ScaleByNovogradState as ScaleByNovogradState
 from optcore._novograd import novograd as novograd
 from optcore._novograd import scale_by_novograd as scale_by_novograd
 from optcore._optimizers import OPTIMIZERS as OPTIMIZERS
+from optcore._param_scaling import scale_by_param_block_norm as scale_by_param_block_norm
+from optcore._param_scaling import scale_by_param_block_rms as scale_by_param_block_rms
+from optcore._param_scaling import scale_by_trust_ratio as scale_by_trust_ratio
 from optcore._partition import PartitionState as PartitionState
 from optcore._partition import multi_transform as multi_transform
 from optcore._partition import partition as partition
 from optcore._partition import selective_transform as selective_transform
+from optcore._piecewise import cosine_onecycle_schedule as cosine_onecycle_schedule
+from optcore._piecewise import linear_onecycle_schedule as linear_onecycle_schedule
+from optcore._piecewise import piecewise_constant_schedule as piecewise_constant_schedule
+from optcore._piecewise import piecewise_interpolate_schedule as piecewise_interpolate_schedule
 from optcore._radam import radam as radam
 from optcore._radam import scale_by_radam as scale_by_radam
+from optcore._repairs import ZeroNansState as ZeroNansState
+from optcore._repairs import keep_params_nonnegative as keep_params_nonnegative
+from optcore._repairs import nan_to_num as nan_to_num
+from optcore._repairs import zero_nans as zero_nans
 from optcore._rmsprop import ScaleByRmsState as ScaleByRmsState
 from optcore._rmsprop import ScaleByRStdDevState as ScaleByRStdDevState
 from optcore._rmsprop import rmsprop as rmsprop
@@ -96,6 +126,11 @@ from optcore._scaling import identity as identity
 from optcore._scaling import scale as scale
 from optcore._scaling import scale_by_learning_rate as scale_by_learning_rate
 from optcore._scaling import scale_by_schedule as scale_by_schedule
+from optcore._schedules import constant_schedule as constant_schedule
+from optcore._schedules import cosine_decay_schedule as cosine_decay_schedule
+from optcore._schedules import exponential_decay as exponential_decay
+from optcore._schedules import linear_schedule as linear_schedule
+from optcore._schedules import polynomial_schedule as polynomial_schedule
 from optcore._sign import ScaleByLionState as ScaleByLionState
 from optcore._sign import lion as lion
 from optcore._sign import scale_by_lion as scale_by_lion
@@ -108,6 +143,28 @@ from optcore._transform import ScheduleState as ScheduleState
 from optcore._transform import apply_updates as apply_updates
 from optcore._tree import ParamDict as ParamDict
 from optcore._tree import map_tensors as map_tensors
+from optcore._tree_math import acc_add as acc_add
+from optcore._tree_math import acc_matmul as acc_matmul
+from optcore._tree_math import acc_mul as acc_mul
+from optcore._tree_math import tree_add as tree_add
+from optcore._tree_math import tree_add_scalar_mul as tree_add_scalar_mul
+from optcore._tree_math import tree_flatten_as_tuple as tree_flatten_as_tuple
+from optcore._tree_math import tree_matmul as tree_matmul
+from optcore._tree_math import tree_mul as tree_mul
+from optcore._tree_math import tree_neg as tree_neg
+from optcore._tree_math import tree_pos as tree_pos
+from optcore._tree_math import tree_scalar_mul as tree_scalar_mul
+from optcore._tree_math import tree_sub as tree_sub
+from optcore._tree_math import tree_sub_scalar_mul as tree_sub_scalar_mul
+from optcore._tree_math import tree_truediv as tree_truediv
+from optcore._tree_math import tree_vdot_real as tree_vdot_real
+from optcore._tree_math import tree_wait as tree_wait
+from optcore._warmup import inverse_sqrt_schedule as inverse_sqrt_schedule
+from optcore._warmup import join_schedules as join_schedules
+from optcore._warmup import sgdr_schedule as sgdr_schedule
+from optcore._warmup import warmup_constant_schedule as warmup_constant_schedule
+from optcore._warmup import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
+from optcore._warmup import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
 from optcore._weight_decay import add_decayed_weights as add_decayed_weights
 from optcore._yogi import scale_by_yogi as scale_by_yogi
 from optcore._yogi import yogi as yogi

@@ -267,8 +267,8 @@ class GradientTransformation:
         return (
             self._init,
             self._update,
-            _token(dict(self._hyperparams)),
-            _token(dict(self._static)),
+            token(dict(self._hyperparams)),
+            token(dict(self._static)),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -285,7 +285,7 @@ class GradientTransformation:
 
     def __repr__(self) -> str:
         fields = {**self._hyperparams, **self._static}
-        return f"{self._name}({', '.join(f'{k}={_show(v)}' for k, v in fields.items())})"
+        return f"{self._name}({', '.join(f'{k}={show(v)}' for k, v in fields.items())})"
 
 
 def _rebuild(*arguments: Any) -> GradientTransformation:
@@ -314,18 +314,20 @@ class _Identity:
         return id(self.value)
 
 
-def _token(tree: Tree) -> tuple[Any, ...]:
+def token(tree: Tree) -> tuple[Any, ...]:
+    """What compares and hashes as a tree of values does, tensors by identity."""
     leaves, spec = tree_flatten(tree)
     return (spec, *(_Identity(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves))
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A hyperparameter as ``repr`` shows it: tensors without contents, functions by name."""
     if isinstance(value, torch.Tensor):
         return describe(value)
     if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(_show, value))}]"
+        return f"[{', '.join(map(show, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{k!r}: {_show(v)}' for k, v in value.items())}}}"
+        return f"{{{', '.join(f'{k!r}: {show(v)}' for k, v in value.items())}}}"
     return getattr(value, "__qualname__", None) or repr(value)
 
 
