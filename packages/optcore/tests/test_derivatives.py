@@ -34,6 +34,8 @@ BUILDERS = {
     "novograd": lambda h: optcore.novograd(lr=h[0], betas=(h[1], h[2]), weight_decay=0.1),
     "asgd": lambda h: optcore.asgd(lr=h[0], lambd=h[1], alpha=h[2]),
     "adafactor": lambda h: optcore.adafactor(lr=h[0], beta2_decay=-h[1], weight_decay=h[2]),
+    "lamb": lambda h: optcore.lamb(lr=h[0], eps=h[1], weight_decay=h[2]),
+    "lars": lambda h: optcore.lars(lr=h[0], weight_decay=h[1], trust_coefficient=h[2]),
     "schedule": lambda h: optcore.adam(lr=lambda t: h[0] / (1 + h[1] * t), eps=1e-3),
     "tree": lambda h: optcore.adam(lr={"w": h[0], "b": h[1]}, eps=1e-3),
     "per-element": lambda h: optcore.sgd(lr={"w": h[:2], "b": h[2]}),

@@ -67,6 +67,8 @@ from optcore._hooks import register_hook as register_hook
 from optcore._hooks import zero_nan_hook as zero_nan_hook
 from optcore._inject import InjectHyperparamsState as InjectHyperparamsState
 from optcore._inject import inject_hyperparams as inject_hyperparams
+from optcore._layerwise import lamb as lamb
+from optcore._layerwise import lars as lars
 from optcore._lookahead import LookaheadParams as LookaheadParams
 from optcore._lookahead import LookaheadState as LookaheadState
 from optcore._lookahead import lookahead as lookahead
@@ -171,6 +173,7 @@ from optcore._yogi import yogi as yogi
 from optcore.func import FuncOptimizer as FuncOptimizer
 from optcore.func import check_loss as check_loss
 from optcore.optim import ASGD as ASGD
+from optcore.optim import LARS as LARS
 from optcore.optim import SGD as SGD
 from optcore.optim import AdaBelief as AdaBelief
 from optcore.optim import AdaDelta as AdaDelta
@@ -184,6 +187,7 @@ from optcore.optim import Adamax as Adamax
 from optcore.optim import AdamW as AdamW
 from optcore.optim import Adan as Adan
 from optcore.optim import AMSGrad as AMSGrad
+from optcore.optim import Lamb as Lamb
 from optcore.optim import Lion as Lion
 from optcore.optim import Muon as Muon
 from optcore.optim import NAdam as NAdam

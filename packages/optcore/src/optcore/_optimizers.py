@@ -13,6 +13,7 @@ from optcore import (
     _adan,
     _amsgrad,
     _asgd,
+    _layerwise,
     _momentum,
     _muon,
     _nadam,
@@ -43,6 +44,7 @@ _FAMILIES = (
     _asgd,
     _adafactor,
     _muon,
+    _layerwise,
     _sign,
 )
 

@@ -8,6 +8,7 @@ cutting the state of modules and Meta optimizers), `_containers` (writing tensor
 from optdiff.meta import MetaAdaBelief as MetaAdaBelief
 from optdiff.meta import MetaAdaDelta as MetaAdaDelta
 from optdiff.meta import MetaAdadelta as MetaAdadelta
+from optdiff.meta import MetaAdafactor as MetaAdafactor
 from optdiff.meta import MetaAdaGrad as MetaAdaGrad
 from optdiff.meta import MetaAdagrad as MetaAdagrad
 from optdiff.meta import MetaAdam as MetaAdam
@@ -17,7 +18,10 @@ from optdiff.meta import MetaAdamW as MetaAdamW
 from optdiff.meta import MetaAdan as MetaAdan
 from optdiff.meta import MetaAMSGrad as MetaAMSGrad
 from optdiff.meta import MetaASGD as MetaASGD
+from optdiff.meta import MetaLamb as MetaLamb
+from optdiff.meta import MetaLARS as MetaLARS
 from optdiff.meta import MetaLion as MetaLion
+from optdiff.meta import MetaMuon as MetaMuon
 from optdiff.meta import MetaNAdam as MetaNAdam
 from optdiff.meta import MetaNovoGrad as MetaNovoGrad
 from optdiff.meta import MetaOptimizer as MetaOptimizer

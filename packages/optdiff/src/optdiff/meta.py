@@ -229,6 +229,10 @@ MetaAdadelta = MetaAdaDelta = _derive("adadelta")
 MetaAdan = _derive("adan")
 MetaNovoGrad = _derive("novograd")
 MetaASGD = _derive("asgd")
+MetaAdafactor = _derive("adafactor")
+MetaMuon = _derive("muon")
+MetaLamb = _derive("lamb")
+MetaLARS = _derive("lars")
 MetaLion = _derive("lion")
 
 
