@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Flatten, unflatten and map of ResNet parameter trees, next to OpTree and JAX.
+"""Walks of many trees, next to OpTree, JAX, torch's two pytree modules and dm-tree.
 
-    python packages/treeops/benchmarks/bench_trees.py [--models resnet18 ...] [--rounds 40]
+    python packages/treeops/benchmarks/bench_trees.py [--trees resnet50 ...] [--rounds 40]
 
-Every library handles the same trees of real tensors, nested as the modules are, in one process.
-Rounds are interleaved, so that a busy machine disturbs all alike; a number is the median over the
-rounds of the CPU time per call.
+Every library handles the same trees of real tensors in one process. Rounds are interleaved, so that
+a busy machine disturbs all alike; a number is the median over the rounds of the CPU time per call.
+Libraries that are not installed are named, with the command that installs them.
 """
 
 from __future__ import annotations
@@ -16,117 +16,126 @@ import gc
 import importlib
 import importlib.util
 import json
+import pickle
 import statistics
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import example_trees
 
 import treeops
 
-Shape = tuple[int, ...]
 Operation = Callable[[], object]
 
-BLOCKS = {  # blocks per stage, and whether they are bottlenecks
-    "resnet18": ((2, 2, 2, 2), False),
-    "resnet50": ((3, 4, 6, 3), True),
-    "resnet101": ((3, 4, 23, 3), True),
-    "resnet152": ((3, 8, 36, 3), True),
-}
-EXPANSION = 4  # of a bottleneck's last convolution
-OPERATIONS = ("flatten", "unflatten", "map")
+BASIC = ("flatten", "unflatten", "map")
 
 
 class Library(NamedTuple):
-    """One library's names for the three operations."""
+    """One library's names for the basic operations."""
 
     name: str
-    flatten: Callable[[Any], tuple[list[Any], Any]]
-    unflatten: Callable[[Any, list[Any]], Any]
+    flatten: Callable[[Any], tuple[Any, Any]]
+    unflatten: Callable[[Any, Any], Any]
     map: Callable[..., Any]
+    custom: bool = True  # whether it knows the custom nodes
 
 
-def resnet_shapes(model: str) -> Iterator[tuple[str, Shape]]:
-    """The names and shapes of a ResNet's parameters, in the order of its modules."""
-    stages, bottleneck = BLOCKS[model]
-    yield "conv1.weight", (64, 3, 7, 7)
-    yield from _norm("bn1", 64)
-    inputs = 64
-    for stage, blocks in enumerate(stages):
-        width = 64 * 2**stage
-        outputs = width * EXPANSION if bottleneck else width
-        for block in range(blocks):
-            prefix = f"layer{stage + 1}.{block}"
-            kernels = ((1, width), (3, width), (1, outputs)) if bottleneck else ((3, width),) * 2
-            channels = inputs
-            for i, (kernel, out) in enumerate(kernels, start=1):
-                yield f"{prefix}.conv{i}.weight", (out, channels, kernel, kernel)
-                yield from _norm(f"{prefix}.bn{i}", out)
-                channels = out
-            if block == 0 and inputs != outputs:
-                yield f"{prefix}.downsample.0.weight", (outputs, inputs, 1, 1)
-                yield from _norm(f"{prefix}.downsample.1", outputs)
-            inputs = outputs
-    yield "fc.weight", (1000, inputs)
-    yield "fc.bias", (1000,)
+def is_installed(module: str, hint: str) -> bool:
+    """Whether a rival can be imported; says how to get it if not."""
+    if importlib.util.find_spec(module) is not None:
+        return True
+    print(f"{module} is missing: {hint}", file=sys.stderr)
+    return False
 
 
-def _norm(prefix: str, channels: int) -> Iterator[tuple[str, Shape]]:
-    yield f"{prefix}.weight", (channels,)
-    yield f"{prefix}.bias", (channels,)
+def take_apart(layer: example_trees.Layer) -> tuple[Any, None]:
+    return (layer.weight, layer.bias), None
 
 
-def nested_tree(model: str, container: type[dict[str, Any]], make: Callable[[Shape], Any]) -> Any:
-    """The parameters of a model, nested as its modules are; names interned, as attributes are."""
-    tree = container()
-    for name, shape in resnet_shapes(model):
-        *modules, parameter = map(sys.intern, name.split("."))
-        node = tree
-        for module in modules:
-            node = node.setdefault(module, container())
-        node[parameter] = make(shape)
-    return tree
+def put_together(_: None, children: Any) -> example_trees.Layer:
+    return example_trees.Layer(*children)
+
+
+def put_together_torch(children: Any, _: None) -> example_trees.Layer:
+    return example_trees.Layer(*children)
 
 
 def libraries() -> list[Library]:
-    """treeops and the rivals that are installed; says how to get the others."""
+    """treeops and the rivals that are installed, with the custom node registered."""
+    node = example_trees.Layer
+    space = treeops.registry.GLOBAL_NAMESPACE
+    treeops.register_pytree_node(node, take_apart, put_together, namespace=space)
     found = [Library("treeops", treeops.tree_flatten, treeops.tree_unflatten, treeops.tree_map)]
-    if importlib.util.find_spec("optree") is not None:
+    if is_installed("optree", "pip install optree==0.20.0"):
         optree = importlib.import_module("optree")
-        found.append(
-            Library(
-                f"optree {optree.__version__}",
-                optree.tree_flatten,
-                optree.tree_unflatten,
-                optree.tree_map,
-            )
-        )
-    else:
-        print("OpTree is missing: pip install optree==0.20.0", file=sys.stderr)
-    if importlib.util.find_spec("jax") is not None:
+        everyone = optree.registry.__dict__["__GLOBAL_NAMESPACE"]
+        optree.register_pytree_node(node, take_apart, put_together, namespace=everyone)
+        name = f"optree {optree.__version__}"
+        found.append(Library(name, optree.tree_flatten, optree.tree_unflatten, optree.tree_map))
+    if is_installed("jax", "pip install jax"):
         jax = importlib.import_module("jax")
         tree = jax.tree_util
+        tree.register_pytree_node(node, take_apart, put_together)
+        name = f"jax {jax.__version__}"
+        found.append(Library(name, tree.tree_flatten, tree.tree_unflatten, tree.tree_map))
+    if is_installed("torch", "pip install torch"):
+        for module in ("_pytree", "_cxx_pytree"):
+            if module == "_cxx_pytree" and importlib.util.find_spec("optree") is None:
+                continue  # it is made of OpTree
+            tree = importlib.import_module(f"torch.utils.{module}")
+            if module == "_pytree":  # which tells the other
+                tree.register_pytree_node(node, take_apart, put_together_torch)
+            swapped = lambda spec, leaves, tree=tree: tree.tree_unflatten(leaves, spec)  # noqa: E731
+            found.append(Library(f"torch {module}", tree.tree_flatten, swapped, tree.tree_map))
+    if is_installed("tree", "pip install dm-tree"):
+        tree = importlib.import_module("tree")
+        flatten = lambda nest: (tree.flatten(nest), nest)  # noqa: E731
         found.append(
-            Library(f"jax {jax.__version__}", tree.tree_flatten, tree.tree_unflatten, tree.tree_map)
+            Library("dm-tree", flatten, tree.unflatten_as, tree.map_structure, custom=False)
         )
-    else:
-        print("JAX is missing (optional): pip install jax", file=sys.stderr)
     return found
 
 
-def operations(library: Library, tree: Any) -> dict[str, Operation]:
-    """The three operations on one tree, without arguments."""
+def keep(leaf: Any) -> Any:
+    return leaf
+
+
+def keep_second(_: Any, leaf: Any) -> Any:
+    return leaf
+
+
+def basic_operations(library: Library, tree: Any) -> dict[str, Operation]:
     leaves, treespec = library.flatten(tree)
     return {
         "flatten": lambda: library.flatten(tree),
         "unflatten": lambda: library.unflatten(treespec, leaves),
-        "map": lambda: library.map(_keep, tree),
+        "map": lambda: library.map(keep, tree),
     }
 
 
-def _keep(leaf: Any) -> Any:
-    return leaf
+def other_operations(library: Any, tree: Any) -> dict[str, Operation]:
+    """What only treeops and OpTree have, under the same names."""
+    treespec = library.tree_structure(tree)
+    other = library.tree_structure(library.tree_map(keep, tree))
+    pair = library.tree_structure((0, 0))
+    pairs = library.tree_map(lambda leaf: (leaf, leaf), tree)
+    dumped = pickle.dumps(treespec)
+    return {
+        "leaves": lambda: library.tree_leaves(tree),
+        "structure": lambda: library.tree_structure(tree),
+        "flatten_up_to": lambda: treespec.flatten_up_to(tree),
+        "map of two": lambda: library.tree_map(keep_second, tree, tree),
+        "map_with_path": lambda: library.tree_map_with_path(keep_second, tree),
+        "map_with_accessor": lambda: library.tree_map_with_accessor(keep_second, tree),
+        "transpose": lambda: library.tree_transpose(treespec, pair, pairs),
+        "broadcast_prefix": lambda: library.broadcast_prefix(tree, tree),
+        "treespec ==": lambda: treespec == other,
+        "treespec hash": lambda: hash(treespec),
+        "treespec dumps": lambda: pickle.dumps(treespec),
+        "treespec loads": lambda: pickle.loads(dumped),
+    }
 
 
 def cpu_time(operation: Operation, calls: int) -> float:
@@ -138,28 +147,31 @@ def cpu_time(operation: Operation, calls: int) -> float:
     return (time.process_time() - start) / calls
 
 
-def measure(tree: Any, rivals: list[Library], rounds: int) -> dict[str, dict[str, float]]:
-    """Median microseconds by operation and library."""
-    table = {library.name: operations(library, tree) for library in rivals}
-    result: dict[str, dict[str, float]] = {}
-    for operation in OPERATIONS:
-        calls = {
-            name: max(1, round(0.002 / cpu_time(functions[operation], 20)))
-            for name, functions in table.items()
-        }
-        samples: dict[str, list[float]] = {name: [] for name in table}
-        for _ in range(rounds):
-            for name, functions in table.items():
-                samples[name].append(cpu_time(functions[operation], calls[name]))
-        result[operation] = {
-            name: 1e6 * statistics.median(times) for name, times in samples.items()
-        }
-    return result
+def measure(table: dict[str, Operation], rounds: int) -> dict[str, float]:
+    """Median microseconds per call, by library."""
+    calls = {}
+    for name, operation in table.items():
+        once = cpu_time(operation, 3)
+        calls[name] = max(1, min(10_000, round(0.002 / max(once, 1e-7))))
+    samples: dict[str, list[float]] = {name: [] for name in table}
+    for _ in range(rounds):
+        for name, operation in table.items():
+            samples[name].append(cpu_time(operation, calls[name]))
+    return {name: 1e6 * statistics.median(times) for name, times in samples.items()}
+
+
+def print_row(label: str, operation: str, times: dict[str, float], names: list[str]) -> None:
+    own = times["treeops"]
+    cells = "".join(
+        f"{times[name]:>12.1f}{times[name] / own:>6.1f}x" if name in times else f"{'-':>19}"
+        for name in names
+    )
+    print(f"{label:<21}{operation:<18}{own:>10.2f}{cells}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=sorted(BLOCKS), default=list(BLOCKS))
+    parser.add_argument("--trees", nargs="+", metavar="TEXT", help="only trees named like this")
     parser.add_argument("--rounds", type=int, default=40, help="rounds per number (default 40)")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to FILE")
     options = parser.parse_args()
@@ -167,22 +179,36 @@ def main() -> None:
         parser.exit(1, "bench_trees: expected torch for the leaves; pip install torch\n")
     torch = importlib.import_module("torch")
 
+    sys.setrecursionlimit(20_000)  # the pure Python rivals recurse
     rivals = libraries()
-    others = [library.name for library in rivals[1:]]
-    header = f"{'tree':<24}{'leaves':>7}  {'operation':<10}{'treeops us':>11}"
-    print(header + "".join(f"{name + ' us':>18}{'ratio':>8}" for name in others))
+    names = [library.name for library in rivals[1:]]
+    wanted = {
+        label: tree
+        for label, tree in example_trees.trees(torch.empty).items()
+        if options.trees is None or any(text in label for text in options.trees)
+    }
     rows = []
-    for container in (OrderedDict, dict):
-        for model in options.models:
-            tree = nested_tree(model, container, torch.empty)
-            num_leaves = len(treeops.tree_leaves(tree))
-            label = f"{model} {container.__name__}"
-            for operation, times in measure(tree, rivals, options.rounds).items():
-                own = times["treeops"]
-                cells = "".join(f"{times[n]:>18.1f}{times[n] / own:>7.1f}x" for n in others)
-                print(f"{label:<24}{num_leaves:>7}  {operation:<10}{own:>11.1f}{cells}", flush=True)
+    print(f"{'tree (us)':<21}{'operation':<18}{'treeops':>10}" + "".join(f"{n:>19}" for n in names))
+    for label, tree in wanted.items():
+        able = [library for library in rivals if library.custom or "custom" not in label]
+        tables = {library.name: basic_operations(library, tree) for library in able}
+        for operation in BASIC:
+            times = measure({name: t[operation] for name, t in tables.items()}, options.rounds)
+            print_row(label, operation, times, names)
+            rows.append({"tree": label, "operation": operation, "us": times})
+        gc.collect()
+    if importlib.util.find_spec("optree") is not None:
+        optree = importlib.import_module("optree")
+        for label, tree in wanted.items():
+            if label not in ("resnet50 dict", "resnet50 OrderedDict", "dict of 3", "custom nodes"):
+                continue
+            ours, theirs = other_operations(treeops, tree), other_operations(optree, tree)
+            for operation in ours:
+                times = measure(
+                    {"treeops": ours[operation], names[0]: theirs[operation]}, options.rounds
+                )
+                print_row(label, operation, times, names[:1])
                 rows.append({"tree": label, "operation": operation, "us": times})
-            gc.collect()
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(rows, file, indent=1)

@@ -28,19 +28,27 @@ State& alive(const std::shared_ptr<State>& state) {
     return *state;
 }
 
+Ref registered_parts(Registration* registration) {
+    return check(PyTuple_Pack(4, registration->flatten_func, registration->unflatten_func,
+                              registration->entry_type, registration->space));
+}
+
 void bind_functions(py::module_ module, const std::shared_ptr<State>& state) {
     module.def(
         "register_node",
         [state](const py::type& cls, const py::function& flatten_func,
-                const py::object& unflatten_func, const py::str& space) {
+                const py::object& unflatten_func, const py::type& entry_type,
+                const py::str& space) {
             with_python_errors([&] {
                 alive(state).registry.add(*state, reinterpret_cast<PyTypeObject*>(cls.ptr()),
-                                          flatten_func.ptr(), unflatten_func.ptr(), space.ptr());
+                                          flatten_func.ptr(), unflatten_func.ptr(),
+                                          entry_type.ptr(), space.ptr());
                 return Ref::borrow(Py_None);
             });
         },
-        py::arg("cls"), py::arg("flatten_func"), py::arg("unflatten_func"), py::arg("namespace"),
-        py::pos_only(), "Registers a custom node type; namespace '' is the global one.");
+        py::arg("cls"), py::arg("flatten_func"), py::arg("unflatten_func"),
+        py::arg("path_entry_type"), py::arg("namespace"), py::pos_only(),
+        "Registers a custom node type; namespace '' is the global one.");
     module.def(
         "unregister_node",
         [state](const py::type& cls, const py::str& space) {
@@ -48,12 +56,59 @@ void bind_functions(py::module_ module, const std::shared_ptr<State>& state) {
                 Ref removed = alive(state).registry.remove(
                     *state, reinterpret_cast<PyTypeObject*>(cls.ptr()), space.ptr());
                 auto* registration = reinterpret_cast<Registration*>(removed.get());
-                return check(
-                    PyTuple_Pack(2, registration->flatten_func, registration->unflatten_func));
+                return registered_parts(registration);
             });
         },
         py::arg("cls"), py::arg("namespace"), py::pos_only(),
-        "Removes a custom node type; returns its flatten and unflatten functions.");
+        "Removes a custom node type; returns its flatten and unflatten functions, entry type and "
+        "namespace.");
+    module.def(
+        "find_node",
+        [state](const py::type& cls, const py::str& space) {
+            return with_python_errors([&] {
+                auto* type = reinterpret_cast<PyTypeObject*>(cls.ptr());
+                Registry& registry = alive(state).registry;
+                Registration* found = registry.lookup(space.ptr()).find(type);
+                if (found == nullptr) found = registry.global().find(type);
+                return found == nullptr ? Ref::borrow(Py_None) : registered_parts(found);
+            });
+        },
+        py::arg("cls"), py::arg("namespace"), py::pos_only(),
+        "What unregister_node would return, the global namespace included; None if there is "
+        "nothing.");
+    module.def(
+        "registered_classes",
+        [state](const py::str& space) {
+            return with_python_errors([&] {
+                Registry& registry = alive(state).registry;
+                Ref classes = check(PyDict_Copy(registry.global().types()));
+                check_status(PyDict_Update(classes.get(), registry.lookup(space.ptr()).types()));
+                return check(PyDict_Keys(classes.get()));
+            });
+        },
+        py::arg("namespace"), py::pos_only(),
+        "The custom node types of a namespace and the global one.");
+    module.def(
+        "set_dict_insertion_ordered",
+        [state](bool mode, const py::str& space) {
+            return with_python_errors([&] {
+                Namespace& target = alive(state).registry.ensure(space.ptr());
+                const bool old = std::exchange(target.insertion_ordered, mode);
+                return Ref::borrow(old ? Py_True : Py_False);
+            });
+        },
+        py::arg("mode"), py::arg("namespace"), py::pos_only(),
+        "Whether dicts in a namespace keep their own order; returns what it was.");
+    module.def(
+        "is_dict_insertion_ordered",
+        [state](const py::str& space) {
+            return with_python_errors([&] {
+                Registry& registry = alive(state).registry;
+                const bool mode = registry.keeps_order(registry.lookup(space.ptr()));
+                return Ref::borrow(mode ? Py_True : Py_False);
+            });
+        },
+        py::arg("namespace"), py::pos_only(), "Whether dicts in a namespace keep their own order.");
     module.def(
         "is_namedtuple_class",
         [](const py::handle& cls) {

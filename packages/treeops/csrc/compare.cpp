@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Equality and hash of treespecs.
-#include "treespec.h"
+// Equality, order and hash of treespecs.
+#include "treespec_order.h"
 
 namespace treeops {
 
@@ -22,7 +22,7 @@ bool equal_nodes(const Node& left, const Node& right) {
         case NodeKind::kDict:
         case NodeKind::kOrderedDict:
         case NodeKind::kDefaultDict:
-            return (left.subject == right.subject ||
+            return ((left.subject == right.subject && left.in_order == right.in_order) ||
                     equal_objects(left.child_keys(), right.child_keys())) &&
                    (left.extra == nullptr || equal_objects(left.extra, right.extra));
         case NodeKind::kDeque:
@@ -110,11 +110,17 @@ Py_hash_t hash_treespec(const TreeSpec* self) {
 }  // namespace
 
 PyObject* treespec_richcompare(PyObject* self, PyObject* other, int operation) {
-    if (!Py_IS_TYPE(other, Py_TYPE(self)) || (operation != Py_EQ && operation != Py_NE)) {
-        Py_RETURN_NOTIMPLEMENTED;
-    }
+    if (!Py_IS_TYPE(other, Py_TYPE(self))) Py_RETURN_NOTIMPLEMENTED;
     return guarded<PyObject*>(nullptr, [&] {
-        const bool equal = equal_treespecs(as_treespec(self), as_treespec(other));
+        const TreeSpec* left = as_treespec(self);
+        const TreeSpec* right = as_treespec(other);
+        if (operation == Py_LT || operation == Py_LE) {
+            return PyBool_FromLong(is_prefix(left, right, operation == Py_LT));
+        }
+        if (operation == Py_GT || operation == Py_GE) {
+            return PyBool_FromLong(is_prefix(right, left, operation == Py_GT));
+        }
+        const bool equal = equal_treespecs(left, right);
         return PyBool_FromLong(equal == (operation == Py_EQ));
     });
 }

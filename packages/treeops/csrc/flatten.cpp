@@ -18,7 +18,10 @@ class Flattener {
           space_(state.registry.lookup(options.space)),
           nodes_(result.nodes),
           leaves_(result.leaves),
-          found_custom_(result.found_custom) {}
+          found_custom_(result.found_custom),
+          sorted_(!state.registry.keeps_order(space_)) {
+        if (state.registry.names_order(space_)) found_custom_ = true;
+    }
 
     // `object` is kept alive by the caller. With a predicate, every node is shown to it first.
     template <bool kPredicate>
@@ -90,6 +93,7 @@ class Flattener {
     NodeList& nodes_;
     References& leaves_;
     bool& found_custom_;
+    const bool sorted_;  // the values of dicts by their keys
     PyTypeObject* leaf_type_ = nullptr;
     References children_;  // values of the mappings on the way down
     // Keys of one mapping at a time.
@@ -191,11 +195,12 @@ void Flattener::visit_dict(PyObject* dict, NodeKind kind, Ref extra, int depth) 
         hash = ShapeTable::mix(hash, key);
         children_.push_borrowed(value);
     }
-    Ref owner = state_.shapes.find_or_make(state_, keys_.data(), size, hash, true);
+    Ref owner = state_.shapes.find_or_make(state_, keys_.data(), size, hash, sorted_);
     const auto* shape = reinterpret_cast<KeyShape*>(owner.get());
     const std::size_t index = nodes_.open(kind, size, std::move(owner), std::move(extra));
+    nodes_[index].in_order = !sorted_;
     const std::size_t start = leaves_.size();
-    visit_values<kPredicate>(base, size, shape->order, depth + 1);
+    visit_values<kPredicate>(base, size, sorted_ ? shape->order : nullptr, depth + 1);
     nodes_.close(index, leaves_.size() - start);
 }
 

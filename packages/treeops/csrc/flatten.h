@@ -16,7 +16,7 @@ struct FlattenOptions {
 struct Flattened {
     NodeList nodes;
     References leaves;
-    bool found_custom = false;
+    bool found_custom = false;  // or the namespace orders dicts: the treespec names it
 };
 
 // `who` names the caller's function in errors.

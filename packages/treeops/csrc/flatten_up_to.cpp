@@ -9,25 +9,6 @@ namespace treeops {
 
 namespace {
 
-// repr of the keys of `from` that are not in `other`: at most eight of them.
-Ref missing_keys(PyObject* from, PyObject* other) {
-    constexpr Py_ssize_t kLimit = 8;
-    Ref list = check(PyList_New(0));
-    Ref keys = check(PySequence_Tuple(from));
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keys.get()); ++i) {
-        PyObject* key = PyTuple_GET_ITEM(keys.get(), i);
-        const int found = PySequence_Contains(other, key);
-        check_status(found);
-        if (found) continue;
-        if (PyList_GET_SIZE(list.get()) == kLimit) {
-            Ref text = check(PyObject_Repr(list.get()));
-            return check(PyUnicode_FromFormat("%U and more", text.get()));
-        }
-        check_status(PyList_Append(list.get(), key));
-    }
-    return check(PyObject_Repr(list.get()));
-}
-
 class PrefixWalker {
   public:
     PrefixWalker(State& state, const TreeRole& role, const Node* root, References& subtrees)
@@ -73,7 +54,8 @@ class PrefixWalker {
     void visit_sequence(const Node& node, PyObject* object, const PathStep* step);
     void visit_mapping(const Node& node, PyObject* object, const PathStep* step);
     void visit_custom(const Node& node, PyObject* object, const PathStep* step);
-    void collect_values(const Node& node, PyObject* object, const PathStep* step);
+    void collect_values(const Node& node, PyObject* object, const PathStep* step,
+                        References& values);
     [[noreturn]] void raise_keys(const Node& node, PyObject* object, const PathStep* step) const;
 
     State& state_;
@@ -145,10 +127,11 @@ void PrefixWalker::raise_keys(const Node& node, PyObject* object, const PathStep
 }
 
 // Pushes the values in the order of the node's children.
-void PrefixWalker::collect_values(const Node& node, PyObject* object, const PathStep* step) {
+void PrefixWalker::collect_values(const Node& node, PyObject* object, const PathStep* step,
+                                  References& values) {
     const KeyShape* shape = node.shape();
-    const std::size_t base = values_.size();
-    values_.grow_null(node.arity);
+    const std::size_t base = values.size();
+    values.grow_null(node.arity);
     // The very key objects of the treespec in the same places: no lookup.
     const std::uint32_t* rank = node.is_sorted() ? shape->rank : nullptr;
     PyObject* const* keys = shape->key_data();
@@ -156,19 +139,19 @@ void PrefixWalker::collect_values(const Node& node, PyObject* object, const Path
     PyObject *key, *value;
     std::uint32_t same = 0;
     while (same < node.arity && PyDict_Next(object, &position, &key, &value) && key == keys[same]) {
-        values_[base + (rank == nullptr ? same : rank[same])] = new_reference(value);
+        values[base + (rank == nullptr ? same : rank[same])] = new_reference(value);
         ++same;
     }
     if (same == node.arity) return;
     for (std::uint32_t i = 0; i < node.arity; ++i) {
         const std::size_t index = base + (rank == nullptr ? i : rank[i]);
-        if (values_[index] != nullptr) continue;
+        if (values[index] != nullptr) continue;
         value = PyDict_GetItemWithError(object, keys[i]);
         if (value == nullptr) {
             if (PyErr_Occurred()) throw PythonError{};
             raise_keys(node, object, step);
         }
-        values_[index] = new_reference(value);
+        values[index] = new_reference(value);
     }
 }
 
@@ -181,11 +164,16 @@ void PrefixWalker::visit_mapping(const Node& node, PyObject* object, const PathS
     if (PyDict_GET_SIZE(object) != static_cast<Py_ssize_t>(node.arity)) {
         raise_keys(node, object, step);
     }
+    if (node.is_one_level()) {
+        collect_values(node, object, step, subtrees_);
+        node_ += node.arity;
+        return;
+    }
     const std::size_t base = values_.size();
-    collect_values(node, object, step);
+    collect_values(node, object, step, values_);
     for (std::uint32_t i = 0; i < node.arity; ++i) {
         if (node_->kind == NodeKind::kLeaf) {
-            subtrees_.push_borrowed(values_[base + i]);
+            subtrees_.push_stolen(Ref::steal(std::exchange(values_[base + i], nullptr)));
             ++node_;
         } else {
             const PathStep here{step, &node, i};

@@ -97,6 +97,7 @@ bool namedtuple_fills(State& state, PyTypeObject* type) {
     // Looking __new__ up also gives the type a version tag.
     Ref function = attribute(reinterpret_cast<PyObject*>(type), "__new__");
     const bool fills =
+        Py_TYPE(type)->tp_call == PyType_Type.tp_call &&  // a metaclass may have its own
         type->tp_init == PyBaseObject_Type.tp_init && type->tp_alloc == PyType_GenericAlloc &&
         type->tp_itemsize == PyTuple_Type.tp_itemsize && is_generated_new(state, function.get());
     KindEntry& fresh = resolve_kind(state, state.registry.global(), type);
@@ -105,46 +106,50 @@ bool namedtuple_fills(State& state, PyTypeObject* type) {
     return fills;
 }
 
-KindEntry& resolve_kind(State& state, Namespace& space, PyTypeObject* type) {
-    KindEntry& slot = space.kinds().slot(type);
-    if (slot.type == type) return slot;
+namespace {
 
+NodeKind builtin_kind(State& state, PyTypeObject* type) {
+    if (type == &PyODict_Type) return NodeKind::kOrderedDict;
+    if (type == reinterpret_cast<PyTypeObject*>(state.defaultdict_type.get())) {
+        return NodeKind::kDefaultDict;
+    }
+    if (type == reinterpret_cast<PyTypeObject*>(state.deque_type.get())) return NodeKind::kDeque;
+    if (type == &PyTuple_Type) return NodeKind::kTuple;
+    if (type == &PyList_Type) return NodeKind::kList;
+    if (type == &PyDict_Type) return NodeKind::kDict;
+    if (type == Py_TYPE(Py_None)) return NodeKind::kNone;
+    if (is_structseq_class(type)) return NodeKind::kStructSequence;
+    return is_namedtuple_class(type) ? NodeKind::kNamedTuple : NodeKind::kLeaf;
+}
+
+}  // namespace
+
+KindEntry& resolve_kind(State& state, Namespace& space, PyTypeObject* type) {
     // Probing a type runs its metaclass, and any allocation may collect garbage: code that runs
     // meanwhile may change the registry, and then the answer is worked out again.
-    const unsigned long epoch = state.registry.epoch();
-    KindEntry found;
-    found.type = type;
-    Registration* registration = space.find(type);
-    if (registration == nullptr) registration = state.registry.global().find(type);
-    if (registration != nullptr) {
-        found.kind = NodeKind::kCustom;
+    constexpr int kAttempts = 16;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+        KindEntry& slot = space.kinds().slot(type);
+        if (slot.type == type) return slot;
+        const unsigned long epoch = state.registry.epoch();
+        KindEntry found;
+        found.type = type;
+        Registration* registration = space.find(type);
+        if (registration == nullptr) registration = state.registry.global().find(type);
         found.registration = registration;
-    } else if (type == &PyODict_Type) {
-        found.kind = NodeKind::kOrderedDict;
-    } else if (type == reinterpret_cast<PyTypeObject*>(state.defaultdict_type.get())) {
-        found.kind = NodeKind::kDefaultDict;
-    } else if (type == reinterpret_cast<PyTypeObject*>(state.deque_type.get())) {
-        found.kind = NodeKind::kDeque;
-    } else if (type == &PyTuple_Type) {
-        found.kind = NodeKind::kTuple;
-    } else if (type == &PyList_Type) {
-        found.kind = NodeKind::kList;
-    } else if (type == &PyDict_Type) {
-        found.kind = NodeKind::kDict;
-    } else if (type == Py_TYPE(Py_None)) {
-        found.kind = NodeKind::kNone;
-    } else {
-        found.kind = is_structseq_class(type)    ? NodeKind::kStructSequence
-                     : is_namedtuple_class(type) ? NodeKind::kNamedTuple
-                                                 : NodeKind::kLeaf;
+        found.kind = registration != nullptr ? NodeKind::kCustom : builtin_kind(state, type);
+        Ref watcher = watch(state, type);
+        if (epoch != state.registry.epoch()) continue;
+        PyObject* evicted = slot.watcher;
+        found.watcher = watcher.release();
+        slot = found;
+        Py_XDECREF(evicted);
+        return slot;
     }
-    Ref watcher = watch(state, type);
-    if (epoch != state.registry.epoch()) return resolve_kind(state, space, type);
-    PyObject* evicted = slot.watcher;
-    found.watcher = watcher.release();
-    slot = found;
-    Py_XDECREF(evicted);
-    return slot;
+    raise(PyExc_RuntimeError,
+          "treeops: expected the registry to stay as it is while a class is looked at, got a change "
+          "each time %S was; do not register nodes in a metaclass",
+          type_name(type).get());
 }
 
 }  // namespace treeops

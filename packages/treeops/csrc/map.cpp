@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "map.h"
 
+#include "accessors.h"
 #include "flatten_up_to.h"
 #include "paths.h"
 #include "state.h"
@@ -8,7 +9,7 @@
 
 namespace treeops {
 
-Ref map_trees(const Call& call, bool with_path, MapResult result) {
+Ref map_trees(const Call& call, MapNames names, MapResult result) {
     State& state = call.state;
     check_positional(call, 2, PY_SSIZE_T_MAX, "func, tree, *rests");
     const FlattenOptions options = parse_flatten_options(call, -1);
@@ -29,7 +30,11 @@ Ref map_trees(const Call& call, bool with_path, MapResult result) {
         const TreeRole role{call.who, static_cast<int>(i) + 2};
         flatten_up_to(state, role, flattened.nodes.data(), call.arguments[2 + i], rests);
     }
-    Ref paths = with_path ? leaf_paths(flattened.nodes.data()) : Ref();
+    const Node* root = flattened.nodes.data();
+    Ref paths = names == MapNames::kPath       ? leaf_paths(root)
+                : names == MapNames::kAccessor ? leaf_accessors(state, root)
+                                               : Ref();
+    const bool with_path = names != MapNames::kNone;
 
     // stack[0] is the callee's to use; see PY_VECTORCALL_ARGUMENTS_OFFSET.
     absl::InlinedVector<PyObject*, 8> stack(1 + (with_path ? 1 : 0) + 1 + num_rests, nullptr);

@@ -12,8 +12,10 @@ enum class MapResult {
     kArgument,  // the first tree, unchanged; the function is called for its effect
 };
 
-// func(*leaves) at each leaf of arguments[1], with what stands there in arguments[2:]; with
-// `with_path`, func(path, *leaves).
-Ref map_trees(const Call& call, bool with_path, MapResult result);
+// What the function gets before the leaves.
+enum class MapNames { kNone, kPath, kAccessor };
+
+// func(*leaves) at each leaf of arguments[1], with what stands there in arguments[2:].
+Ref map_trees(const Call& call, MapNames names, MapResult result);
 
 }  // namespace treeops

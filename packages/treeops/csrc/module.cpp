@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// The module, its functions on trees and the methods of PyTreeSpec: METH_FASTCALL, as they are
-// called once per tree.
+// The module and its functions on trees: METH_FASTCALL, as they are called once per tree.
 #include "module.h"
 
 #include <memory>
 
+#include "accessors.h"
 #include "arguments.h"
+#include "broadcast.h"
 #include "flatten.h"
-#include "flatten_up_to.h"
+#include "level.h"
 #include "map.h"
 #include "paths.h"
 #include "pickle.h"
 #include "state.h"
+#include "tree_iterator.h"
 #include "unflatten.h"
 
 namespace treeops {
@@ -38,6 +40,10 @@ constexpr const char kTreeMap[] = "tree_map";
 constexpr const char kTreeMapInplace[] = "tree_map_";
 constexpr const char kTreeMapWithPath[] = "tree_map_with_path";
 constexpr const char kTreeMapWithPathInplace[] = "tree_map_with_path_";
+constexpr const char kTreeFlattenWithAccessor[] = "tree_flatten_with_accessor";
+constexpr const char kTreeAccessors[] = "tree_accessors";
+constexpr const char kTreeMapWithAccessor[] = "tree_map_with_accessor";
+constexpr const char kTreeMapWithAccessorInplace[] = "tree_map_with_accessor_";
 
 // What a function of one tree gives back of the flattened tree.
 struct AsPair {
@@ -71,6 +77,20 @@ struct AsPaths {
     }
 };
 
+struct AsTripleWithAccessors {
+    static Ref take(State& state, const FlattenOptions& options, Flattened& flattened) {
+        Ref accessors = leaf_accessors(state, flattened.nodes.data());
+        Ref leaves = take_leaves(flattened);
+        Ref treespec = take_treespec(state, options, flattened);
+        return check(PyTuple_Pack(3, accessors.get(), leaves.get(), treespec.get()));
+    }
+};
+struct AsAccessors {
+    static Ref take(State& state, const FlattenOptions&, Flattened& flattened) {
+        return leaf_accessors(state, flattened.nodes.data());
+    }
+};
+
 template <const char* kName, typename Result>
 PyObject* function_of_tree(PyObject* module, Arguments arguments, Py_ssize_t count,
                            PyObject* names) {
@@ -84,26 +104,13 @@ PyObject* function_of_tree(PyObject* module, Arguments arguments, Py_ssize_t cou
     });
 }
 
-template <const char* kName, bool kWithPath, MapResult kResult>
+template <const char* kName, MapNames kNames, MapResult kResult>
 PyObject* mapping_function(PyObject* module, Arguments arguments, Py_ssize_t count,
                            PyObject* names) {
     return guarded<PyObject*>(nullptr, [&] {
         const Call call{state_of_module(module), kName, arguments, count, names};
-        return map_trees(call, kWithPath, kResult).release();
+        return map_trees(call, kNames, kResult).release();
     });
-}
-
-Ref unflatten_iterable(State& state, const char* who, PyObject* treespec, PyObject* iterable) {
-    const TreeSpec* spec = as_treespec(treespec);
-    Ref held = Ref::borrow(treespec);
-    if (PyTuple_CheckExact(iterable) &&
-        PyTuple_GET_SIZE(iterable) == static_cast<Py_ssize_t>(spec->root().num_leaves)) {
-        Ref items = Ref::borrow(iterable);  // a tuple stays as it is: no copy
-        return unflatten(state, spec->nodes, reinterpret_cast<PyTupleObject*>(iterable)->ob_item);
-    }
-    References leaves;
-    gather_leaves(who, iterable, spec->root().num_leaves, leaves);
-    return unflatten(state, spec->nodes, leaves.data());
 }
 
 PyObject* tree_unflatten(PyObject* module, Arguments arguments, Py_ssize_t count, PyObject* names) {
@@ -115,35 +122,48 @@ PyObject* tree_unflatten(PyObject* module, Arguments arguments, Py_ssize_t count
     });
 }
 
-// ---- methods of PyTreeSpec -----------------------------------------------------------------
+constexpr const char kBroadcastPrefix[] = "broadcast_prefix";
+constexpr const char kTreeBroadcastPrefix[] = "tree_broadcast_prefix";
 
-PyObject* treespec_unflatten(PyObject* self, PyObject* leaves) {
+template <const char* kName, BroadcastResult kResult>
+PyObject* broadcasting_function(PyObject* module, Arguments arguments, Py_ssize_t count,
+                                PyObject* names) {
     return guarded<PyObject*>(nullptr, [&] {
-        return unflatten_iterable(state_of_instance(self), "PyTreeSpec.unflatten", self, leaves)
-            .release();
+        const Call call{state_of_module(module), kName, arguments, count, names};
+        return broadcast_prefix(call, kResult).release();
     });
 }
 
-PyObject* treespec_flatten_up_to(PyObject* self, PyObject* tree) {
+PyObject* tree_iter(PyObject* module, Arguments arguments, Py_ssize_t count, PyObject* names) {
     return guarded<PyObject*>(nullptr, [&] {
-        Ref held = Ref::borrow(self);
-        Flattened found;
-        const TreeRole role{"PyTreeSpec.flatten_up_to", 0};
-        flatten_up_to(state_of_instance(self), role, as_treespec(self)->nodes, tree, found.leaves);
-        return take_leaves(found).release();
+        const Call call{state_of_module(module), "tree_iter", arguments, count, names};
+        check_positional(call, 1, 2, "tree, is_leaf");
+        const FlattenOptions options = parse_flatten_options(call, 1);
+        return make_tree_iterator(call.state, arguments[0], options).release();
     });
 }
 
-PyObject* treespec_paths(PyObject* self, PyObject*) {
-    return guarded<PyObject*>(nullptr,
-                              [&] { return leaf_paths(as_treespec(self)->nodes).release(); });
+PyObject* tree_is_leaf(PyObject* module, Arguments arguments, Py_ssize_t count, PyObject* names) {
+    return guarded<PyObject*>(nullptr, [&] {
+        const Call call{state_of_module(module), "tree_is_leaf", arguments, count, names};
+        check_positional(call, 1, 2, "tree, is_leaf");
+        const FlattenOptions options = parse_flatten_options(call, 1);
+        return PyBool_FromLong(is_leaf_object(call.state, arguments[0], options));
+    });
 }
 
-PyObject* treespec_reduce(PyObject* self, PyObject*) {
+PyObject* all_leaves(PyObject* module, Arguments arguments, Py_ssize_t count, PyObject* names) {
     return guarded<PyObject*>(nullptr, [&] {
-        Ref payload = dump_treespec(as_treespec(self));
-        State& state = state_of_instance(self);
-        return check(PyTuple_Pack(2, state.rebuild_treespec.get(), payload.get())).release();
+        const Call call{state_of_module(module), "all_leaves", arguments, count, names};
+        check_positional(call, 1, 2, "iterable, is_leaf");
+        const FlattenOptions options = parse_flatten_options(call, 1);
+        Ref iterator = check(PyObject_GetIter(arguments[0]));
+        while (PyObject* next = PyIter_Next(iterator.get())) {
+            Ref item = Ref::steal(next);
+            if (!is_leaf_object(call.state, item.get(), options)) Py_RETURN_FALSE;
+        }
+        if (PyErr_Occurred()) throw PythonError{};
+        Py_RETURN_TRUE;
     });
 }
 
@@ -216,7 +236,7 @@ PyMethodDef tree_functions[] = {
      "Example:\n"
      "    >>> tree_unflatten(tree_structure({'b': [1, 2], 'a': 3}), 'xyz')\n"
      "    {'b': ['y', 'z'], 'a': 'x'}"},
-    {kTreeMap, as_method(mapping_function<kTreeMap, false, MapResult::kTree>), kFast,
+    {kTreeMap, as_method(mapping_function<kTreeMap, MapNames::kNone, MapResult::kTree>), kFast,
      "tree_map($module, func" TREEOPS_MAP_OPTIONS
      "The tree of ``func(leaf, *others)`` for each leaf of a tree.\n\n"
      "Args:\n"
@@ -229,23 +249,87 @@ PyMethodDef tree_functions[] = {
      "Example:\n"
      "    >>> tree_map(lambda x, y: x + y, {'a': 1, 'b': [2]}, {'a': 10, 'b': [20]})\n"
      "    {'a': 11, 'b': [22]}"},
-    {kTreeMapInplace, as_method(mapping_function<kTreeMapInplace, false, MapResult::kArgument>),
-     kFast,
+    {kTreeMapInplace,
+     as_method(mapping_function<kTreeMapInplace, MapNames::kNone, MapResult::kArgument>), kFast,
      "tree_map_($module, func" TREEOPS_MAP_OPTIONS
      "Like tree_map, but for the effect of `func`: gives `tree` itself back.\n\n"
      "Example:\n"
      "    >>> tree_map_(list.clear, ([1], [2]), is_leaf=lambda x: isinstance(x, list))\n"
      "    ([], [])"},
-    {kTreeMapWithPath, as_method(mapping_function<kTreeMapWithPath, true, MapResult::kTree>), kFast,
+    {kTreeMapWithPath,
+     as_method(mapping_function<kTreeMapWithPath, MapNames::kPath, MapResult::kTree>), kFast,
      "tree_map_with_path($module, func" TREEOPS_MAP_OPTIONS
      "Like tree_map, with ``func(path, leaf, *others)``.\n\n"
      "Example:\n"
      "    >>> tree_map_with_path(lambda path, x: (path, x), {'a': [1]})\n"
      "    {'a': [(('a', 0), 1)]}"},
     {kTreeMapWithPathInplace,
-     as_method(mapping_function<kTreeMapWithPathInplace, true, MapResult::kArgument>), kFast,
+     as_method(mapping_function<kTreeMapWithPathInplace, MapNames::kPath, MapResult::kArgument>),
+     kFast,
      "tree_map_with_path_($module, func" TREEOPS_MAP_OPTIONS
      "Like tree_map_, with ``func(path, leaf, *others)``."},
+    {kTreeMapWithAccessor,
+     as_method(mapping_function<kTreeMapWithAccessor, MapNames::kAccessor, MapResult::kTree>),
+     kFast,
+     "tree_map_with_accessor($module, func" TREEOPS_MAP_OPTIONS
+     "Like tree_map, with ``func(accessor, leaf, *others)``.\n\n"
+     "Example:\n"
+     "    >>> tree_map_with_accessor(lambda accessor, x: accessor.codify('tree'), {'a': [1]})\n"
+     "    {'a': [\"tree['a'][0]\"]}"},
+    {kTreeMapWithAccessorInplace,
+     as_method(
+         mapping_function<kTreeMapWithAccessorInplace, MapNames::kAccessor, MapResult::kArgument>),
+     kFast,
+     "tree_map_with_accessor_($module, func" TREEOPS_MAP_OPTIONS
+     "Like tree_map_, with ``func(accessor, leaf, *others)``."},
+    {kTreeFlattenWithAccessor,
+     as_method(function_of_tree<kTreeFlattenWithAccessor, AsTripleWithAccessors>), kFast,
+     "tree_flatten_with_accessor($module, tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "Like tree_flatten, with the accessor of each leaf: ``(accessors, leaves, treespec)``.\n\n"
+     "Called with the tree, an accessor gives the leaf.\n\n"
+     "Example:\n"
+     "    >>> tree = {'a': [1, 2]}\n"
+     "    >>> accessors, leaves, treespec = tree_flatten_with_accessor(tree)\n"
+     "    >>> accessors[1](tree)\n"
+     "    2"},
+    {kTreeAccessors, as_method(function_of_tree<kTreeAccessors, AsAccessors>), kFast,
+     "tree_accessors($module, tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "The accessor of each leaf; see tree_flatten_with_accessor."},
+    {kTreeBroadcastPrefix,
+     as_method(broadcasting_function<kTreeBroadcastPrefix, BroadcastResult::kTree>), kFast,
+     "tree_broadcast_prefix($module, prefix_tree, full_tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "A tree like `full_tree`, with the leaves of its prefix `prefix_tree`, repeated.\n\n"
+     "Raises:\n"
+     "    ValueError: `prefix_tree` is no prefix; the message has the path.\n\n"
+     "Example:\n"
+     "    >>> tree_broadcast_prefix([1, 2], [{'a': 3, 'b': 4}, 5])\n"
+     "    [{'a': 1, 'b': 1}, 2]"},
+    {kBroadcastPrefix, as_method(broadcasting_function<kBroadcastPrefix, BroadcastResult::kLeaves>),
+     kFast,
+     "broadcast_prefix($module, prefix_tree, full_tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "The leaves of tree_broadcast_prefix, as a list.\n\n"
+     "Example:\n"
+     "    >>> broadcast_prefix([1, 2], [{'a': 3, 'b': 4}, 5])\n"
+     "    [1, 1, 2]"},
+    {"tree_iter", as_method(tree_iter), kFast,
+     "tree_iter($module, tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "The leaves of a tree, one at a time; see tree_flatten.\n\n"
+     "Containers are opened when the iteration reaches them.\n\n"
+     "Example:\n"
+     "    >>> next(tree_iter({'b': [1, 2], 'a': 3}))\n"
+     "    3"},
+    {"tree_is_leaf", as_method(tree_is_leaf), kFast,
+     "tree_is_leaf($module, tree, /, is_leaf=None" TREEOPS_OPTIONS
+     "Whether a tree is nothing but a leaf.\n\n"
+     "Example:\n"
+     "    >>> tree_is_leaf(1), tree_is_leaf([]), tree_is_leaf(None)\n"
+     "    (True, False, False)"},
+    {"all_leaves", as_method(all_leaves), kFast,
+     "all_leaves($module, iterable, /, is_leaf=None" TREEOPS_OPTIONS
+     "Whether every item is a leaf; see tree_is_leaf.\n\n"
+     "Example:\n"
+     "    >>> all_leaves([1, 2]), all_leaves([1, []])\n"
+     "    (True, False)"},
 };
 
 // ---- the module ----------------------------------------------------------------------------
@@ -267,6 +351,7 @@ void fill_state(State& state, PyObject* module) {
     state.module = module;
     state.treespec_type = make_type(module, treespec_spec);
     state.key_shape_type = make_type(module, key_shape_spec);
+    state.tree_iterator_type = make_type(module, tree_iterator_spec);
     state.registration_type = make_type(module, registration_spec);
     state.defaultdict_type = import_attribute("collections", "defaultdict");
     state.deque_type = import_attribute("collections", "deque");
@@ -301,11 +386,20 @@ void fill_module(const std::shared_ptr<State>& state, PyObject* module) {
                                         state->rebuild_treespec.get()));
     check_status(PyObject_SetAttrString(module, "PyTreeSpec", state->treespec_type.get()));
     check_status(PyModule_AddIntConstant(module, "MAX_RECURSION_DEPTH", kMaxRecursionDepth));
+    for (PyMethodDef* definition = treespec_functions; definition->ml_name; ++definition) {
+        Ref function = check(PyCFunction_NewEx(definition, module, nullptr));
+        check_status(PyObject_SetAttrString(module, definition->ml_name, function.get()));
+    }
     bind_registry(module, state);
 }
 
 int execute_module(PyObject* module) {
     return guarded<int>(-1, [&] {
+        if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+            raise(PyExc_ImportError,
+                  "treeops: expected the main interpreter, got a sub-interpreter; import it in the "
+                  "main interpreter or in another process");
+        }
         ModuleData* data = module_data(module);
         auto state = std::make_shared<State>();
         data->owner = new std::shared_ptr<State>(state);
@@ -338,6 +432,9 @@ void free_module(void* module) {
 
 PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, reinterpret_cast<void*>(execute_module)},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
     {0, nullptr},
 };
 
@@ -354,21 +451,6 @@ PyModuleDef module_definition = {
 };
 
 }  // namespace
-
-PyMethodDef treespec_methods[] = {
-    {"unflatten", treespec_unflatten, METH_O,
-     "unflatten($self, leaves, /)\n--\n\nThe tree of this structure with these leaves."},
-    {"flatten_up_to", treespec_flatten_up_to, METH_O,
-     "flatten_up_to($self, tree, /)\n--\n\n"
-     "What stands in a tree at the leaves of this structure, which must be its prefix.\n\n"
-     "Example:\n"
-     "    >>> tree_structure([0, 0]).flatten_up_to([1, {'a': 2}])\n"
-     "    [1, {'a': 2}]"},
-    {"paths", treespec_paths, METH_NOARGS,
-     "paths($self, /)\n--\n\nThe path of each leaf, a tuple of keys and positions."},
-    {"__reduce__", treespec_reduce, METH_NOARGS, nullptr},
-    {nullptr, nullptr, 0, nullptr},
-};
 
 State* find_state(PyObject* module) {
     ModuleData* data = module_data(module);

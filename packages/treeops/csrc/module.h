@@ -9,7 +9,8 @@ namespace treeops {
 
 struct State;
 
-extern PyMethodDef treespec_methods[];
+extern PyMethodDef treespec_methods[];    // of PyTreeSpec; bind_treespec.cpp
+extern PyMethodDef treespec_functions[];  // constructors
 
 // Adds the functions of the registry to the module. They share the state, since they may outlive
 // it.

@@ -10,9 +10,12 @@ namespace treeops {
 
 namespace {
 
-// Keeps messages short where keys are long.
+// Keeps messages short where keys are long, and the contents of arrays out of them.
 Ref short_repr(PyObject* object) {
     constexpr Py_ssize_t kLimit = 80;
+    if (PyObject_HasAttrString(object, "shape")) {
+        return check(PyUnicode_FromFormat("<%s>", Py_TYPE(object)->tp_name));
+    }
     Ref repr = check(PyObject_Repr(object));
     if (PyUnicode_GET_LENGTH(repr.get()) <= kLimit) return repr;
     Ref head = check(PyUnicode_Substring(repr.get(), 0, kLimit));
@@ -31,29 +34,46 @@ Ref step_text(const PathStep& step) {
 
 class PathCollector {
   public:
-    explicit PathCollector(Ref paths) : paths_(std::move(paths)) {}
+    explicit PathCollector(const Node* root)
+        : node_(root), paths_(check(PyList_New(static_cast<Py_ssize_t>(root->num_leaves)))) {}
 
-    void visit(const Node*& node) {
-        const Node& self = *node++;
-        if (self.kind == NodeKind::kLeaf) {
-            Ref path = check(PyTuple_New(static_cast<Py_ssize_t>(entries_.size())));
-            for (std::size_t i = 0; i < entries_.size(); ++i) {
-                PyTuple_SET_ITEM(path.get(), static_cast<Py_ssize_t>(i),
-                                 new_reference(entries_[i]));
-            }
-            check_status(PyList_Append(paths_.get(), path.get()));
-            return;
+    Ref collect() {
+        if (node_->kind == NodeKind::kLeaf) {
+            add_path(Ref());
+        } else {
+            visit();
         }
-        for (std::uint32_t i = 0; i < self.arity; ++i) {
-            entries_.push_stolen(child_entry(self, i));
-            visit(node);
-            entries_.truncate(entries_.size() - 1);
-        }
+        return std::move(paths_);
     }
-    Ref take() { return std::move(paths_); }
 
   private:
+    void visit() {
+        const Node& self = *node_++;
+        for (std::uint32_t i = 0; i < self.arity; ++i) {
+            if (node_->kind == NodeKind::kLeaf) {
+                add_path(child_entry(self, i));
+                ++node_;
+            } else {
+                entries_.push_stolen(child_entry(self, i));
+                visit();
+                entries_.truncate(entries_.size() - 1);
+            }
+        }
+    }
+    // The entries on the way down, then `last` if there is one.
+    void add_path(Ref last) {
+        const auto size = static_cast<Py_ssize_t>(entries_.size());
+        Ref path = check(PyTuple_New(size + (last ? 1 : 0)));
+        for (Py_ssize_t i = 0; i < size; ++i) {
+            PyTuple_SET_ITEM(path.get(), i, new_reference(entries_[static_cast<std::size_t>(i)]));
+        }
+        if (last) PyTuple_SET_ITEM(path.get(), size, last.release());
+        PyList_SET_ITEM(paths_.get(), next_++, path.release());
+    }
+
+    const Node* node_;
     Ref paths_;
+    Py_ssize_t next_ = 0;
     References entries_;
 };
 
@@ -101,10 +121,26 @@ Ref path_text(const PathStep* step) {
     return check(PyUnicode_Join(empty.get(), pieces.get()));
 }
 
-Ref leaf_paths(const Node* root) {
-    PathCollector collector(check(PyList_New(0)));
-    collector.visit(root);
-    return collector.take();
+Ref missing_keys(PyObject* from, PyObject* other) {
+    constexpr Py_ssize_t kLimit = 8;
+    Ref list = check(PyList_New(0));
+    Ref keys = check(PySequence_Tuple(from));
+    Ref known = check(PySet_New(other));  // keys are hashable
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keys.get()); ++i) {
+        PyObject* key = PyTuple_GET_ITEM(keys.get(), i);
+        const int found = PySet_Contains(known.get(), key);
+        check_status(found);
+        if (found) continue;
+        const bool full = PyList_GET_SIZE(list.get()) == kLimit;
+        Ref text = full ? check(PyUnicode_FromString("...")) : short_repr(key);
+        check_status(PyList_Append(list.get(), text.get()));
+        if (full) break;
+    }
+    Ref comma = check(PyUnicode_FromString(", "));
+    Ref joined = check(PyUnicode_Join(comma.get(), list.get()));
+    return check(PyUnicode_FromFormat("[%U]", joined.get()));
 }
+
+Ref leaf_paths(const Node* root) { return PathCollector(root).collect(); }
 
 }  // namespace treeops

@@ -23,6 +23,9 @@ Ref field_names(const Node& node);
 // "['enc'][0]" or "the root".
 Ref path_text(const PathStep* step);
 
+// repr of the keys of `from` that are not in `other`: at most eight of them.
+Ref missing_keys(PyObject* from, PyObject* other);
+
 // One tuple of entries per leaf, in order.
 Ref leaf_paths(const Node* root);
 

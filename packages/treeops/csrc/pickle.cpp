@@ -8,6 +8,7 @@
 //   tuple, list        (kind, arity)
 //   dict, OrderedDict  (kind, keys)              keys in the mapping's own order
 //   defaultdict        (kind, keys, default_factory)
+//   dict, defaultdict  ... True at the end when the children stand in the mapping's own order
 //   deque              (kind, arity, maxlen)
 //   namedtuple, structseq  (kind, arity, class)
 //   custom             (kind, arity, class, metadata, entries or None)
@@ -29,8 +30,15 @@ Ref dump_node(const Node& node) {
             return check(Py_BuildValue("(in)", kind, arity));
         case NodeKind::kDict:
         case NodeKind::kOrderedDict:
+            if (node.in_order) {
+                return check(Py_BuildValue("(iOO)", kind, node.shape()->keys, Py_True));
+            }
             return check(Py_BuildValue("(iO)", kind, node.shape()->keys));
         case NodeKind::kDefaultDict:
+            if (node.in_order) {
+                return check(
+                    Py_BuildValue("(iOOO)", kind, node.shape()->keys, node.extra, Py_True));
+            }
             return check(Py_BuildValue("(iOO)", kind, node.shape()->keys, node.extra));
         case NodeKind::kDeque:
             return check(Py_BuildValue("(inO)", kind, arity, node.extra));
@@ -152,10 +160,17 @@ void Loader::load(int depth) {
             if (PySet_GET_SIZE(unique.get()) != PyTuple_GET_SIZE(keys)) {
                 raise_malformed("a key that occurs twice");
             }
-            Ref shape = make_shape(state_, keys, kind != NodeKind::kOrderedDict);
+            const Py_ssize_t mark = kind == NodeKind::kDefaultDict ? 3 : 2;
+            const bool in_order = kind != NodeKind::kOrderedDict && PyTuple_GET_SIZE(item) > mark;
+            if (in_order && PyTuple_GET_ITEM(item, mark) != Py_True) {
+                raise_malformed("a mark of order that is not True");
+            }
+            Ref shape = make_shape(state_, keys, kind != NodeKind::kOrderedDict && !in_order);
             const auto arity = static_cast<std::size_t>(PyTuple_GET_SIZE(keys));
-            return load_children(nodes_.open(kind, arity, std::move(shape), std::move(factory)),
-                                 arity, depth);
+            const std::size_t index =
+                nodes_.open(kind, arity, std::move(shape), std::move(factory));
+            nodes_[index].in_order = in_order;
+            return load_children(index, arity, depth);
         }
         case NodeKind::kDeque: {
             const std::size_t arity = arity_of(item);

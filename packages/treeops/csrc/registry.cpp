@@ -14,6 +14,7 @@ int registration_traverse(PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(registration->type);
     Py_VISIT(registration->flatten_func);
     Py_VISIT(registration->unflatten_func);
+    Py_VISIT(registration->entry_type);
     return 0;
 }
 
@@ -34,6 +35,7 @@ void registration_dealloc(PyObject* self) {
     Py_XDECREF(registration->type);
     Py_XDECREF(registration->flatten_func);
     Py_XDECREF(registration->unflatten_func);
+    Py_XDECREF(registration->entry_type);
     Py_XDECREF(registration->space);
     PyObject_GC_Del(self);
     Py_DECREF(type);
@@ -106,7 +108,7 @@ Namespace& Registry::lookup(PyObject* name) {
 }
 
 void Registry::add(State& state, PyTypeObject* type, PyObject* flatten_func,
-                   PyObject* unflatten_func, PyObject* space) {
+                   PyObject* unflatten_func, PyObject* entry_type, PyObject* space) {
     if (is_builtin_container(state, type)) {
         raise(PyExc_ValueError,
               "register_pytree_node: expected a type treeops does not know yet, got the built-in "
@@ -126,6 +128,7 @@ void Registry::add(State& state, PyTypeObject* type, PyObject* flatten_func,
     registration->type = type;
     registration->flatten_func = new_reference(flatten_func);
     registration->unflatten_func = new_reference(unflatten_func);
+    registration->entry_type = new_reference(entry_type);
     registration->space = new_reference(space);
     Py_INCREF(type);
     PyObject_GC_Track(owner.get());

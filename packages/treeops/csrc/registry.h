@@ -15,7 +15,8 @@ struct Registration {
     PyObject_HEAD PyTypeObject* type;
     PyObject* flatten_func;
     PyObject* unflatten_func;
-    PyObject* space;  // name of the namespace
+    PyObject* entry_type;  // class of the steps of accessors
+    PyObject* space;       // name of the namespace
 };
 
 extern PyType_Spec registration_spec;
@@ -27,6 +28,7 @@ class Namespace {
     Registration* find(PyTypeObject* type) const;  // borrowed, NULL if absent
     PyObject* types() const { return types_.get(); }
     KindCache& kinds() { return kinds_; }
+    bool insertion_ordered = false;  // of dicts; that of the global namespace counts everywhere
     int traverse(visitproc visit, void* arg);
     void clear();
 
@@ -39,12 +41,13 @@ class Registry {
   public:
     void initialize();
 
+    const Namespace& global() const { return *spaces_.front(); }
     Namespace& global() { return *spaces_.front(); }
     // The namespace called `name`, or the global one if nothing was ever registered there.
     Namespace& lookup(PyObject* name);
 
     void add(State& state, PyTypeObject* type, PyObject* flatten_func, PyObject* unflatten_func,
-             PyObject* space);
+             PyObject* entry_type, PyObject* space);
     Ref remove(State& state, PyTypeObject* type, PyObject* space);  // the Registration
 
     unsigned long epoch() const { return epoch_; }
@@ -52,8 +55,18 @@ class Registry {
     int traverse(visitproc visit, void* arg);
     void clear();
 
-  private:
+    // The namespace called `name`, made if there was none.
     Namespace& ensure(PyObject* name);
+    // Whether the children of a dict stand in its own order.
+    bool keeps_order(const Namespace& space) const {
+        return space.insertion_ordered || global().insertion_ordered;
+    }
+    // Whether treespecs name this namespace for its order, whatever nodes they have.
+    bool names_order(const Namespace& space) const {
+        return space.insertion_ordered && &space != &global();
+    }
+
+  private:
     void invalidate();
 
     Ref index_;  // dict: name -> position in spaces_

@@ -57,11 +57,13 @@ class ShapeTable {
     static constexpr std::uint64_t kMultiplier = 0x9E3779B97F4A7C15u;
     static constexpr std::size_t kSets = 512;
     static constexpr std::size_t kWays = 2;
-    static constexpr std::size_t kMaxKeys = 1024;   // longer shapes are not kept
-    static constexpr Py_ssize_t kMaxShapes = 1024;  // then all by_value_ are dropped
+    static constexpr std::size_t kMaxKeys = 1024;       // longer shapes are not kept
+    static constexpr std::size_t kMaxHeld = 1u << 15;  // weights in all; then everything is dropped
+    static constexpr std::size_t kShapeWeight = 32;    // of a shape, beside 1 for each key
 
     std::array<std::array<Entry, kWays>, kSets> by_address_;
     Ref by_value_;  // dict: tuple of keys -> KeyShape
+    std::size_t held_ = 0;  // weights added since the table was empty
 };
 
 // A shape made from a tuple of keys (pickle, constructors).

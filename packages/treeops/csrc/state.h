@@ -33,14 +33,27 @@ struct State {
     Ref name_maxlen;
     Ref rebuild_treespec;  // what a pickle calls
 
+    Ref tree_iterator_type;
+
+    // From treeops.accessors and treeops.typing, when first needed; see accessors.h.
+    Ref accessor_type;
+    Ref auto_entry;
+    Ref sequence_entry;
+    Ref mapping_entry;
+    Ref namedtuple_entry;
+    Ref structseq_entry;
+    Ref kinds;  // tuple of the members of PyTreeKind
+
     Registry registry;
     ShapeTable shapes;
 
-    std::array<Ref*, 16> owned_references() {
-        return {&treespec_type, &key_shape_type,    &registration_type, &defaultdict_type,
-                &deque_type,    &tuple_new,         &empty_tuple,       &empty_string,
-                &name_is_leaf,  &name_none_is_leaf, &name_namespace,    &name_treespec,
-                &name_leaves,   &name_maxlen,       &rebuild_treespec,  &name_default_factory};
+    std::array<Ref*, 24> owned_references() {
+        return {&treespec_type,      &key_shape_type,    &registration_type, &defaultdict_type,
+                &deque_type,         &tuple_new,         &empty_tuple,       &empty_string,
+                &name_is_leaf,       &name_none_is_leaf, &name_namespace,    &name_treespec,
+                &name_leaves,        &name_maxlen,       &rebuild_treespec,  &name_default_factory,
+                &tree_iterator_type, &accessor_type,     &auto_entry,        &sequence_entry,
+                &mapping_entry,      &namedtuple_entry,  &structseq_entry,   &kinds};
     }
     int traverse(visitproc visit, void* arg);
     void clear();

@@ -3,9 +3,12 @@
 
 #include <structmember.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <limits>
+#include <vector>
 
+#include "accessors.h"
 #include "module.h"
 #include "state.h"
 
@@ -82,6 +85,11 @@ PyObject* get_namespace(PyObject* self, void*) { return new_reference(as_treespe
 PyObject* get_type(PyObject* self, void*) {
     return new_reference(node_type(state_of_instance(self), as_treespec(self)->root()));
 }
+PyObject* get_kind(PyObject* self, void*) {
+    return guarded<PyObject*>(nullptr, [&] {
+        return new_reference(kind_object(state_of_instance(self), as_treespec(self)->root().kind));
+    });
+}
 Py_ssize_t treespec_length(PyObject* self) { return as_treespec(self)->root().num_leaves; }
 
 PyGetSetDef treespec_attributes[] = {
@@ -91,6 +99,7 @@ PyGetSetDef treespec_attributes[] = {
     {"none_is_leaf", get_none_is_leaf, nullptr, "Whether None was taken as a leaf.", nullptr},
     {"namespace", get_namespace, nullptr,
      "Namespace of the custom nodes; '' if there are none or all are global.", nullptr},
+    {"kind", get_kind, nullptr, "Kind of the root, a PyTreeKind.", nullptr},
     {"type", get_type, nullptr, "Type of the root; None for a leaf.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
@@ -139,8 +148,8 @@ std::size_t NodeList::open(NodeKind kind, std::size_t arity, Ref subject, Ref ex
         raise(PyExc_OverflowError, "PyTreeSpec: expected fewer than 2**32 nodes, got more");
     }
     make_room();
-    nodes_.push_back(
-        Node{kind, false, static_cast<std::uint32_t>(arity), 0, 1, subject.get(), extra.get()});
+    nodes_.push_back(Node{kind, false, false, static_cast<std::uint32_t>(arity), 0, 1,
+                          subject.get(), extra.get()});
     subject.release();
     extra.release();
     return index;
@@ -153,6 +162,73 @@ void NodeList::close(std::size_t index, std::size_t num_leaves) {
     }
     nodes_[index].num_leaves = static_cast<std::uint32_t>(num_leaves);
     nodes_[index].num_nodes = static_cast<std::uint32_t>(num_nodes);
+}
+
+std::size_t NodeList::open_like(const Node& node) {
+    const std::size_t index =
+        open(node.kind, node.arity, Ref::borrow(node.subject), Ref::borrow(node.extra));
+    nodes_[index].has_entries = node.has_entries;
+    nodes_[index].in_order = node.in_order;
+    return index;
+}
+
+void NodeList::replace(std::size_t index, const Node& node) {
+    Node& place = nodes_[index];
+    TREEOPS_CHECK(place.arity == node.arity);
+    Ref old_subject = Ref::steal(std::exchange(place.subject, node.subject));
+    Ref old_extra = Ref::steal(std::exchange(place.extra, node.extra));
+    Py_XINCREF(node.subject);
+    Py_XINCREF(node.extra);
+    place.kind = node.kind;
+    place.has_entries = node.has_entries;
+    place.in_order = node.in_order;
+}
+
+void NodeList::copy(const Node* root) {
+    const std::size_t size = nodes_.size();
+    if (root->num_nodes >= std::numeric_limits<std::uint32_t>::max() - size) {
+        raise(PyExc_OverflowError, "PyTreeSpec: expected fewer than 2**32 nodes, got more");
+    }
+    if (size + root->num_nodes > nodes_.capacity()) {
+        nodes_.reserve(std::max(size + root->num_nodes, 2 * nodes_.capacity()));
+    }
+    for (std::uint32_t i = 0; i < root->num_nodes; ++i) {
+        nodes_.push_back(root[i]);
+        Py_XINCREF(root[i].subject);
+        Py_XINCREF(root[i].extra);
+    }
+}
+
+Ref make_subtree(State& state, const Node* root, bool none_is_leaf, PyObject* space) {
+    NodeList nodes;
+    nodes.copy(root);
+    return make_treespec(state, nodes, none_is_leaf, space);
+}
+
+bool is_treespec(State& state, PyObject* object) {
+    return Py_IS_TYPE(object, reinterpret_cast<PyTypeObject*>(state.treespec_type.get()));
+}
+
+PyObject* joint_space(const char* who, PyObject* first, PyObject* second) {
+    if (PyUnicode_GET_LENGTH(second) == 0) return first;
+    if (PyUnicode_GET_LENGTH(first) == 0) return second;
+    if (PyUnicode_Compare(first, second) != 0) {
+        raise(PyExc_ValueError, "%s: expected treespecs of one namespace, got %R and %R", who,
+              first, second);
+    }
+    return first;
+}
+
+void check_node_depth(const char* who, const NodeList& nodes) {
+    std::vector<std::size_t> ends;  // of the inner nodes around the current one
+    for (std::size_t i = 0; i < nodes.size(); ++i) {
+        while (!ends.empty() && ends.back() <= i) ends.pop_back();
+        if (ends.size() > static_cast<std::size_t>(kMaxRecursionDepth)) {
+            raise(PyExc_RecursionError, "%s: expected a treespec at most %d deep, got a deeper one",
+                  who, kMaxRecursionDepth);
+        }
+        if (nodes.data()[i].arity > 0) ends.push_back(i + nodes.data()[i].num_nodes);
+    }
 }
 
 Ref make_treespec(State& state, NodeList& nodes, bool none_is_leaf, PyObject* space) {

@@ -16,6 +16,7 @@ inline constexpr int kMaxRecursionDepth = 1000;
 struct Node {
     NodeKind kind;
     bool has_entries;  // custom: `extra` is a (metadata, entries) pair
+    bool in_order;     // dict, defaultdict: the children stand in the mapping's own order
     std::uint32_t arity;
     std::uint32_t num_leaves;  // of the subtree
     std::uint32_t num_nodes;   // of the subtree, this node included: the next sibling is there
@@ -33,7 +34,9 @@ struct Node {
                kind == NodeKind::kDefaultDict;
     }
     // Whether the children stand in sorted order rather than in the mapping's own.
-    bool is_sorted() const { return kind == NodeKind::kDict || kind == NodeKind::kDefaultDict; }
+    bool is_sorted() const {
+        return (kind == NodeKind::kDict || kind == NodeKind::kDefaultDict) && !in_order;
+    }
     // A mapping's keys in the order of the children.
     PyObject* child_keys() const { return is_sorted() ? shape()->sorted_keys : shape()->keys; }
     // Every child is a leaf.
@@ -50,12 +53,18 @@ class NodeList {
 
     void add_leaf() {
         make_room();
-        nodes_.push_back(Node{NodeKind::kLeaf, false, 0, 1, 1, nullptr, nullptr});
+        nodes_.push_back(Node{NodeKind::kLeaf, false, false, 0, 1, 1, nullptr, nullptr});
     }
 
     // Adds an inner node; close() completes it once its children follow.
     std::size_t open(NodeKind kind, std::size_t arity, Ref subject = Ref(), Ref extra = Ref());
     void close(std::size_t index, std::size_t num_leaves);
+    // Adds a node like `node`; close() completes it once its children follow.
+    std::size_t open_like(const Node& node);
+    // Puts `node`, which has as many children, in the place of an open node.
+    void replace(std::size_t index, const Node& node);
+    // Adds the whole subtree that starts at `root`.
+    void copy(const Node* root);
 
     Node& operator[](std::size_t index) { return nodes_[index]; }
     std::size_t size() const { return nodes_.size(); }
@@ -91,6 +100,19 @@ PyObject* treespec_repr(PyObject* self);  // repr.cpp
 Ref make_treespec(State& state, NodeList& nodes, bool none_is_leaf, PyObject* space);
 
 inline TreeSpec* as_treespec(PyObject* object) { return reinterpret_cast<TreeSpec*>(object); }
+
+// The subtree that starts at `root`, as a treespec of its own.
+Ref make_subtree(State& state, const Node* root, bool none_is_leaf, PyObject* space);
+
+bool is_treespec(State& state, PyObject* object);
+
+// The namespace of two treespecs that are joined: that of either, if the other has none, or both
+// have the same; else a ValueError.
+PyObject* joint_space(const char* who, PyObject* first, PyObject* second);
+
+// Raises RecursionError if the nodes are more than MAX_RECURSION_DEPTH deep: treespecs that are put
+// together from others might be.
+void check_node_depth(const char* who, const NodeList& nodes);
 
 // "list of 2", "dict of 3": a node as error messages name it.
 Ref describe_node(State& state, const Node& node);

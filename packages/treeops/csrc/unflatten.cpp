@@ -51,7 +51,7 @@ class Unflattener {
             PyObject* const* values = leaf_;
             leaf_ += self.arity;
             node_ += self.arity;
-            return make(self, values);
+            return unflatten_node(state_, self, values);
         }
         const std::size_t base = values_.size();
         for (std::uint32_t i = 0; i < self.arity; ++i) {
@@ -62,21 +62,21 @@ class Unflattener {
                 values_.push_stolen(build());
             }
         }
-        Ref made = make(self, values_.data() + base);
+        Ref made = unflatten_node(state_, self, values_.data() + base);
         values_.truncate(base);
         return made;
     }
 
   private:
-    Ref make(const Node& node, PyObject* const* values);
-
     State& state_;
     const Node* node_;
     PyObject* const* leaf_;
     References values_;  // finished children on the way down
 };
 
-Ref Unflattener::make(const Node& node, PyObject* const* values) {
+}  // namespace
+
+Ref unflatten_node(State& state, const Node& node, PyObject* const* values) {
     const Py_ssize_t size = node.arity;
     switch (node.kind) {
         case NodeKind::kNone:
@@ -95,22 +95,22 @@ Ref Unflattener::make(const Node& node, PyObject* const* values) {
         }
         case NodeKind::kOrderedDict: {
             // As PyODict_New, without its call of __init__, which does nothing to an empty one.
-            Ref dict = check(PyODict_Type.tp_new(&PyODict_Type, state_.empty_tuple.get(), nullptr));
+            Ref dict = check(PyODict_Type.tp_new(&PyODict_Type, state.empty_tuple.get(), nullptr));
             fill_mapping(node, dict.get(), values, PyODict_SetItem);
             return dict;
         }
         case NodeKind::kDefaultDict: {
-            Ref dict = check(PyObject_CallOneArg(state_.defaultdict_type.get(), node.extra));
+            Ref dict = check(PyObject_CallOneArg(state.defaultdict_type.get(), node.extra));
             fill_mapping(node, dict.get(), values, PyDict_SetItem);
             return dict;
         }
         case NodeKind::kDeque: {
             Ref items = make_list(values, size);
-            return check(PyObject_CallFunctionObjArgs(state_.deque_type.get(), items.get(),
+            return check(PyObject_CallFunctionObjArgs(state.deque_type.get(), items.get(),
                                                       node.extra, nullptr));
         }
         case NodeKind::kNamedTuple:
-            if (namedtuple_fills(state_, node.type())) {
+            if (namedtuple_fills(state, node.type())) {
                 return make_tuple(node.type(), values, size);
             }
             return check(PyObject_Vectorcall(node.subject, values, size, nullptr));
@@ -130,10 +130,21 @@ Ref Unflattener::make(const Node& node, PyObject* const* values) {
     TREEOPS_CHECK(false);
 }
 
-}  // namespace
-
 Ref unflatten(State& state, const Node* root, PyObject* const* leaves) {
     return Unflattener(state, root, leaves).build();
+}
+
+Ref unflatten_iterable(State& state, const char* who, PyObject* treespec, PyObject* iterable) {
+    const TreeSpec* spec = as_treespec(treespec);
+    Ref held = Ref::borrow(treespec);
+    if (PyTuple_CheckExact(iterable) &&
+        PyTuple_GET_SIZE(iterable) == static_cast<Py_ssize_t>(spec->root().num_leaves)) {
+        Ref items = Ref::borrow(iterable);  // a tuple stays as it is: no copy
+        return unflatten(state, spec->nodes, reinterpret_cast<PyTupleObject*>(iterable)->ob_item);
+    }
+    References leaves;
+    gather_leaves(who, iterable, spec->root().num_leaves, leaves);
+    return unflatten(state, spec->nodes, leaves.data());
 }
 
 void gather_leaves(const char* who, PyObject* iterable, std::size_t expected, References& leaves) {

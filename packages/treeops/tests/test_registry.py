@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import time
 from collections import OrderedDict, defaultdict, deque, namedtuple
@@ -93,7 +94,95 @@ def test_treespecs_outlive_the_registration() -> None:
 def test_removed_entry() -> None:
     register(namespace=SPACE)
     entry = treeops.unregister_pytree_node(Node, namespace=SPACE)
-    assert entry == (Node, flatten_node, unflatten_node, SPACE)
+    kind = treeops.PyTreeKind.CUSTOM
+    assert entry == (Node, flatten_node, unflatten_node, treeops.AutoEntry, kind, SPACE)
+
+
+class Named(treeops.GetAttrEntry):
+    pass
+
+
+def test_path_entry_type() -> None:
+    register(namespace=SPACE)
+    register(namespace="other", path_entry_type=Named)
+    tree = [Node(1)]
+    assert [type(step) for step in treeops.tree_accessors(tree, namespace="other")[0]] == [
+        treeops.SequenceEntry,
+        Named,
+    ]
+    assert treeops.register_pytree_node.get(Node, namespace="other").path_entry_type is Named
+    assert treeops.register_pytree_node.get(Node) is None
+
+
+def test_path_entry_type_of_a_class() -> None:
+    class Made(Node):
+        TREE_PATH_ENTRY_TYPE = Named
+
+        def __tree_flatten__(self) -> Any:
+            return self.children, None
+
+        __tree_unflatten__ = classmethod(lambda cls, metadata, children: cls(*children))
+
+    for space, options, expected in (
+        ("by attribute", {}, Named),
+        ("by argument", {"path_entry_type": treeops.GetItemEntry}, treeops.GetItemEntry),
+    ):
+        treeops.register_pytree_node_class(Made, namespace=space, **options)
+        (accessor,) = treeops.tree_accessors(Made(1), namespace=space)
+        assert type(accessor[0]) is expected
+        treeops.unregister_pytree_node(Made, namespace=space)
+
+
+@pytest.mark.parametrize("namespace", ["", "other", SPACE])
+def test_get_all(namespace: str) -> None:
+    before = treeops.register_pytree_node.get(namespace=namespace)
+    register(namespace=SPACE)
+    after = treeops.register_pytree_node.get(namespace=namespace)
+    assert set(after) - set(before) == ({Node} if namespace == SPACE else set())
+    assert {list, dict, namedtuple, OrderedDict, defaultdict, deque, type(None)} < set(before)
+    assert all(entry.type is cls for cls, entry in after.items())
+
+
+@pytest.mark.parametrize(
+    ("cls", "kind"),
+    [
+        (type(None), "NONE"),
+        (tuple, "TUPLE"),
+        (Pair, "NAMEDTUPLE"),
+        (namedtuple, "NAMEDTUPLE"),
+        (time.struct_time, "STRUCTSEQUENCE"),
+    ],
+)
+def test_get_builtin(cls: Any, kind: str) -> None:
+    assert treeops.register_pytree_node.get(cls).kind.name == kind
+
+
+def test_insertion_ordered_dicts() -> None:
+    tree = {"b": 1, "a": [{"d": 2, "c": 3}]}
+    with treeops.dict_insertion_ordered(True, namespace=SPACE):
+        leaves, treespec = treeops.tree_flatten(tree, namespace=SPACE)
+        assert leaves == [1, 2, 3] == list(treeops.tree_iter(tree, namespace=SPACE))
+        assert treeops.tree_leaves(tree) == [3, 2, 1]
+        with treeops.dict_insertion_ordered(False, namespace=SPACE):
+            assert treeops.tree_leaves(tree, namespace=SPACE) == [3, 2, 1]
+        assert treeops.tree_leaves(tree, namespace=SPACE) == [1, 2, 3]
+    assert treeops.tree_leaves(tree, namespace=SPACE) == [3, 2, 1]
+    assert list(treespec.unflatten(leaves)) == ["b", "a"]
+    assert treespec.unflatten(leaves) == tree
+    assert treespec.flatten_up_to({"a": [{"c": 3, "d": 2}], "b": 1}) == [1, 2, 3]
+    assert treespec.paths() == [("b",), ("a", 0, "d"), ("a", 0, "c")]
+    assert treespec != treeops.tree_structure(tree)
+    assert treespec <= treeops.tree_structure(tree)
+    assert pickle.loads(pickle.dumps(treespec)) == treespec
+    with treeops.dict_insertion_ordered(True, namespace=GLOBAL_NAMESPACE):
+        assert treeops.tree_leaves(tree) == [1, 2, 3]
+        assert treeops.tree_leaves(defaultdict(int, b=1, a=2), namespace="any") == [1, 2]
+
+
+def test_insertion_order_ends_with_an_error() -> None:
+    with pytest.raises(LookupError), treeops.dict_insertion_ordered(True, namespace=SPACE):
+        raise LookupError
+    assert treeops.tree_leaves({"b": 1, "a": 2}, namespace=SPACE) == [2, 1]
 
 
 def test_a_namedtuple_may_be_overridden() -> None:
@@ -174,6 +263,23 @@ CASES = [
      "register_pytree_node: expected namespace to be a str, got int"),
     (lambda: treeops.register_pytree_node(5, flatten_node, unflatten_node, namespace=SPACE),
      TypeError, "register_pytree_node: expected a class, got int"),
+    (lambda: register(namespace=SPACE, path_entry_type=int), TypeError,
+     "register_pytree_node: expected path_entry_type to be a subclass of PyTreeEntry, got int"),
+    (lambda: register(namespace=SPACE, path_entry_type=5), TypeError,
+     "register_pytree_node: expected path_entry_type to be a subclass of PyTreeEntry, got int"),
+    (lambda: treeops.register_pytree_node_class(Node, path_entry_type=5, namespace=SPACE),
+     TypeError,
+     "register_pytree_node_class: expected path_entry_type to be a subclass of PyTreeEntry, got "
+     "int"),
+    (lambda: treeops.register_pytree_node.get(5), TypeError,
+     "register_pytree_node.get: expected a class, got int"),
+    (lambda: treeops.register_pytree_node.get(list, namespace=5), TypeError,
+     "register_pytree_node.get: expected namespace to be a str, got int"),
+    (lambda: treeops.dict_insertion_ordered(True, namespace="").__enter__(), ValueError,
+     "dict_insertion_ordered: expected a non-empty namespace, got ''; "
+     "pass treeops.registry.GLOBAL_NAMESPACE to register for everyone"),
+    (lambda: treeops.dict_insertion_ordered(True, namespace=5).__enter__(), TypeError,
+     "dict_insertion_ordered: expected namespace to be a str, got int"),
     (lambda: treeops.register_pytree_node(Node, 5, unflatten_node, namespace=SPACE), TypeError,
      "register_pytree_node: expected flatten_func to be callable, got int"),
     (lambda: treeops.register_pytree_node(Node, flatten_node, None, namespace=SPACE), TypeError,
@@ -224,3 +330,39 @@ def test_a_struct_sequence_may_be_overridden() -> None:
         )
     assert treeops.tree_leaves(time.struct_time(range(9)), namespace=SPACE) == [0]
     treeops.unregister_pytree_node(time.struct_time, namespace=SPACE)
+
+
+def test_a_metaclass_that_changes_the_registry_gets_an_error():
+    class Restless(type):
+        @property
+        def _fields(cls):
+            fresh = type("Fresh", (), {})
+            treeops.register_pytree_node(
+                fresh, lambda _: ((), None), lambda _, __: fresh(), namespace="restless"
+            )
+            treeops.unregister_pytree_node(fresh, namespace="restless")
+            return ("x",)
+
+    class Odd(tuple, metaclass=Restless):
+        __slots__ = ()
+
+    message = "expected the registry to stay as it is while a class is looked at, got a change each"
+    with pytest.raises(RuntimeError, match=message):
+        treeops.tree_leaves([Odd((1,))])
+
+
+def test_a_namedtuple_with_a_metaclass_is_built_by_calling_it():
+    calls = []
+
+    class Counting(type):
+        def __call__(cls, *args):
+            calls.append(args)
+            return super().__call__(*args)
+
+    class Point(namedtuple("Point", "x y"), metaclass=Counting):
+        __slots__ = ()
+
+    point = Point(1, 2)
+    calls.clear()
+    assert treeops.tree_map(lambda x: x + 1, point) == (2, 3)
+    assert calls == [(2, 3)]

@@ -203,9 +203,14 @@ def test_attributes_cannot_be_set() -> None:
         structure(1).num_leaves = 2
 
 
-def test_no_order() -> None:
-    with pytest.raises(TypeError):
-        _ = structure(1) < structure(2)
+def test_order_is_that_of_prefixes() -> None:
+    leaf, pair, deeper = structure(1), structure([1, 2]), structure([1, (2, 3)])
+    assert leaf < pair < deeper
+    assert deeper >= deeper > pair
+    assert not pair < pair
+    assert not structure([1]) <= structure((1,))
+    with pytest.raises(TypeError, match="'<' not supported between instances of 'treeops"):
+        _ = leaf < 1
 
 
 def test_names() -> None:

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of a treespec of ResNet-152, next to OpTree: growth of the process over many of them.
+
+python packages/treeops/benchmarks/bench_memory.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+COUNT = 2000
+PROGRAM = """
+import gc, resource, sys
+from collections import OrderedDict
+sys.path.insert(0, {folder!r})
+import example_trees
+import {library} as library
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+tree = example_trees.resnet_tree("resnet152", {container}, lambda shape: None)
+kept = [library.tree_structure(tree, none_is_leaf=True) for _ in range(10)]
+gc.collect()
+before = resident()
+kept += [library.tree_structure(tree, none_is_leaf=True) for _ in range({count})]
+print((resident() - before) // {count})
+"""
+
+
+def bytes_each(library: str, container: str) -> int:
+    """Bytes of one treespec, measured in a process of its own."""
+    program = PROGRAM.format(
+        folder=str(Path(__file__).parent), library=library, container=container, count=COUNT
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return int(result.stdout)
+
+
+def main() -> None:
+    libraries = ["treeops"]
+    if importlib.util.find_spec("optree") is not None:
+        libraries.append("optree")
+    else:
+        print("OpTree is missing: pip install optree==0.20.0", file=sys.stderr)
+    print(f"{'bytes per treespec of ResNet-152':<34}" + "".join(f"{n:>12}" for n in libraries))
+    for container in ("OrderedDict", "dict"):
+        cells = "".join(f"{bytes_each(library, container):>12}" for library in libraries)
+        print(f"{container:<34}{cells}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trees of trees turned inside out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from treeops._C import PyTreeSpec, tree_flatten, tree_structure
+
+__all__ = [
+    "tree_partition",
+    "tree_transpose",
+    "tree_transpose_map",
+    "tree_transpose_map_with_accessor",
+    "tree_transpose_map_with_path",
+]
+
+
+def tree_transpose(
+    outer_treespec: PyTreeSpec,
+    inner_treespec: PyTreeSpec,
+    tree: Any,
+    /,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> Any:
+    """From an outer tree of inner trees to an inner tree of outer trees.
+
+    Args:
+        outer_treespec: The outer structure of ``tree``.
+        inner_treespec: The structure of every subtree at its leaves.
+        tree: The tree to transpose.
+        is_leaf: As for :func:`tree_flatten`.
+
+    Raises:
+        ValueError: A structure has no leaves, or they disagree about None or the namespace.
+        TypeError: The tree has not the number of leaves that the structures tell.
+
+    Example:
+        >>> pairs = [(1, 2), (3, 4), (5, 6)]
+        >>> tree_transpose(tree_structure([0, 0, 0]), tree_structure((0, 0)), pairs)
+        ([1, 3, 5], [2, 4, 6])
+    """
+    who = "tree_transpose"
+    outer, inner = outer_treespec, inner_treespec
+    for name, treespec in (("outer_treespec", outer), ("inner_treespec", inner)):
+        _check_treespec(who, name, treespec)
+        _check_leaves(who, name, treespec)
+    if outer.none_is_leaf != inner.none_is_leaf:
+        raise ValueError(
+            f"{who}: expected treespecs with the same none_is_leaf, "
+            f"got {outer.none_is_leaf} and {inner.none_is_leaf}"
+        )
+    if outer.namespace and inner.namespace and outer.namespace != inner.namespace:
+        raise ValueError(
+            f"{who}: expected treespecs of one namespace, "
+            f"got {outer.namespace!r} and {inner.namespace!r}"
+        )
+    leaves, treespec = tree_flatten(
+        tree,
+        is_leaf,
+        none_is_leaf=outer.none_is_leaf,
+        namespace=outer.namespace or inner.namespace,
+    )
+    if len(leaves) != outer.num_leaves * inner.num_leaves:
+        raise TypeError(f"{who}: expected a tree like {outer.compose(inner)}, got {treespec}")
+    step = inner.num_leaves
+    columns = (leaves[first::step] for first in range(step))
+    return inner.unflatten(map(outer.unflatten, columns))
+
+
+def tree_transpose_map(
+    func: Callable[..., Any],
+    tree: Any,
+    /,
+    *rests: Any,
+    inner_treespec: PyTreeSpec | None = None,
+    is_leaf: Callable[[Any], bool] | None = None,
+    none_is_leaf: bool = False,
+    namespace: str = "",
+) -> Any:
+    """Like :func:`tree_map`, transposed: the results are trees, their structure comes outside.
+
+    Args:
+        func: Called with a leaf of ``tree`` and what stands in its place in each of ``rests``.
+        tree: Any tree.
+        rests: Trees that have the structure of ``tree``, or have it as a prefix.
+        inner_treespec: The structure of the results; without it, that of the first one.
+        is_leaf: As for :func:`tree_flatten`.
+        none_is_leaf: As for :func:`tree_flatten`.
+        namespace: As for :func:`tree_flatten`.
+
+    Raises:
+        ValueError: There are no leaves, or a result has another structure.
+
+    Example:
+        >>> tree_transpose_map(lambda x: {"half": x / 2, "double": x * 2}, [2, 4])
+        {'half': [1.0, 2.0], 'double': [4, 8]}
+    """
+    who = "tree_transpose_map"
+    leaves, outer = tree_flatten(tree, is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
+    if inner_treespec is None:
+        _check_leaves(who, "tree", outer)
+    results = list(map(func, leaves, *map(outer.flatten_up_to, rests)))
+    return _turn(who, outer, inner_treespec, results, is_leaf, none_is_leaf, namespace)
+
+
+def tree_transpose_map_with_path(
+    func: Callable[..., Any],
+    tree: Any,
+    /,
+    *rests: Any,
+    inner_treespec: PyTreeSpec | None = None,
+    is_leaf: Callable[[Any], bool] | None = None,
+    none_is_leaf: bool = False,
+    namespace: str = "",
+) -> Any:
+    """Like :func:`tree_transpose_map`, with ``func(path, leaf, *others)``."""
+    who = "tree_transpose_map_with_path"
+    leaves, outer = tree_flatten(tree, is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
+    if inner_treespec is None:
+        _check_leaves(who, "tree", outer)
+    results = list(map(func, outer.paths(), leaves, *map(outer.flatten_up_to, rests)))
+    return _turn(who, outer, inner_treespec, results, is_leaf, none_is_leaf, namespace)
+
+
+def tree_transpose_map_with_accessor(
+    func: Callable[..., Any],
+    tree: Any,
+    /,
+    *rests: Any,
+    inner_treespec: PyTreeSpec | None = None,
+    is_leaf: Callable[[Any], bool] | None = None,
+    none_is_leaf: bool = False,
+    namespace: str = "",
+) -> Any:
+    """Like :func:`tree_transpose_map`, with ``func(accessor, leaf, *others)``."""
+    who = "tree_transpose_map_with_accessor"
+    leaves, outer = tree_flatten(tree, is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
+    if inner_treespec is None:
+        _check_leaves(who, "tree", outer)
+    results = list(map(func, outer.accessors(), leaves, *map(outer.flatten_up_to, rests)))
+    return _turn(who, outer, inner_treespec, results, is_leaf, none_is_leaf, namespace)
+
+
+def tree_partition(
+    predicate: Callable[[Any], bool],
+    tree: Any,
+    /,
+    is_leaf: Callable[[Any], bool] | None = None,
+    *,
+    fillvalue: Any = None,
+    none_is_leaf: bool = False,
+    namespace: str = "",
+) -> tuple[Any, Any]:
+    """Two trees like ``tree``: the leaves for which ``predicate`` is true, and the others.
+
+    Args:
+        predicate: Called with every leaf.
+        tree: Any tree.
+        is_leaf: As for :func:`tree_flatten`.
+        fillvalue: Stands where the leaf went to the other tree.
+        none_is_leaf: As for :func:`tree_flatten`.
+        namespace: As for :func:`tree_flatten`.
+
+    Example:
+        >>> tree_partition(lambda x: x > 1, {"a": 1, "b": [2, 3]})
+        ({'a': None, 'b': [2, 3]}, {'a': 1, 'b': [None, None]})
+    """
+    leaves, treespec = tree_flatten(tree, is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
+    chosen = [bool(predicate(leaf)) for leaf in leaves]
+    pairs = list(zip(chosen, leaves, strict=True))
+    return (
+        treespec.unflatten([leaf if yes else fillvalue for yes, leaf in pairs]),
+        treespec.unflatten([fillvalue if yes else leaf for yes, leaf in pairs]),
+    )
+
+
+def _turn(
+    who: str,
+    outer: PyTreeSpec,
+    inner: PyTreeSpec | None,
+    results: list[Any],
+    is_leaf: Callable[[Any], bool] | None,
+    none_is_leaf: bool,
+    namespace: str,
+) -> Any:
+    """The tree of structure ``inner`` whose leaves are trees of structure ``outer``."""
+    if inner is None:
+        inner = tree_structure(results[0], is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
+    _check_treespec(who, "inner_treespec", inner)
+    _check_leaves(who, "inner_treespec", inner)
+    rows = [inner.flatten_up_to(result) for result in results]
+    columns: Iterable[tuple[Any, ...]] = (
+        zip(*rows, strict=True) if rows else [()] * inner.num_leaves
+    )
+    return inner.unflatten(map(outer.unflatten, columns))
+
+
+def _check_treespec(who: str, name: str, treespec: object) -> None:
+    if not isinstance(treespec, PyTreeSpec):
+        raise TypeError(f"{who}: expected {name} to be a PyTreeSpec, got {type(treespec).__name__}")
+
+
+def _check_leaves(who: str, name: str, treespec: PyTreeSpec) -> None:
+    if treespec.num_leaves == 0:
+        raise ValueError(f"{who}: expected {name} to have leaves, got {treespec}")
