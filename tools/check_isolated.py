@@ -169,7 +169,9 @@ def check(name: str, wheels: dict[str, Wheel], uv: str, work: Path) -> Row:
     shutil.copy(work / "pyproject.toml", place)
     config = ["-c", str(place / "pyproject.toml"), "--rootdir", str(place)]
     what = ["--pyargs", str(copy / "tests"), wheel.module]  # the doctests of the installed package
-    pytest = [str(python), "-m", "pytest", "-q", "-m", "not slow", *config, *what]
+    # a module for a library that the package does not need is left out where that is missing
+    optional = "--doctest-ignore-import-errors"
+    pytest = [str(python), "-m", "pytest", "-q", "-m", "not slow", optional, *config, *what]
     started = time.monotonic()
     output = run(f"{name}: tests", pytest, place, {**env, "OMP_NUM_THREADS": "1"})
     outcome = output.rstrip().splitlines()[-1]
