@@ -260,15 +260,15 @@ Ref ShapeTable::find_or_make(State& state, PyObject* const* keys, std::size_t si
     held.disown();
     if (size > kMaxKeys || !all_plain(tuple.get())) return make_shape(state, tuple.get(), sorted);
 
-    held_ += size + kShapeWeight;
-    if (held_ > kMaxHeld) {
-        clear();
-        held_ = size + kShapeWeight;
-    }
     Ref shape = Ref::borrow(PyDict_GetItemWithError(by_value_.get(), tuple.get()));
     if (!shape) {
         if (PyErr_Occurred()) throw PythonError{};
         shape = make_shape(state, tuple.get(), sorted);
+        held_ += size + kShapeWeight;
+        if (held_ > kMaxHeld) {
+            clear();
+            held_ = size + kShapeWeight;
+        }
         check_status(PyDict_SetItem(by_value_.get(), tuple.get(), shape.get()));
     } else if (sorted && as_shape(shape.get())->sorted_keys == nullptr) {
         add_sorted_half(as_shape(shape.get()));
