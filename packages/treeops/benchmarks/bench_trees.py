@@ -4,6 +4,9 @@
 
     python packages/treeops/benchmarks/bench_trees.py [--trees resnet50 ...] [--rounds 40]
 
+``--optree DIR`` takes OpTree from a folder (``pip install --no-deps --target DIR optree==0.18``).
+The rows "written out" are the dicts of a tree as one expression of Python, which the interpreter
+evaluates: what allocating, filling and freeing them costs whoever does it.
 Every library handles the same trees of real tensors in one process. Rounds are interleaved, so that
 a busy machine disturbs all alike; a number is the median over the rounds of the CPU time per call.
 Libraries that are not installed are named, with the command that installs them.
@@ -106,6 +109,19 @@ def keep_second(_: Any, leaf: Any) -> Any:
     return leaf
 
 
+def written_out(tree: Any) -> Operation:
+    """A function that makes a tree of dicts by evaluating its dict displays."""
+    leaves: list[Any] = []
+
+    def expression(node: Any) -> str:
+        if type(node) is dict:
+            return f"{{{', '.join(f'{key!r}: {expression(node[key])}' for key in node)}}}"
+        leaves.append(node)
+        return f"leaves[{len(leaves) - 1}]"
+
+    return eval(f"lambda: {expression(tree)}", {"leaves": leaves})
+
+
 def basic_operations(library: Library, tree: Any) -> dict[str, Operation]:
     leaves, treespec = library.flatten(tree)
     return {
@@ -173,10 +189,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trees", nargs="+", metavar="TEXT", help="only trees named like this")
     parser.add_argument("--rounds", type=int, default=40, help="rounds per number (default 40)")
+    parser.add_argument("--optree", metavar="DIR", help="folder with the OpTree to compare with")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to FILE")
     options = parser.parse_args()
     if importlib.util.find_spec("torch") is None:
         parser.exit(1, "bench_trees: expected torch for the leaves; pip install torch\n")
+    if options.optree:
+        sys.path.insert(0, options.optree)
     torch = importlib.import_module("torch")
 
     sys.setrecursionlimit(20_000)  # the pure Python rivals recurse
@@ -196,6 +215,10 @@ def main() -> None:
             times = measure({name: t[operation] for name, t in tables.items()}, options.rounds)
             print_row(label, operation, times, names)
             rows.append({"tree": label, "operation": operation, "us": times})
+        if type(tree) is dict and "resnet" in label:
+            table = {"treeops": tables["treeops"]["unflatten"], "written out": written_out(tree)}
+            times = measure(table, options.rounds)
+            print_row(label, "written out", times, ["written out"])
         gc.collect()
     if importlib.util.find_spec("optree") is not None:
         optree = importlib.import_module("optree")
