@@ -53,6 +53,11 @@ class Unflattener {
             node_ += self.arity;
             return unflatten_node(state_, self, values);
         }
+        if (self.arity == 1) {  // as below, without the stack
+            const Ref child = build();
+            PyObject* value = child.get();
+            return unflatten_node(state_, self, &value);
+        }
         const std::size_t base = values_.size();
         for (std::uint32_t i = 0; i < self.arity; ++i) {
             if (node_->kind == NodeKind::kLeaf) {
