@@ -239,21 +239,21 @@ def select(who: str, flag: torch.Tensor, new: Tree, old: Tree) -> Tree:
     """``new`` where ``flag``, else ``old``, leaf by leaf; what is shared stays shared."""
     leaves, spec = tree_flatten(new)
     others = flatten_like(who, "states to choose from differ", spec, old)
-    chosen: dict[tuple[int, int], Any] = {}
+    chosen: dict[tuple[torch.Tensor, torch.Tensor], torch.Tensor] = {}  # hashed by identity
+    results = []
     for n, o in zip(leaves, others, strict=True):
-        key = (id(n), id(o))
-        if key in chosen:
-            continue
         if isinstance(n, torch.Tensor) and isinstance(o, torch.Tensor):
-            chosen[key] = n if n is o else torch.where(flag, n, o)
+            if (n, o) not in chosen:
+                chosen[n, o] = n if n is o else torch.where(flag, n, o)
+            results.append(chosen[n, o])
         elif n is o or n == o:
-            chosen[key] = n
+            results.append(n)
         else:
             raise TypeError(
                 f"{who}: expected tensors to choose between, got {describe(n)} and {describe(o)}; "
                 "keep numbers that change as tensors in the state"
             )
-    return tree_unflatten(spec, [chosen[id(n), id(o)] for n, o in zip(leaves, others, strict=True)])
+    return tree_unflatten(spec, results)
 
 
 def gradients(who: str, updates: Tree) -> list[torch.Tensor]:

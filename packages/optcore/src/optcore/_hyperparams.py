@@ -14,6 +14,7 @@ from optcore._tree import (
     ParamDict,
     Tree,
     describe,
+    flatten_up_to,
     path_to,
     tree_leaves,
     tree_map,
@@ -51,7 +52,7 @@ def check_range(
         elif isinstance(leaf, Real) and not isinstance(leaf, bool):
             number = float(leaf)
             inside = low <= number and (number < high if open_high else number <= high)
-            if not (inside and math.isfinite(number)):
+            if not (inside and -math.inf < number < math.inf):  # isfinite stops the compiler
                 raise ValueError(
                     f"{who}: expected {name} {_range(low, high, open_high)}, got {leaf}"
                 )
@@ -99,12 +100,14 @@ def is_zero(value: Hyperparam) -> bool:
 
 def per_leaf(who: str, name: str, value: Hyperparam, updates: Tree) -> list[Any] | None:
     """One value per leaf of ``updates`` if ``value`` is a prefix tree, None if it is one value."""
-    if isinstance(value, (Real, torch.Tensor)) or callable(value):
+    if isinstance(value, (Real, torch.Tensor)):
+        return None
+    if not isinstance(value, (dict, list, tuple)) and callable(value):
         return None
     if type(value) is dict and isinstance(updates, ParamDict) and value.keys() == updates.keys():
         value = ParamDict((key, value[key]) for key in updates)
     try:
-        parts = tree_structure(value).flatten_up_to(updates)
+        parts = flatten_up_to(tree_structure(value), updates)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{who}: {name} is not a prefix of the parameters: {error}") from None
     values: list[Any] = []

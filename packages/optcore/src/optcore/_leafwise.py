@@ -203,7 +203,7 @@ class Tick:
 
     def derive(self, fn: Callable[..., Any], *arguments: Any) -> Any:
         """``fn(count as float64, *arguments)``, remembered."""
-        key = (fn, *map(id, arguments))
+        key = (fn, *arguments)
         if key not in self._derived:
             self._derived[key] = fn(self.count.to(torch.float64), *arguments)
         return self._derived[key]
@@ -211,11 +211,17 @@ class Tick:
 
 def _ticks(counts: Sequence[torch.Tensor | None]) -> list[Tick | None]:
     """One tick per distinct count, so that leaves that share a count go on sharing it."""
-    distinct: dict[int, Tick] = {}
+    distinct: dict[torch.Tensor, Tick] = {}  # hashed by identity; no compiler knows id()
+    ticks: list[Tick | None] = []
+    last = tick = None
     for count in counts:
-        if count is not None and id(count) not in distinct:
-            distinct[id(count)] = Tick(count)
-    return [None if count is None else distinct[id(count)] for count in counts]
+        if count is not last:
+            last = count
+            if count is not None and count not in distinct:
+                distinct[count] = Tick(count)
+            tick = None if count is None else distinct[count]
+        ticks.append(tick)
+    return ticks
 
 
 def fit(value: Any, like: torch.Tensor) -> Any:

@@ -293,10 +293,18 @@ def _rebuild(*arguments: Any) -> GradientTransformation:
     return GradientTransformation(*fields, name=name, needs_params=needs_params)
 
 
-@lru_cache(maxsize=1024)
 def _takes_extra(update: Callable[..., Any]) -> bool:
+    if torch.compiler.is_compiling():
+        return _has_keywords(update)  # the compiler warns of caches
+    return _has_keywords_cached(update)
+
+
+def _has_keywords(update: Callable[..., Any]) -> bool:
     kinds = (parameter.kind for parameter in inspect.signature(update).parameters.values())
     return inspect.Parameter.VAR_KEYWORD in kinds
+
+
+_has_keywords_cached = lru_cache(maxsize=1024)(_has_keywords)
 
 
 class _Identity:

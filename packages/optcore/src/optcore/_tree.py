@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 import treeops
+import treeops.integrations.torch  # lets torch.compile trace through treeops
 
 Tree: TypeAlias = Any  # a nested container of tensors (and None)
 
@@ -47,9 +48,19 @@ def is_param_dict(node: object) -> bool:
 def flatten_like(who: str, what: str, spec: Any, tree: Tree) -> list[Any]:
     """Leaves of ``tree`` in the order of ``spec``; a mismatch names who was called with what."""
     try:
-        return spec.flatten_up_to(tree)
+        return flatten_up_to(spec, tree)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{who}: {what}: {error}") from None
+
+
+def flatten_up_to(spec: Any, tree: Tree) -> list[Any]:
+    """What stands in ``tree`` at the leaves of ``spec``."""
+    if not torch.compiler.is_compiling():
+        return spec.flatten_up_to(tree)
+    found: list[Any] = []  # the compiler knows tree_map, but no method of a treespec
+    places = treeops.tree_unflatten(spec, range(spec.num_leaves))
+    tree_map(lambda _, part: found.append(part), places, tree)
+    return found
 
 
 def path_to(tree: Tree, index: int) -> str:
@@ -71,14 +82,14 @@ def map_tensors(fn: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
         >>> a is b
         True
     """
-    seen: dict[int, torch.Tensor] = {}
+    seen: dict[torch.Tensor, torch.Tensor] = {}  # hashed by identity
 
     def once(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        if id(leaf) not in seen:
-            seen[id(leaf)] = fn(leaf)
-        return seen[id(leaf)]
+        if leaf not in seen:
+            seen[leaf] = fn(leaf)
+        return seen[leaf]
 
     return tree_map(once, tree)
 
