@@ -90,6 +90,15 @@ def test_user_functions_make_a_transformation_and_get_extra_arguments_if_they_as
     assert state[1].item() == 1.0
 
 
+@pytest.mark.parametrize("row", optcore.OPTIMIZERS.values(), ids=optcore.OPTIMIZERS.keys())
+def test_extra_arguments_pass_by_every_optimizer(row):
+    tx, params = row.factory(), [torch.ones(2, 2)]
+    state = tx.init(params)
+    expected, _ = tx.update(params, state, params, inplace=False)
+    found, _ = tx.update(params, state, params, inplace=False, loss=5.0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_chain_method_is_chain():
     a, b = optcore.scale(2.0), optcore.scale(3.0)
     assert a.chain(b) == optcore.chain(a, b)

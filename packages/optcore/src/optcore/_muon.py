@@ -176,13 +176,13 @@ def _muon_update(
     momentum: Any,
     nesterov: bool,
     adjust_lr_fn: str | None,
-    **newton_schulz: Any,
+    **hyperparams: Any,
 ) -> tuple[Tree, ScaleByMuonState]:
     def formula(g: torch.Tensor, buffer: torch.Tensor, *, momentum: Any) -> Any:
         g = g.to(buffer.dtype)
         buffer = ema(buffer, g, momentum, inplace)
         ahead = ema(g, buffer, 1 - momentum, False) if nesterov else buffer
-        direction = _orthogonalized(ahead, **newton_schulz).to(g.dtype)
+        direction = _orthogonalized(ahead, **hyperparams).to(g.dtype)
         return direction * _adjustment(adjust_lr_fn, g.shape), buffer
 
     updates, buffer = leafwise("scale_by_muon", formula, updates, state.momentum, momentum=momentum)

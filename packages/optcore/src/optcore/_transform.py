@@ -58,8 +58,8 @@ class GradientTransformation:
     Args:
         init: Module-level function ``init(params, **hyperparams, **static) -> state``.
         update: Module-level function ``update(updates, state, params, *, inplace, **hyperparams,
-            **static) -> (updates, state)``. Declaring ``**extra`` subscribes it to the extra
-            arguments of :meth:`update`.
+            **static) -> (updates, state)``. Declaring ``**extra``, under this name, subscribes it
+            to the extra arguments of :meth:`update`.
         hyperparams: Numbers, schedules, tensors or prefix trees; ``update`` gets schedules
             evaluated, ``init`` as they are.
         static: Everything else that the two functions need.
@@ -295,16 +295,16 @@ def _rebuild(*arguments: Any) -> GradientTransformation:
 
 def _takes_extra(update: Callable[..., Any]) -> bool:
     if torch.compiler.is_compiling():
-        return _has_keywords(update)  # the compiler warns of caches
-    return _has_keywords_cached(update)
+        return _declares_extra(update)  # the compiler warns of caches
+    return _declares_extra_cached(update)
 
 
-def _has_keywords(update: Callable[..., Any]) -> bool:
-    kinds = (parameter.kind for parameter in inspect.signature(update).parameters.values())
-    return inspect.Parameter.VAR_KEYWORD in kinds
+def _declares_extra(update: Callable[..., Any]) -> bool:
+    extra = inspect.signature(update).parameters.get("extra")
+    return extra is not None and extra.kind is inspect.Parameter.VAR_KEYWORD
 
 
-_has_keywords_cached = lru_cache(maxsize=1024)(_has_keywords)
+_declares_extra_cached = lru_cache(maxsize=1024)(_declares_extra)
 
 
 class _Identity:
