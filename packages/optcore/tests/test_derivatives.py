@@ -36,6 +36,18 @@ BUILDERS = {
     "adafactor": lambda h: optcore.adafactor(lr=h[0], beta2_decay=-h[1], weight_decay=h[2]),
     "lamb": lambda h: optcore.lamb(lr=h[0], eps=h[1], weight_decay=h[2]),
     "lars": lambda h: optcore.lars(lr=h[0], weight_decay=h[1], trust_coefficient=h[2]),
+    "sm3": lambda h: optcore.sm3(lr=h[0], momentum=h[1]),
+    "sm3-decay": lambda h: optcore.scale_by_sm3(b1=h[0], b2=h[1], eps=h[2]),
+    "fromage": lambda h: optcore.fromage(lr=h[0]),
+    "schedule-free-sgd": lambda h: optcore.schedule_free_sgd(
+        lr=h[0], b1=h[1], weight_decay=h[2], warmup_steps=2
+    ),
+    "schedule-free-adamw": lambda h: optcore.schedule_free_adamw(
+        lr=h[0], betas=(h[1], h[2]), eps=1e-3
+    ),
+    "schedule-free-changing": lambda h: optcore.schedule_free(
+        optcore.sgd(lr=h[0]), lambda t: h[0] * t, lambda t: h[1] / (1 + t), weight_lr_power=h[2]
+    ),
     "schedule": lambda h: optcore.adam(lr=lambda t: h[0] / (1 + h[1] * t), eps=1e-3),
     "tree": lambda h: optcore.adam(lr={"w": h[0], "b": h[1]}, eps=1e-3),
     "per-element": lambda h: optcore.sgd(lr={"w": h[:2], "b": h[2]}),

@@ -14,6 +14,8 @@ STATEFUL = {
     "adam": optcore.adam(lr=0.1, eps=1e-3),
     "adamw": optcore.adamw(lr=0.1, eps=1e-3),
     "scheduled": optcore.sgd(lr=lambda count: 0.1 / (1 + count), momentum=0.5),
+    "sm3": optcore.sm3(lr=0.1),
+    "schedule_free_adamw": optcore.schedule_free_adamw(lr=0.1, warmup_steps=2),
 }
 
 

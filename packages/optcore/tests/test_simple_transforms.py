@@ -54,6 +54,13 @@ TRANSFORMS = {
     "nan_to_num": lambda h: repairs.nan_to_num(),
     "keep_params_nonnegative": lambda h: repairs.keep_params_nonnegative(),
     "register_hook": lambda h: hooks.register_hook(hooks.zero_nan_hook),
+    "scale_by_sm3": lambda h: optcore.scale_by_sm3(h[0], h[1], h[2]),
+    "fromage": lambda h: optcore.fromage(h[0], h[1]),
+    "schedule_free": lambda h: optcore.schedule_free(optcore.scale(h[0]), h[1], h[2]),
+    "schedule_free_sgd": lambda h: optcore.schedule_free_sgd(h[0], h[1], h[2]),
+    "schedule_free_adamw": lambda h: optcore.schedule_free_adamw(
+        h[0], (h[1], h[2]), 0.01, warmup_steps=2
+    ),
 }
 AXES_NEED_DIMENSIONS = ["adaptive_grad_clip, axis"]
 

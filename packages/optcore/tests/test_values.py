@@ -26,6 +26,10 @@ FACTORIES = {
     "adamw": lambda: optcore.adamw(mask=decay_only_matrices),
     "sgd": lambda: optcore.sgd(lr=0.1, momentum=0.9, dampening=0.5),
     "tree": lambda: optcore.sgd(lr={"w": 0.1, "b": 0.2}),
+    "sm3": lambda: optcore.sm3(lr=half_life),
+    "fromage": lambda: optcore.fromage(lr=half_life),
+    "schedule_free_sgd": lambda: optcore.schedule_free_sgd(warmup_steps=3),
+    "schedule_free_adamw": lambda: optcore.schedule_free_adamw(lr=half_life),
 }
 
 

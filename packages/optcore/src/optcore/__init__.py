@@ -8,7 +8,8 @@ Layout: `_transform` (what a transformation is, update modes, apply_updates), `_
 `_noise` (transformations of no single optimizer), `_schedules`, `_warmup`, `_piecewise`,
 `_tree_math`, `_moment_rules` (what Adam and its relatives share), then one file per optimizer or
 family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_optimizers` (the table), `optim`
-(torch.optim classes derived from it), `func` (FuncOptimizer). Everything public stands here.
+(torch.optim classes derived from it), `_schedule_free_optim` (those of them that switch between
+training and evaluation), `func` (FuncOptimizer). Everything public stands here.
 """
 
 from optcore._accumulation import MultiSteps as MultiSteps
@@ -62,6 +63,7 @@ from optcore._control import conditionally_mask as conditionally_mask
 from optcore._control import conditionally_transform as conditionally_transform
 from optcore._control import skip_large_updates as skip_large_updates
 from optcore._control import skip_not_finite as skip_not_finite
+from optcore._fromage import fromage as fromage
 from optcore._hooks import nan_to_num_hook as nan_to_num_hook
 from optcore._hooks import register_hook as register_hook
 from optcore._hooks import zero_nan_hook as zero_nan_hook
@@ -128,6 +130,15 @@ from optcore._scaling import identity as identity
 from optcore._scaling import scale as scale
 from optcore._scaling import scale_by_learning_rate as scale_by_learning_rate
 from optcore._scaling import scale_by_schedule as scale_by_schedule
+from optcore._schedule_free import ScheduleFreeState as ScheduleFreeState
+from optcore._schedule_free import schedule_free as schedule_free
+from optcore._schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from optcore._schedule_free import schedule_free_train_params as schedule_free_train_params
+from optcore._schedule_free_optim import ScheduleFreeAdamW as ScheduleFreeAdamW
+from optcore._schedule_free_optim import ScheduleFreeOptimizer as ScheduleFreeOptimizer
+from optcore._schedule_free_optim import ScheduleFreeSGD as ScheduleFreeSGD
+from optcore._schedule_free_rows import schedule_free_adamw as schedule_free_adamw
+from optcore._schedule_free_rows import schedule_free_sgd as schedule_free_sgd
 from optcore._schedules import constant_schedule as constant_schedule
 from optcore._schedules import cosine_decay_schedule as cosine_decay_schedule
 from optcore._schedules import exponential_decay as exponential_decay
@@ -139,6 +150,9 @@ from optcore._sign import scale_by_lion as scale_by_lion
 from optcore._sign import scale_by_sign as scale_by_sign
 from optcore._sign import sign_sgd as sign_sgd
 from optcore._sign import signum as signum
+from optcore._sm3 import ScaleBySM3State as ScaleBySM3State
+from optcore._sm3 import scale_by_sm3 as scale_by_sm3
+from optcore._sm3 import sm3 as sm3
 from optcore._transform import EmptyState as EmptyState
 from optcore._transform import GradientTransformation as GradientTransformation
 from optcore._transform import ScheduleState as ScheduleState
@@ -175,6 +189,7 @@ from optcore.func import check_loss as check_loss
 from optcore.optim import ASGD as ASGD
 from optcore.optim import LARS as LARS
 from optcore.optim import SGD as SGD
+from optcore.optim import SM3 as SM3
 from optcore.optim import AdaBelief as AdaBelief
 from optcore.optim import AdaDelta as AdaDelta
 from optcore.optim import Adadelta as Adadelta
@@ -187,6 +202,7 @@ from optcore.optim import Adamax as Adamax
 from optcore.optim import AdamW as AdamW
 from optcore.optim import Adan as Adan
 from optcore.optim import AMSGrad as AMSGrad
+from optcore.optim import Fromage as Fromage
 from optcore.optim import Lamb as Lamb
 from optcore.optim import Lion as Lion
 from optcore.optim import Muon as Muon

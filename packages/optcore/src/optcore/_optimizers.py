@@ -13,6 +13,7 @@ from optcore import (
     _adan,
     _amsgrad,
     _asgd,
+    _fromage,
     _layerwise,
     _momentum,
     _muon,
@@ -21,7 +22,9 @@ from optcore import (
     _radam,
     _rmsprop,
     _rprop,
+    _schedule_free_rows,
     _sign,
+    _sm3,
     _yogi,
 )
 from optcore._rows import OptimizerRow
@@ -46,6 +49,9 @@ _FAMILIES = (
     _muon,
     _layerwise,
     _sign,
+    _sm3,
+    _fromage,
+    _schedule_free_rows,
 )
 
 OPTIMIZERS: dict[str, OptimizerRow] = {row.name: row for family in _FAMILIES for row in family.ROWS}

@@ -70,6 +70,7 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: A hyperparameter was set out of its range, or a loaded state lacks a
                 buffer; nothing has changed then.
         """
+        self._check_ready()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -79,6 +80,9 @@ class Optimizer(torch.optim.Optimizer):
             if plan is not None:
                 self._carry_out(group, *plan)
         return loss
+
+    def _check_ready(self) -> None:
+        """Refuse a step that must not be taken now."""
 
     def _plan(
         self, group: dict[str, Any]
@@ -251,3 +255,5 @@ LARS = derive_class(OPTIMIZERS["lars"], TableOptimizer, __name__)
 Lion = derive_class(OPTIMIZERS["lion"], TableOptimizer, __name__)
 SignSGD = derive_class(OPTIMIZERS["sign_sgd"], TableOptimizer, __name__)
 Signum = derive_class(OPTIMIZERS["signum"], TableOptimizer, __name__)
+SM3 = derive_class(OPTIMIZERS["sm3"], TableOptimizer, __name__)
+Fromage = derive_class(OPTIMIZERS["fromage"], TableOptimizer, __name__)
