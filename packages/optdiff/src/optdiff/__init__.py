@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Differentiate through optimization in PyTorch.
 
-Layout: `meta` (optimizers whose steps stay in the graph), `state` (taking, giving back, cloning and
-cutting the state of modules and Meta optimizers), `_containers` (writing tensors into modules).
+Layout: `meta` (optimizers whose steps stay in the graph), `_schedule_free` (those that evaluate at
+an average), `state` (taking, giving back, cloning and cutting the state of modules and Meta
+optimizers), `_containers` (writing tensors into modules).
 """
 
+from optdiff._schedule_free import MetaScheduleFreeAdamW as MetaScheduleFreeAdamW
+from optdiff._schedule_free import MetaScheduleFreeSGD as MetaScheduleFreeSGD
 from optdiff.meta import MetaAdaBelief as MetaAdaBelief
 from optdiff.meta import MetaAdaDelta as MetaAdaDelta
 from optdiff.meta import MetaAdadelta as MetaAdadelta
@@ -18,6 +21,7 @@ from optdiff.meta import MetaAdamW as MetaAdamW
 from optdiff.meta import MetaAdan as MetaAdan
 from optdiff.meta import MetaAMSGrad as MetaAMSGrad
 from optdiff.meta import MetaASGD as MetaASGD
+from optdiff.meta import MetaFromage as MetaFromage
 from optdiff.meta import MetaLamb as MetaLamb
 from optdiff.meta import MetaLARS as MetaLARS
 from optdiff.meta import MetaLion as MetaLion
@@ -29,6 +33,7 @@ from optdiff.meta import MetaRAdam as MetaRAdam
 from optdiff.meta import MetaRMSProp as MetaRMSProp
 from optdiff.meta import MetaRMSprop as MetaRMSprop
 from optdiff.meta import MetaSGD as MetaSGD
+from optdiff.meta import MetaSM3 as MetaSM3
 from optdiff.meta import MetaYogi as MetaYogi
 from optdiff.state import ModuleState as ModuleState
 from optdiff.state import extract_state_dict as extract_state_dict

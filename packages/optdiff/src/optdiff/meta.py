@@ -89,7 +89,7 @@ class MetaOptimizer:
         who = type(self).__name__
         if not isinstance(module, nn.Module):
             raise TypeError(f"{who}: expected an nn.Module, got {type(module).__name__}")
-        params = _trainable(module)
+        params = trainable(module)
         if not params:
             raise ValueError(
                 f"{who}: expected a module with parameters that require grad, got "
@@ -118,7 +118,7 @@ class MetaOptimizer:
         """
         who = f"{type(self).__name__}.step"
         check_loss(who, loss)
-        groups = [_trainable(module) for module in self._modules]
+        groups = [trainable(module) for module in self._modules]
         wanted = [param for params in groups for param in params.values()]
         found = torch.autograd.grad(
             loss, wanted, create_graph=not self.first_order, allow_unused=True
@@ -234,9 +234,12 @@ MetaMuon = _derive("muon")
 MetaLamb = _derive("lamb")
 MetaLARS = _derive("lars")
 MetaLion = _derive("lion")
+MetaSM3 = _derive("sm3")
+MetaFromage = _derive("fromage")
 
 
-def _trainable(module: nn.Module) -> ParamDict:
+def trainable(module: nn.Module) -> ParamDict:
+    """The parameters of a module that require grad, by name."""
     return ParamDict((name, p) for name, p in module.named_parameters() if p.requires_grad)
 
 
