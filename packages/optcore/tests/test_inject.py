@@ -185,7 +185,8 @@ ERRORS = [
         lambda: inject_hyperparams(optcore.sgd, "learning_rate"),
         ValueError,
         "inject_hyperparams: expected static_args among ['lr', 'momentum', 'dampening', "
-        "'weight_decay', 'nesterov', 'moment_requires_grad', 'maximize'], got ['learning_rate']",
+        "'weight_decay', 'nesterov', 'moment_requires_grad', 'maximize', "
+        "'use_accelerated_op'], got ['learning_rate']",
     ),
     (
         lambda: inject_hyperparams(lambda lr: lr)(0.1),

@@ -77,7 +77,7 @@ def test_repr_names_hyperparameters_without_contents():
     tx = optcore.chain(optcore.scale(torch.rand(3, 4)), optcore.trace(0.5))
     assert repr(tx) == (
         "chain(transformations=[scale(step_size=f64[3, 4]), trace(decay=0.5, dampening=0.0, "
-        "nesterov=False, moment_requires_grad=False)])"
+        "nesterov=False, moment_requires_grad=False, use_accelerated_op=False)])"
     )
 
 

@@ -10,6 +10,9 @@ Layout: `_transform` (what a transformation is, update modes, apply_updates), `_
 family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_optimizers` (the table), `optim`
 (torch.optim classes derived from it), `_schedule_free_optim` (those of them that switch between
 training and evaluation), `func` (FuncOptimizer). Everything public stands here.
+family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other
+packages), `_optimizers` (the table), `optim` (torch.optim classes derived from it), `func`
+(FuncOptimizer). Everything public stands here.
 """
 
 from optcore._accumulation import MultiSteps as MultiSteps
@@ -69,6 +72,8 @@ from optcore._hooks import register_hook as register_hook
 from optcore._hooks import zero_nan_hook as zero_nan_hook
 from optcore._inject import InjectHyperparamsState as InjectHyperparamsState
 from optcore._inject import inject_hyperparams as inject_hyperparams
+from optcore._kernels import KernelsStatus as KernelsStatus
+from optcore._kernels import kernels_status as kernels_status
 from optcore._layerwise import lamb as lamb
 from optcore._layerwise import lars as lars
 from optcore._lookahead import LookaheadParams as LookaheadParams

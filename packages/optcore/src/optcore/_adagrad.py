@@ -9,6 +9,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
     Tick,
     counts_like,
@@ -37,6 +38,7 @@ def scale_by_rss(
     *,
     eps_root: Hyperparam = 0.0,
     lr_decay: Hyperparam = 0.0,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Divide each gradient by the root of the sum of all squares so far.
 
@@ -49,6 +51,8 @@ def scale_by_rss(
         eps: :math:`\epsilon \ge 0`, added to the root.
         eps_root: :math:`\epsilon_r \ge 0`, added under the root.
         lr_decay: :math:`\delta \ge 0`.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         ``sum_of_squares``: like ``params``. ``count``: only with ``lr_decay``.
@@ -57,6 +61,7 @@ def scale_by_rss(
         In everything, twice; at :math:`s_t = 0` the derivative in :math:`g_t` is the limit.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range.
 
@@ -78,11 +83,15 @@ def scale_by_rss(
     check_range(who, "eps", eps, 0.0)
     check_range(who, "eps_root", eps_root, 0.0)
     check_range(who, "lr_decay", lr_decay, 0.0)
+    check_kernels(who, use_accelerated_op, who)
     return GradientTransformation(
         _rss_init,
         _rss_update,
         {"eps": eps, "eps_root": eps_root, "lr_decay": lr_decay},
-        {"initial_accumulator_value": initial_accumulator_value},
+        {
+            "initial_accumulator_value": initial_accumulator_value,
+            "use_accelerated_op": use_accelerated_op,
+        },
         name=who,
     )
 
@@ -95,6 +104,7 @@ def adagrad(
     eps: Hyperparam = 1e-10,
     *,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Adagrad: :func:`scale_by_rss` and a learning rate.
 
@@ -105,6 +115,8 @@ def adagrad(
         initial_accumulator_value: Start value of the sum, >= 0.
         eps: Added to the root, >= 0.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         That of :func:`scale_by_rss`, inside the tuple of a :func:`chain`.
@@ -113,6 +125,7 @@ def adagrad(
         In the gradients, the parameters and every tensor hyperparameter, twice.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range.
 
@@ -131,10 +144,14 @@ def adagrad(
     check_range("adagrad", "lr", lr, 0.0)
     check_range("adagrad", "lr_decay", lr_decay, 0.0)
     check_range("adagrad", "weight_decay", weight_decay, 0.0)
+    check_kernels("adagrad", use_accelerated_op, "scale_by_rss")
+    rule = scale_by_rss(
+        initial_accumulator_value, eps, lr_decay=lr_decay, use_accelerated_op=use_accelerated_op
+    )
     return chain(
         *([scale(-1.0)] if maximize else []),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        scale_by_rss(initial_accumulator_value, eps, lr_decay=lr_decay),
+        rule,
         scale_by_learning_rate(lr),
     ).named("adagrad")
 
@@ -163,6 +180,7 @@ def _rss_update(
     eps_root: Any,
     lr_decay: Any,
     initial_accumulator_value: float,
+    use_accelerated_op: bool,
 ) -> tuple[Tree, ScaleByRssState]:
     def plain(g: torch.Tensor, total: torch.Tensor, *, eps: Any, eps_root: Any) -> Any:
         new = g if g.dtype == total.dtype else g.to(total.dtype)
@@ -175,10 +193,14 @@ def _rss_update(
         update, total = plain(g, total, eps=eps, eps_root=eps_root)
         return update * fit(tick.derive(_inverse_decay, lr_decay), g), total
 
-    hyperparams = {"eps": eps, "eps_root": eps_root}
+    options = {
+        "kernel": kernel_for("scale_by_rss", use_accelerated_op),
+        "eps": eps,
+        "eps_root": eps_root,
+    }
     if isinstance(state.count, tuple) and not state.count:
         updates, total = leafwise(
-            "scale_by_rss", plain, updates, state.sum_of_squares, inplace=inplace, **hyperparams
+            "scale_by_rss", plain, updates, state.sum_of_squares, inplace=inplace, **options
         )
         return updates, ScaleByRssState((), total)
     updates, total, count = leafwise(
@@ -189,7 +211,7 @@ def _rss_update(
         counts=state.count,
         inplace=inplace,
         lr_decay=lr_decay,
-        **hyperparams,
+        **options,
     )
     return updates, ScaleByRssState(count, total)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from optcore._hyperparams import Hyperparam, check_betas
+from optcore._kernels import check_kernels
 from optcore._leafwise import Tick, ema, ema_square
 from optcore._moment_rules import adam_step, descend, with_moments
 from optcore._rows import OptimizerRow
@@ -21,6 +22,7 @@ def scale_by_adam(
     eps_root: Hyperparam = 0.0,
     *,
     moment_requires_grad: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Scale each gradient by the moments of its history.
 
@@ -37,6 +39,8 @@ def scale_by_adam(
         eps: :math:`\epsilon \ge 0`, added to the root.
         eps_root: :math:`\epsilon_r \ge 0`, added under the root.
         moment_requires_grad: Start the moments as leaves that require grad, to learn them.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         ``count``, ``mu`` and ``nu``: like ``params``, start at zero. The bias correction is
@@ -47,6 +51,7 @@ def scale_by_adam(
         and the one in :math:`\nu_{t-1}` is 0.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range.
 
@@ -64,6 +69,7 @@ def scale_by_adam(
         "scale_by_adam",
         _adam,
         requires_grad=moment_requires_grad,
+        use_accelerated_op=use_accelerated_op,
         b1=b1,
         b2=b2,
         eps=eps,
@@ -80,6 +86,7 @@ def adam(
     eps_root: Hyperparam = 0.0,
     moment_requires_grad: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Adam: :math:`\theta' = \theta - \eta\,u_t` with :math:`u_t` of :func:`scale_by_adam`.
 
@@ -91,6 +98,8 @@ def adam(
         eps_root: Added under the root, >= 0. A positive value helps second-order derivatives.
         moment_requires_grad: Start the moments as leaves that require grad.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         That of :func:`scale_by_adam`, inside the tuple of a :func:`chain`.
@@ -100,6 +109,7 @@ def adam(
         :func:`scale_by_adam` for zero gradients.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range.
 
@@ -116,7 +126,15 @@ def adam(
         Kingma and Ba, 2015, arXiv:1412.6980, Algorithm 1. Equals ``torch.optim.Adam``.
     """
     b1, b2 = check_betas("adam", betas)
-    rule = scale_by_adam(b1, b2, eps, eps_root, moment_requires_grad=moment_requires_grad)
+    check_kernels("adam", use_accelerated_op, "scale_by_adam")
+    rule = scale_by_adam(
+        b1,
+        b2,
+        eps,
+        eps_root,
+        moment_requires_grad=moment_requires_grad,
+        use_accelerated_op=use_accelerated_op,
+    )
     return descend("adam", rule, lr, weight_decay, maximize)
 
 
@@ -130,6 +148,7 @@ def adamw(
     mask: Tree | Callable[[Tree], Tree] | None = None,
     moment_requires_grad: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Adam with decoupled weight decay: :math:`\theta' = \theta - \eta\,(u_t + \lambda\,\theta)`.
 
@@ -142,6 +161,8 @@ def adamw(
         mask: Which parameters decay; see :func:`add_decayed_weights`.
         moment_requires_grad: Start the moments as leaves that require grad.
         maximize: Ascend instead of descend (the decay still shrinks).
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         That of :func:`scale_by_adam`, inside the tuple of a :func:`chain`.
@@ -150,6 +171,7 @@ def adamw(
         In the gradients, the parameters and every tensor hyperparameter, twice.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range.
 
@@ -165,7 +187,15 @@ def adamw(
         Loshchilov and Hutter, 2019, arXiv:1711.05101, Algorithm 2. Equals ``torch.optim.AdamW``.
     """
     b1, b2 = check_betas("adamw", betas)
-    rule = scale_by_adam(b1, b2, eps, eps_root, moment_requires_grad=moment_requires_grad)
+    check_kernels("adamw", use_accelerated_op, "scale_by_adam")
+    rule = scale_by_adam(
+        b1,
+        b2,
+        eps,
+        eps_root,
+        moment_requires_grad=moment_requires_grad,
+        use_accelerated_op=use_accelerated_op,
+    )
     return descend("adamw", rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
 
 

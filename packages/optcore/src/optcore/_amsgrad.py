@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optcore._hyperparams import Hyperparam, check_betas, is_zero
+from optcore._kernels import check_kernels
 from optcore._leafwise import (
     Tick,
     ema,
@@ -40,6 +41,7 @@ def scale_by_amsgrad(
     eps_root: Hyperparam = 0.0,
     *,
     correct_max: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Scale as Adam does, by the largest second moment so far.
 
@@ -53,6 +55,8 @@ def scale_by_amsgrad(
         eps: :math:`\epsilon \ge 0`, added to the root.
         eps_root: :math:`\epsilon_r \ge 0`, added under the root.
         correct_max: Take the maximum of the bias-corrected moments instead.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         ``count``, ``mu``, ``nu``, ``nu_max``: like ``params``, start at zero.
@@ -61,6 +65,7 @@ def scale_by_amsgrad(
         In everything, twice, except at ties of the maximum, where the two sides share.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         ValueError: A hyperparameter outside its range.
 
     Differs:
@@ -75,10 +80,16 @@ def scale_by_amsgrad(
     Reference:
         Reddi, Kale and Kumar, 2018, arXiv:1904.09237, Algorithm 2.
     """
+    if correct_max and use_accelerated_op:
+        raise ValueError(
+            "scale_by_amsgrad: expected correct_max=False with use_accelerated_op=True, got True; "
+            "the kernel has torch.optim's rule only"
+        )
     return with_moments(
         "scale_by_amsgrad",
         _amsgrad_corrected if correct_max else _amsgrad,
         state=ScaleByAmsgradState,
+        use_accelerated_op=use_accelerated_op,
         b1=b1,
         b2=b2,
         eps=eps,
@@ -93,21 +104,29 @@ def amsgrad(
     weight_decay: Hyperparam = 0.0,
     *,
     eps_root: Hyperparam = 0.0,
+    decoupled_weight_decay: bool = False,
     correct_max: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     """AMSGrad: :func:`scale_by_amsgrad`; equals ``torch.optim.Adam(amsgrad=True)``.
+
+    With ``decoupled_weight_decay`` it equals ``torch.optim.AdamW(amsgrad=True)``.
 
     Args:
         lr: Learning rate >= 0.
         betas: ``(b1, b2)``, each in ``[0, 1)``.
         eps: Added to the root, >= 0.
-        weight_decay: L2 penalty >= 0; needs ``params`` in ``update``.
+        weight_decay: L2 penalty or decoupled rate >= 0; needs ``params`` in ``update``.
         eps_root: Added under the root, >= 0.
+        decoupled_weight_decay: Decay as AdamW does.
         correct_max: optax's rule; see :func:`scale_by_amsgrad`.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         ValueError: A hyperparameter outside its range.
 
     Example:
@@ -120,8 +139,11 @@ def amsgrad(
         Reddi, Kale and Kumar, 2018, arXiv:1904.09237, Algorithm 2.
     """
     b1, b2 = check_betas("amsgrad", betas)
-    rule = scale_by_amsgrad(b1, b2, eps, eps_root, correct_max=correct_max)
-    return descend("amsgrad", rule, lr, weight_decay, maximize)
+    check_kernels("amsgrad", use_accelerated_op, "scale_by_amsgrad")
+    rule = scale_by_amsgrad(
+        b1, b2, eps, eps_root, correct_max=correct_max, use_accelerated_op=use_accelerated_op
+    )
+    return descend("amsgrad", rule, lr, weight_decay, maximize, decoupled_weight_decay)
 
 
 ROWS = (

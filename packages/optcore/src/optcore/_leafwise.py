@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from optcore._hyperparams import Hyperparam, check_broadcast, per_leaf
+from optcore._kernels import Kernel
 from optcore._tensorlist import TensorList
 from optcore._transform import under_transform
 from optcore._tree import (
@@ -37,6 +38,7 @@ def leafwise(
     counts: Tree = None,
     params: Tree = None,
     inplace: bool = False,
+    kernel: Kernel | None = None,
     **hyperparams: Hyperparam,
 ) -> tuple[Tree, ...]:
     """Apply ``formula(g, *buffers[, p][, tick], **hyperparams) -> (update, *buffers)``.
@@ -53,6 +55,7 @@ def leafwise(
         counts: Tree of step counts; they advance by one, and the formula gets a :class:`Tick`.
         params: Tree like ``updates``, handed to the formula after the buffers unless None.
         inplace: Whether the formula may overwrite its buffers.
+        kernel: Runs in the place of the formula; not for formulas that take ``params``.
         hyperparams: Handed to the formula by name.
 
     Returns:
@@ -79,6 +82,9 @@ def leafwise(
             values = (trees[k][index] if k in trees else v for k, v in hyperparams.items())
             _check_shapes(who, updates, index, grad, like[index], values)
     outputs: list[list[Any]] = [[None] * len(grads), *map(list, columns[: len(states)])]
+    if kernel is not None:
+        _run_kernel(kernel, outputs, grads, columns, ticks, trees, hyperparams, inplace)
+        grads = [None] * len(grads)  # nothing is left for the formula
     together = (
         inplace
         and all(isinstance(value, Real) for value in hyperparams.values())
@@ -104,6 +110,34 @@ def leafwise(
     if ticks is not None:
         outputs.append([c if t is None else t.count for c, t in zip(old, ticks, strict=True)])
     return tuple(tree_unflatten(spec, output) for output in outputs)
+
+
+def _run_kernel(
+    kernel: Kernel,
+    outputs: list[list[Any]],
+    grads: Sequence[torch.Tensor | None],
+    columns: Sequence[Sequence[torch.Tensor]],
+    ticks: Sequence[Tick | None] | None,
+    trees: dict[str, list[Any]],
+    hyperparams: dict[str, Any],
+    inplace: bool,
+) -> None:
+    """One call for all leaves alike in dtype, device and hyperparameters."""
+    alike: dict[Any, list[int]] = {}
+    for i, grad in enumerate(grads):
+        if grad is not None:
+            own = [id(values[i]) for values in trees.values()]
+            key = (grad.device, grad.dtype, *(column[i].dtype for column in columns), *own)
+            alike.setdefault(key, []).append(i)
+    for members in alike.values():
+        lists = [[column[i] for i in members] for column in (grads, *columns)]
+        if ticks is not None:
+            lists.append([ticks[i].count for i in members])
+        own = {name: values[members[0]] for name, values in trees.items()}
+        results = kernel(*lists, inplace=inplace, **{**hyperparams, **own})
+        for output, values in zip(outputs, results, strict=True):
+            for i, value in zip(members, values, strict=True):
+                output[i] = value
 
 
 def _check_shapes(

@@ -12,6 +12,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
     Tick,
     counts_like,
@@ -43,6 +44,7 @@ class Rule:
     state: type  # a NamedTuple of the count and the moments
     start: float
     requires_grad: bool
+    use_accelerated_op: bool = False
 
     def __repr__(self) -> str:
         return self.formula.__name__.lstrip("_")
@@ -55,11 +57,13 @@ def with_moments(
     state: type = ScaleByAdamState,
     start: float = 0.0,
     requires_grad: bool = False,
+    use_accelerated_op: bool = False,
     **hyperparams: Any,
 ) -> GradientTransformation:
     """A transformation whose state is a count and moments, all of which start at one value."""
     check_moments(who, **hyperparams)
-    static = {"rule": Rule(who, formula, state, start, requires_grad)}
+    check_kernels(who, use_accelerated_op, who)
+    static = {"rule": Rule(who, formula, state, start, requires_grad, use_accelerated_op)}
     return GradientTransformation(_moments_init, _moments_update, hyperparams, static, name=who)
 
 
@@ -130,6 +134,7 @@ def _moments_update(
         *moments,
         counts=count,
         inplace=inplace,
+        kernel=kernel_for(rule.who, rule.use_accelerated_op),
         **hyperparams,
     )
     return updates, rule.state(count, *moments)

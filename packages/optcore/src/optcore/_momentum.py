@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import Tick, add_scaled, counts_like, fit, leafwise, zeros_like
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale, scale_by_learning_rate
@@ -30,6 +32,7 @@ def trace(
     nesterov: bool = False,
     *,
     moment_requires_grad: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Accumulate gradients into a momentum.
 
@@ -44,6 +47,8 @@ def trace(
         dampening: :math:`\tau`; the first gradient enters undamped, as in torch.optim.
         nesterov: Look one step ahead.
         moment_requires_grad: Start the momentum as leaves that require grad, to learn it.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         ``trace``: like ``params``, starts at zero. ``count``: only with dampening.
@@ -52,6 +57,7 @@ def trace(
         In everything; linear in the gradients.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range.
 
@@ -69,11 +75,16 @@ def trace(
     """
     check_range("trace", "decay", decay, 0.0)
     check_range("trace", "dampening", dampening)
+    check_kernels("trace", use_accelerated_op, "trace")
     return GradientTransformation(
         _trace_init,
         _trace_update,
         {"decay": decay, "dampening": dampening},
-        {"nesterov": nesterov, "moment_requires_grad": moment_requires_grad},
+        {
+            "nesterov": nesterov,
+            "moment_requires_grad": moment_requires_grad,
+            "use_accelerated_op": use_accelerated_op,
+        },
         name="trace",
     )
 
@@ -87,6 +98,7 @@ def sgd(
     nesterov: bool = False,
     moment_requires_grad: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Stochastic gradient descent: :math:`\theta' = \theta - \eta\,u_t`.
 
@@ -100,6 +112,8 @@ def sgd(
         nesterov: Nesterov momentum; needs a momentum and no dampening.
         moment_requires_grad: Start the momentum as leaves that require grad.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         That of :func:`trace` inside the tuple of a :func:`chain`, if there is momentum.
@@ -108,6 +122,7 @@ def sgd(
         In the gradients, the parameters and every tensor hyperparameter.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range, or Nesterov without momentum.
 
@@ -125,19 +140,25 @@ def sgd(
     check_range("sgd", "momentum", momentum, 0.0)
     check_range("sgd", "dampening", dampening)
     check_range("sgd", "weight_decay", weight_decay, 0.0)
+    check_kernels("sgd", use_accelerated_op, "trace")
+    if use_accelerated_op and is_zero(momentum):
+        raise ValueError(
+            f"sgd(use_accelerated_op=True): expected a momentum, got {_brief(momentum)}; a plain "
+            "step is one multiplication, for which there is no kernel"
+        )
     if nesterov and (is_zero(momentum) or not is_zero(dampening)):
         raise ValueError(
             "sgd: expected a momentum and no dampening with nesterov=True, "
             f"got momentum={_brief(momentum)}, dampening={_brief(dampening)}"
         )
+    options = {
+        "moment_requires_grad": moment_requires_grad,
+        "use_accelerated_op": use_accelerated_op,
+    }
     return chain(
         *([scale(-1.0)] if maximize else []),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        *(
-            []
-            if is_zero(momentum)
-            else [trace(momentum, dampening, nesterov, moment_requires_grad=moment_requires_grad)]
-        ),
+        *([] if is_zero(momentum) else [trace(momentum, dampening, nesterov, **options)]),
         scale_by_learning_rate(lr),
     ).named("sgd")
 
@@ -173,6 +194,7 @@ def _trace_update(
     dampening: Any,
     nesterov: bool,
     moment_requires_grad: bool,
+    use_accelerated_op: bool,
 ) -> tuple[Tree, TraceState]:
     def accumulate(g: torch.Tensor, old: torch.Tensor, share: Any, decay: Any) -> Any:
         buffer = _decayed_sum(old, g, decay, share, inplace)
@@ -188,9 +210,11 @@ def _trace_update(
     ) -> Any:
         return accumulate(g, old, tick.derive(_share, dampening), decay)
 
+    kernel = kernel_for("trace", use_accelerated_op)
+    kernel = kernel and partial(kernel, nesterov=nesterov)
     if isinstance(state.count, tuple) and not state.count:
         updates, buffers = leafwise(
-            "trace", plain, updates, state.trace, inplace=inplace, decay=decay
+            "trace", plain, updates, state.trace, inplace=inplace, kernel=kernel, decay=decay
         )
         return updates, TraceState(buffers, ())
     updates, buffers, counts = leafwise(
@@ -200,6 +224,7 @@ def _trace_update(
         state.trace,
         counts=state.count,
         inplace=inplace,
+        kernel=kernel,
         decay=decay,
         dampening=dampening,
     )

@@ -9,6 +9,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
     ema,
     ema_square,
@@ -45,6 +46,7 @@ def scale_by_rms(
     initial_scale: float = 0.0,
     *,
     eps_root: Hyperparam = 0.0,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Divide each gradient by the root of its average square.
 
@@ -57,6 +59,8 @@ def scale_by_rms(
         eps: :math:`\epsilon \ge 0`, added to the root.
         initial_scale: Start value of :math:`\nu`, >= 0.
         eps_root: :math:`\epsilon_r \ge 0`, added under the root.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         ``nu``: like ``params``.
@@ -65,6 +69,7 @@ def scale_by_rms(
         In everything, twice; at :math:`\nu_t = 0` the derivative in :math:`g_t` is the limit.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range.
 
@@ -82,11 +87,12 @@ def scale_by_rms(
     """
     who = "scale_by_rms"
     _check_rms(who, decay, eps, initial_scale, eps_root)
+    check_kernels(who, use_accelerated_op, who)
     return GradientTransformation(
         _rms_init,
         _rms_update,
         {"decay": decay, "eps": eps, "eps_root": eps_root},
-        {"initial_scale": initial_scale},
+        {"initial_scale": initial_scale, "use_accelerated_op": use_accelerated_op},
         name=who,
     )
 
@@ -97,6 +103,7 @@ def scale_by_stddev(
     initial_scale: float = 0.0,
     *,
     eps_root: Hyperparam = 0.0,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Divide each gradient by its running standard deviation.
 
@@ -109,6 +116,8 @@ def scale_by_stddev(
         eps: :math:`\epsilon \ge 0`, added to the root.
         initial_scale: Start value of :math:`\nu`, >= 0.
         eps_root: :math:`\epsilon_r \ge 0`, added under the root.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         ``mu``, ``nu``: like ``params``.
@@ -118,6 +127,7 @@ def scale_by_stddev(
         root's derivative is 0.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range.
 
@@ -132,11 +142,12 @@ def scale_by_stddev(
     """
     who = "scale_by_stddev"
     _check_rms(who, decay, eps, initial_scale, eps_root)
+    check_kernels(who, use_accelerated_op, who)
     return GradientTransformation(
         _stddev_init,
         _stddev_update,
         {"decay": decay, "eps": eps, "eps_root": eps_root},
-        {"initial_scale": initial_scale},
+        {"initial_scale": initial_scale, "use_accelerated_op": use_accelerated_op},
         name=who,
     )
 
@@ -152,6 +163,7 @@ def rmsprop(
     initial_scale: float = 0.0,
     nesterov: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""RMSProp: :func:`scale_by_rms` (or :func:`scale_by_stddev`), momentum, learning rate.
 
@@ -165,6 +177,8 @@ def rmsprop(
         initial_scale: Start value of the second moment.
         nesterov: Nesterov momentum.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         That of its parts, inside the tuple of a :func:`chain`.
@@ -173,6 +187,7 @@ def rmsprop(
         In the gradients, the parameters and every tensor hyperparameter, twice.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range.
 
@@ -190,11 +205,14 @@ def rmsprop(
     check_range("rmsprop", "momentum", momentum, 0.0)
     check_range("rmsprop", "weight_decay", weight_decay, 0.0)
     by_root = scale_by_stddev if centered else scale_by_rms
+    momenta = [] if is_zero(momentum) else ["trace"]
+    check_kernels("rmsprop", use_accelerated_op, by_root.__name__, *momenta)
+    accelerated = {"use_accelerated_op": use_accelerated_op}
     return chain(
         *([scale(-1.0)] if maximize else []),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        by_root(alpha, eps, initial_scale),
-        *([] if is_zero(momentum) else [trace(momentum, nesterov=nesterov)]),
+        by_root(alpha, eps, initial_scale, **accelerated),
+        *([trace(momentum, nesterov=nesterov, **accelerated)] if momenta else []),
         scale_by_learning_rate(lr),
     ).named("rmsprop")
 
@@ -239,14 +257,16 @@ def _rms_update(
     eps: Any,
     eps_root: Any,
     initial_scale: float,
+    use_accelerated_op: bool,
 ) -> tuple[Tree, ScaleByRmsState]:
     def formula(g: torch.Tensor, nu: torch.Tensor, *, decay: Any, eps: Any, eps_root: Any) -> Any:
         nu = ema_square(nu, g, decay, inplace)
         return divided_by_root(g, nu, eps, eps_root, inplace), nu
 
     hyperparams = {"decay": decay, "eps": eps, "eps_root": eps_root}
+    kernel = kernel_for("scale_by_rms", use_accelerated_op)
     updates, nu = leafwise(
-        "scale_by_rms", formula, updates, state.nu, inplace=inplace, **hyperparams
+        "scale_by_rms", formula, updates, state.nu, inplace=inplace, kernel=kernel, **hyperparams
     )
     return updates, ScaleByRmsState(nu)
 
@@ -266,6 +286,7 @@ def _stddev_update(
     eps: Any,
     eps_root: Any,
     initial_scale: float,
+    use_accelerated_op: bool,
 ) -> tuple[Tree, ScaleByRStdDevState]:
     def formula(
         g: torch.Tensor, mu: torch.Tensor, nu: torch.Tensor, *, decay: Any, eps: Any, eps_root: Any
@@ -276,7 +297,8 @@ def _stddev_update(
         return divided_by_root(g, variance, eps, eps_root, inplace), mu, nu
 
     hyperparams = {"decay": decay, "eps": eps, "eps_root": eps_root}
+    kernel = kernel_for("scale_by_stddev", use_accelerated_op)
     updates, mu, nu = leafwise(
-        "scale_by_stddev", formula, updates, *state, inplace=inplace, **hyperparams
+        "scale_by_stddev", formula, updates, *state, inplace=inplace, kernel=kernel, **hyperparams
     )
     return updates, ScaleByRStdDevState(mu, nu)

@@ -10,6 +10,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
+from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import add_scaled, ema, fit, leafwise, zeros_like
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale, scale_by_learning_rate
@@ -24,7 +25,9 @@ class ScaleByLionState(NamedTuple):
     mu: Tree  # like params: decayed average of gradients
 
 
-def scale_by_lion(b1: Hyperparam = 0.9, b2: Hyperparam = 0.99) -> GradientTransformation:
+def scale_by_lion(
+    b1: Hyperparam = 0.9, b2: Hyperparam = 0.99, *, use_accelerated_op: bool = False
+) -> GradientTransformation:
     r"""Replace each gradient by the sign of an interpolated momentum.
 
     For every leaf with gradient :math:`g_t`:
@@ -36,6 +39,8 @@ def scale_by_lion(b1: Hyperparam = 0.9, b2: Hyperparam = 0.99) -> GradientTransf
     Args:
         b1: Weight of the old momentum in the step direction, in ``[0, 1)``.
         b2: Decay of the stored momentum, in ``[0, 1)``.
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         ``mu``: like ``params``, starts at zero.
@@ -45,6 +50,7 @@ def scale_by_lion(b1: Hyperparam = 0.9, b2: Hyperparam = 0.99) -> GradientTransf
         everywhere.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: ``b1`` or ``b2`` outside ``[0, 1)``.
 
@@ -59,8 +65,13 @@ def scale_by_lion(b1: Hyperparam = 0.9, b2: Hyperparam = 0.99) -> GradientTransf
     """
     check_range("scale_by_lion", "b1", b1, 0.0, 1.0, open_high=True)
     check_range("scale_by_lion", "b2", b2, 0.0, 1.0, open_high=True)
+    check_kernels("scale_by_lion", use_accelerated_op, "scale_by_lion")
     return GradientTransformation(
-        _lion_init, _lion_update, {"b1": b1, "b2": b2}, name="scale_by_lion"
+        _lion_init,
+        _lion_update,
+        {"b1": b1, "b2": b2},
+        {"use_accelerated_op": use_accelerated_op},
+        name="scale_by_lion",
     )
 
 
@@ -89,6 +100,7 @@ def lion(
     *,
     mask: Tree | Callable[[Tree], Tree] | None = None,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     r"""Lion: :math:`\theta' = \theta - \eta\,(u_t + \lambda\,\theta)`, see :func:`scale_by_lion`.
 
@@ -98,6 +110,8 @@ def lion(
         weight_decay: Decoupled rate :math:`\lambda \ge 0`; needs ``params`` in ``update``.
         mask: Which parameters decay; see :func:`add_decayed_weights`.
         maximize: Ascend instead of descend (the decay still shrinks).
+        use_accelerated_op: Run the kernel that an installed package offers; see
+            :func:`kernels_status`.
 
     State:
         That of :func:`scale_by_lion`, inside the tuple of a :func:`chain`.
@@ -106,6 +120,7 @@ def lion(
         In the parameters, ``lr`` and ``weight_decay``; not in the gradients.
 
     Raises:
+        ImportError: ``use_accelerated_op=True`` and no kernels are installed.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range.
 
@@ -121,9 +136,10 @@ def lion(
     check_range("lion", "lr", lr, 0.0)
     check_range("lion", "weight_decay", weight_decay, 0.0)
     b1, b2 = check_betas("lion", betas)
+    check_kernels("lion", use_accelerated_op, "scale_by_lion")
     return chain(
         *([scale(-1.0)] if maximize else []),
-        scale_by_lion(b1, b2),
+        scale_by_lion(b1, b2, use_accelerated_op=use_accelerated_op),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]),
         scale_by_learning_rate(lr),
     ).named("lion")
@@ -208,15 +224,23 @@ def _lion_init(params: Tree, **_: Any) -> ScaleByLionState:
 
 
 def _lion_update(
-    updates: Tree, state: ScaleByLionState, params: Tree, *, inplace: bool, b1: Any, b2: Any
+    updates: Tree,
+    state: ScaleByLionState,
+    params: Tree,
+    *,
+    inplace: bool,
+    b1: Any,
+    b2: Any,
+    use_accelerated_op: bool,
 ) -> tuple[Tree, ScaleByLionState]:
     def formula(g: torch.Tensor, mu: torch.Tensor, *, b1: Any, b2: Any) -> Any:
         g = g if g.dtype == mu.dtype else g.to(mu.dtype)
         direction = add_scaled(mu * fit(b1, mu), g, 1 - b1).sign()
         return direction, ema(mu, g, b2, inplace)
 
+    kernel = kernel_for("scale_by_lion", use_accelerated_op)
     updates, mu = leafwise(
-        "scale_by_lion", formula, updates, state.mu, inplace=inplace, b1=b1, b2=b2
+        "scale_by_lion", formula, updates, state.mu, inplace=inplace, kernel=kernel, b1=b1, b2=b2
     )
     return updates, ScaleByLionState(mu)
 

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels of other packages, found through the entry-point group ``optcore.kernels``.
+
+A distribution offers kernels by the entry point ``accel`` of that group. It loads to a mapping
+from the name of a transformation (``"scale_by_adam"``, ``"trace"``, ...) to a callable that does
+for many leaves what the torch formula of that transformation does for one:
+
+    kernel(grads, *buffers[, counts], inplace=..., **hyperparams) -> (updates, *new_buffers)
+
+* ``grads`` and each of ``buffers`` are lists of tensors, one per leaf, all on one device; within a
+  list the dtypes are the same. Buffers come in the order of the state's fields without its count,
+  and go back so.
+* ``counts``, where the state has one: a list of 0-d CPU tensors, the number of updates of each
+  leaf, this one included. Leaves that move together share one tensor. They do not go back.
+* ``inplace=True``: nothing is differentiated and the buffers may be overwritten and returned.
+  ``inplace=False``: nothing is overwritten and the result is differentiable in every tensor given,
+  twice, also under ``torch.func``. Neither overwrites a gradient, and no update shares memory with
+  a gradient or a buffer.
+* ``hyperparams`` go by the names that the transformation gives them: numbers or tensors that
+  broadcast to every leaf; flags (``nesterov``) are bools.
+* The ops: ``scale_by_adam`` and ``scale_by_amsgrad`` (``b1, b2, eps, eps_root``, counts),
+  ``trace`` (``decay, nesterov``; with dampening also ``dampening`` and counts), ``scale_by_rms``
+  and ``scale_by_stddev`` (``decay, eps, eps_root``), ``scale_by_rss`` (``eps, eps_root``; with a
+  decay of the rate also ``lr_decay`` and counts), ``scale_by_lion`` (``b1, b2``).
+* What a kernel cannot do it refuses with an error that says why; it never computes something else.
+
+While ``torch.compile`` traces, the torch formula runs: that is what the compiler fuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, NamedTuple
+
+import torch
+
+from optcore._tree import describe
+
+GROUP = "optcore.kernels"
+NAME = "accel"
+
+Kernel = Callable[..., tuple[Any, ...]]
+
+
+class KernelsStatus(NamedTuple):
+    """What :func:`kernels_status` tells."""
+
+    found: str | None  # the distribution that offers kernels, with its version
+    ops: tuple[str, ...]  # the transformations it has kernels for
+    reason: str | None  # why there are none
+
+
+def kernels_status() -> KernelsStatus:
+    """Which kernels ``use_accelerated_op=True`` would run, or why there are none.
+
+    Example:
+        >>> isinstance(kernels_status().ops, tuple)
+        True
+    """
+    try:
+        distribution, kernels = _load()
+    except ImportError as error:
+        return KernelsStatus(None, (), str(error))
+    return KernelsStatus(distribution, tuple(sorted(kernels)), None)
+
+
+def check_kernels(who: str, use_accelerated_op: bool, *ops: str) -> None:
+    """Refuse ``use_accelerated_op=True`` where a kernel for one of ``ops`` is missing.
+
+    Raises:
+        ImportError: No kernels are installed, or they do not load.
+        NotImplementedError: The installed ones lack this kernel.
+        TypeError: ``use_accelerated_op`` is no bool.
+    """
+    if not isinstance(use_accelerated_op, bool):
+        raise TypeError(
+            f"{who}: expected use_accelerated_op as a bool, got {describe(use_accelerated_op)}"
+        )
+    for op in ops if use_accelerated_op else ():
+        _kernel(who, op)
+
+
+def kernel_for(op: str, use_accelerated_op: bool) -> Kernel | None:
+    """The kernel of a transformation that was told to use one; None while compiling."""
+    if not use_accelerated_op or torch.compiler.is_compiling():
+        return None
+    return _kernel(op, op)
+
+
+def _kernel(who: str, op: str) -> Kernel:
+    asked = f"{who}(use_accelerated_op=True)"
+    try:
+        distribution, kernels = _load()
+    except ImportError as error:
+        raise ImportError(f"{asked}: {error}") from error
+    if op not in kernels:
+        raise NotImplementedError(
+            f"{asked}: expected a kernel for {op}, got {sorted(kernels)} from {distribution}; "
+            "upgrade it, or drop use_accelerated_op"
+        )
+    return kernels[op]
+
+
+@lru_cache(maxsize=1)  # remembers success only: what is installed later is found
+def _load() -> tuple[str, Mapping[str, Kernel]]:
+    found = {_distribution(entry): entry for entry in entry_points(group=GROUP, name=NAME)}
+    if not found:
+        raise ImportError("optcore-accel is not installed; pip install optcore-accel")
+    if len(found) > 1:
+        raise ImportError(
+            f"expected one package with kernels, got {sorted(found)}; uninstall all but one"
+        )
+    ((distribution, entry),) = found.items()
+    try:
+        kernels = entry.load()
+    except (ImportError, AttributeError, OSError) as error:
+        raise ImportError(f"{distribution} does not load: {error}") from error
+    if not isinstance(kernels, Mapping) or not all(map(callable, kernels.values())):
+        raise ImportError(
+            f"{distribution}: expected {entry.value} to be a mapping of functions, got "
+            f"{describe(kernels)}"
+        )
+    return distribution, kernels
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
