@@ -11,8 +11,8 @@ family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_optimizers` (the tabl
 (torch.optim classes derived from it), `_schedule_free_optim` (those of them that switch between
 training and evaluation), `func` (FuncOptimizer). Everything public stands here.
 family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other
-packages), `_optimizers` (the table), `optim` (torch.optim classes derived from it), `func`
-(FuncOptimizer). Everything public stands here.
+packages), `_optimizers` (the table), `optim` (torch.optim classes derived from it), `_param_group`,
+`_torch_state` (from and to torch.optim), `func` (FuncOptimizer). Everything public stands here.
 """
 
 from optcore._accumulation import MultiSteps as MultiSteps
@@ -222,5 +222,6 @@ from optcore.optim import SignSGD as SignSGD
 from optcore.optim import Signum as Signum
 from optcore.optim import Yogi as Yogi
 from optcore.optim import derive_class as derive_class
+from optcore.optim import from_torch as from_torch
 
 __version__ = "0.1.0"

@@ -131,7 +131,16 @@ def adafactor(
     ).named("adafactor")
 
 
-ROWS = (OptimizerRow(adafactor, "Adafactor", {"count": "step"}),)
+_TORCH_KEYS = {
+    "count": "step",
+    "row_var": "row_var",
+    "col_var": "col_var",
+    "variance": "variance",
+}
+
+ROWS = (
+    OptimizerRow(adafactor, "Adafactor", _TORCH_KEYS, optional=("row_var", "col_var", "variance")),
+)
 
 
 def _adafactor_init(params: Tree, **_: Any) -> ScaleByAdafactorState:

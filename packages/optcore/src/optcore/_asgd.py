@@ -13,14 +13,15 @@ from optcore._leafwise import Tick, counts_like, fit, leafwise, zeros_like
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale
 from optcore._transform import GradientTransformation
-from optcore._tree import Tree
+from optcore._tree import Tree, tree_map
 from optcore._weight_decay import add_decayed_weights
 
 
 class ScaleByAsgdState(NamedTuple):
-    """Average kept by :func:`scale_by_asgd`; both are trees like the parameters."""
+    """Memory of :func:`scale_by_asgd`; every field is a tree like the parameters."""
 
     count: Tree  # i64[]: updates that this leaf had
+    eta: Tree  # f64[]: rate of the next step; 0 before the first, whose rate is lr
     ax: Tree  # average of the parameters
 
 
@@ -33,19 +34,22 @@ def scale_by_asgd(
     r"""Take a decaying gradient step and average the parameters it leads to.
 
     .. math::
-        \eta_t = \frac{\eta}{(1 + \lambda\,\eta\,(t - 1))^{\alpha}}, \quad
+        \eta_1 = \eta, \quad
+        \eta_{t+1} = \frac{\eta}{(1 + \lambda\,\eta\,t)^{\alpha}}, \quad
         u_t = -\eta_t\,(g_t + \lambda\,\theta), \quad
         \bar\theta_t = \bar\theta_{t-1} + \frac{\theta + u_t - \bar\theta_{t-1}}
             {\max(1, t - 1 - t_0)}
 
     Args:
-        lr: Learning rate :math:`\eta \ge 0`.
+        lr: Learning rate :math:`\eta \ge 0`. A change of it counts one step late, as in
+            torch.optim: a step ends by fixing the rate of the next one.
         lambd: Decay :math:`\lambda \ge 0`.
         alpha: Power of the decay of the learning rate.
         t0: Step from which parameters are averaged.
 
     State:
-        ``ax``: the average, like ``params``, starts at zero. ``count``: updates.
+        ``ax``: the average, like ``params``, starts at zero. ``eta``: rate of the next step.
+        ``count``: updates.
 
     Differentiable:
         In everything, twice.
@@ -114,11 +118,14 @@ def asgd(
     ).named("asgd")
 
 
-ROWS = (OptimizerRow(asgd, "ASGD", {"count": "step"}),)
+ROWS = (OptimizerRow(asgd, "ASGD", {"count": "step", "eta": "eta", "ax": "ax"}),)
 
 
 def _asgd_init(params: Tree, **_: Any) -> ScaleByAsgdState:
-    return ScaleByAsgdState(counts_like(params), zeros_like("scale_by_asgd", params))
+    ax = zeros_like("scale_by_asgd", params)
+    unset = torch.zeros((), dtype=torch.float64)
+    eta = tree_map(lambda p: None if p is None else unset, params)
+    return ScaleByAsgdState(counts_like(params), eta, ax)
 
 
 def _asgd_update(
@@ -134,6 +141,7 @@ def _asgd_update(
 ) -> tuple[Tree, ScaleByAsgdState]:
     def formula(
         g: torch.Tensor,
+        eta: torch.Tensor,
         ax: torch.Tensor,
         param: torch.Tensor,
         *,
@@ -143,15 +151,16 @@ def _asgd_update(
         alpha: Any,
         t0: Any,
     ) -> Any:
-        eta = tick.derive(_decayed_rate, lr, lambd, alpha)
+        eta, following = tick.derive(_rates, eta, lr, lambd, alpha)
         weight = tick.derive(_averaging_weight, t0)
         step = (g + param * fit(lambd, param)) * fit(-eta, param)
-        return step, ax + (param + step - ax) * fit(weight, ax)
+        return step, following, ax + (param + step - ax) * fit(weight, ax)
 
-    updates, ax, count = leafwise(
+    updates, eta, ax, count = leafwise(
         "scale_by_asgd",
         formula,
         updates,
+        state.eta,
         state.ax,
         counts=state.count,
         params=params,
@@ -160,11 +169,15 @@ def _asgd_update(
         alpha=alpha,
         t0=t0,
     )
-    return updates, ScaleByAsgdState(count, ax)
+    return updates, ScaleByAsgdState(count, eta, ax)
 
 
-def _decayed_rate(count: torch.Tensor, lr: Any, lambd: Any, alpha: Any) -> torch.Tensor:
-    return lr / (1 + lambd * lr * (count - 1)) ** alpha
+def _rates(
+    count: torch.Tensor, eta: torch.Tensor, lr: Any, lambd: Any, alpha: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rates of this step and of the next one."""
+    now = torch.where(count > 1, eta, lr)
+    return now, lr / (1 + lambd * lr * count) ** alpha
 
 
 def _averaging_weight(count: torch.Tensor, t0: Any) -> torch.Tensor:

@@ -132,6 +132,30 @@ def inject_hyperparams(
     return injected
 
 
+def injected(transformation: GradientTransformation) -> dict[str, Any]:
+    """The arguments that :func:`inject_hyperparams` keeps in the state, as they were given."""
+    if transformation._init is not _inject_init:
+        return {}
+    static = transformation._static
+    return {**static["numbers"], **static["schedules"]}
+
+
+def assigned(
+    transformation: GradientTransformation, state: Tree, hyperparams: Mapping[str, Tree]
+) -> Tree:
+    """The state with other numbers in it; as it is unless :func:`inject_hyperparams` made it.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+    if not isinstance(state, InjectHyperparamsState) or not injected(transformation):
+        return state
+    static = transformation._static
+    new = {name: hyperparams.get(name) for name in static["numbers"]}
+    _made(static["inner_factory"], {**static["fixed"], **state.hyperparams, **new})
+    return state._replace(hyperparams={**state.hyperparams, **new})
+
+
 def _pass(
     updates: Tree, state: Tree, params: Tree, *, inplace: bool, **_: Any
 ) -> tuple[Tree, Tree]:

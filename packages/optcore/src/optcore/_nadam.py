@@ -124,7 +124,14 @@ def nadam(
     return descend("nadam", rule, lr, weight_decay, maximize, decoupled_weight_decay)
 
 
-ROWS = (OptimizerRow(nadam, "NAdam", {"count": "step", "mu": "exp_avg", "nu": "exp_avg_sq"}),)
+_TORCH_KEYS = {
+    "count": "step",
+    "mu": "exp_avg",
+    "nu": "exp_avg_sq",
+    "mu_product": "mu_product",
+}
+
+ROWS = (OptimizerRow(nadam, "NAdam", _TORCH_KEYS),)
 
 
 def _nadam_init(params: Tree, **_: Any) -> ScaleByNadamState:

@@ -21,6 +21,7 @@ class OptimizerRow:
         class_name: Name of the ``torch.optim`` class; the Meta class is ``Meta`` + this.
         torch_keys: State field -> the key torch.optim uses for it in ``state_dict()``.
         also: Other spellings of the class name.
+        optional: Keys that torch.optim writes for some parameters only; the others have None.
         implied: Key -> value of a count that torch.optim does not write.
     """
 
@@ -29,6 +30,7 @@ class OptimizerRow:
     torch_keys: Mapping[str, str] = field(default_factory=dict)
     also: tuple[str, ...] = ()
     implied: Mapping[str, int] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

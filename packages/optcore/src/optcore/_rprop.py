@@ -100,12 +100,14 @@ def rprop(
     Reference:
         Riedmiller and Braun, 1993.
     """
-    return chain(scale_by_rprop(lr, etas, step_sizes), scale(1.0 if maximize else -1.0)).named(
-        "rprop"
-    )
+    return chain(
+        *([scale(-1.0)] if maximize else []),
+        scale_by_rprop(lr, etas, step_sizes),
+        scale(-1.0),
+    ).named("rprop")
 
 
-ROWS = (OptimizerRow(rprop, "Rprop"),)
+ROWS = (OptimizerRow(rprop, "Rprop", {"prev": "prev", "step_size": "step_size"}),)
 
 
 def _rprop_init(params: Tree, *, lr: float, **_: Any) -> ScaleByRpropState:

@@ -5,16 +5,36 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from optcore._inject import assigned, injected
 from optcore._leafwise import check_gradient
 from optcore._masking import MaskedNode
 from optcore._optimizers import OPTIMIZERS
+from optcore._param_group import ParamGroup
 from optcore._rows import OptimizerRow
-from optcore._transform import GradientTransformation, apply_updates
-from optcore._tree import ParamDict, describe, is_param_dict
+from optcore._torch_state import (
+    check_options,
+    handed_over,
+    restore_scalars,
+    row_of,
+    taken_over,
+)
+from optcore._transform import GradientTransformation, apply_updates, show
+from optcore._tree import (
+    ParamDict,
+    Tree,
+    describe,
+    is_param_dict,
+    map_tensors,
+    tree_flatten,
+    tree_unflatten,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _SHARED = "shared_state"  # group entry for state that belongs to no single parameter
 
@@ -27,8 +47,9 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         params: Parameters, named parameters, or dicts of parameter groups.
-        transformation: The optimizer in its functional form. It has no learning rate that a
-            scheduler could set; use a class such as :class:`Adam` for that.
+        transformation: The optimizer in its functional form. What :func:`inject_hyperparams` keeps
+            in its state stands in the groups instead (an ``lr`` for schedulers, a value per
+            group); any other has no learning rate that a scheduler could set.
 
     Raises:
         TypeError: ``transformation`` is not a :class:`GradientTransformation`.
@@ -53,7 +74,78 @@ class Optimizer(torch.optim.Optimizer):
                 f"{describe(transformation)}; e.g. optcore.adam()"
             )
         self._transformation = transformation
-        super().__init__(params, {})
+        super().__init__(params, injected(transformation))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take in more parameters, with hyperparameters of their own where the dict has them.
+
+        Raises:
+            TypeError: An option of torch.optim that optcore does not have.
+            ValueError: A hyperparameter is out of range; the optimizer is as before then.
+        """
+        who = type(self).__name__
+        if isinstance(param_group, dict):  # torch says what else is wrong
+            check_options(who, self.row, param_group, len(self.param_groups))
+            self._group_transformation({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        self.param_groups[-1] = ParamGroup(self.param_groups[-1], who)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state, also from one of the torch.optim class with the same name.
+
+        Raises:
+            TypeError: The state of a differentiable optimizer.
+            ValueError: Other groups, or options that make another optimizer of it (``amsgrad``);
+                the optimizer is as before then.
+        """
+        who = f"{type(self).__name__}.load_state_dict"
+        for index, group in enumerate(state_dict["param_groups"]):
+            check_options(who, self.row, group, index)
+        loaded: list[dict[str, Any]] = []  # what other hooks made of it
+        hook = self.register_load_state_dict_pre_hook(lambda _, given: loaded.append(given))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+        restore_scalars(self, loaded[-1])
+
+    def functional(self, params: Tree) -> tuple[GradientTransformation, Tree]:
+        """The transformation and the state with which functional steps go on from here.
+
+        Args:
+            params: A tree of parameters of this optimizer, all of one group.
+
+        Returns:
+            The transformation with the hyperparameters that the group has now, and a copy of its
+            state in the shape of ``params``.
+
+        Raises:
+            ValueError: A leaf is no parameter of this optimizer, or they are of several groups.
+
+        Example:
+            >>> import torch
+            >>> import optcore
+            >>> w = torch.nn.Parameter(torch.ones(2))
+            >>> tx, state = optcore.from_torch(torch.optim.Adam([w])).functional({"w": w})
+            >>> state[0].mu
+            {'w': tensor([0., 0.])}
+        """
+        leaves, spec = tree_flatten(params)
+        wanted = {id(leaf) for leaf in leaves}
+        groups = [g for g in self.param_groups if wanted <= {id(p) for p in g["params"]}]
+        if not groups:
+            raise ValueError(
+                f"{type(self).__name__}.functional: expected parameters of one group of this "
+                "optimizer, got others; call it for each group"
+            )
+        transformation = self._group_transformation(groups[0])
+        state = self._read_state(transformation, groups[0], ParamDict(enumerate(leaves)))
+        state = map_tensors(torch.clone, assigned(transformation, state, groups[0]))
+
+        def shaped(_: str, slot: Any) -> Any:
+            return tree_unflatten(spec, slot.values()) if is_param_dict(slot) else slot
+
+        return transformation, self._map_slots(shaped, state)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -96,7 +188,8 @@ class Optimizer(torch.optim.Optimizer):
         grads = ParamDict((i, p.grad) for i, p in present)
         transformation = self._group_transformation(group)
         transformation.check(ParamDict(enumerate(group["params"])))
-        return transformation, params, grads, self._read_state(transformation, group, params)
+        state = self._read_state(transformation, group, params)
+        return transformation, params, grads, assigned(transformation, state, group)
 
     def _carry_out(
         self,
@@ -168,9 +261,18 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.param_groups = [ParamGroup(group, type(self).__name__) for group in self.param_groups]
         for group in self.param_groups:  # a checkpoint may lack what its writer had no name for
             for name, value in self.defaults.items():
-                group.setdefault(name, value)
+                if name != "differentiable":  # a default that torch adds on the way
+                    group.setdefault(name, value)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for index, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {index}")
+            lines += [f"    {k}: {show(group.get(k))}" for k in sorted(group) if k != "params"]
+        return "\n".join([*lines, ")"])
 
 
 class TableOptimizer(Optimizer):
@@ -182,18 +284,64 @@ class TableOptimizer(Optimizer):
         self._transformation = self.row.factory(**hyperparams)  # refuses before anything exists
         torch.optim.Optimizer.__init__(self, params, {**self.row.defaults, **hyperparams})
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Take in more parameters, with hyperparameters of their own where the dict has them.
+    @classmethod
+    def from_torch(cls, optimizer: torch.optim.Optimizer) -> Self:
+        """Go on where an optimizer of torch.optim stands: same parameters, groups and steps.
+
+        The buffers of its state are taken over, not copied: go on with one of the two. Hooks and
+        schedulers stay behind. ``foreach``, ``fused`` and ``capturable`` choose how torch computes
+        a step, not what, and are dropped.
+
+        Args:
+            optimizer: Of the torch.optim class whose steps are those of this class, also one
+                that took no step yet.
 
         Raises:
-            ValueError: A hyperparameter is out of range; the optimizer is as before then.
+            TypeError: Another class, complex parameters, or ``differentiable=True``.
+            ValueError: An option that this class does not have.
+
+        Example:
+            >>> import torch
+            >>> import optcore
+            >>> w = torch.nn.Parameter(torch.ones(2))
+            >>> optcore.Adam.from_torch(torch.optim.Adam([w], lr=0.5)).param_groups[0]["lr"]
+            0.5
         """
-        if isinstance(param_group, dict):  # torch says what else is wrong
-            self._group_transformation({**self.defaults, **param_group})
-        super().add_param_group(param_group)
+        return taken_over(cls, optimizer)
+
+    def to_torch(self) -> torch.optim.Optimizer:
+        """Go on with torch.optim: its optimizer of the same parameters, groups and steps.
+
+        The buffers are handed over, not copied: go on with one of the two. A step count that the
+        rule does not need (``rmsprop``, ``adadelta``, ``rprop``) starts at 0.
+
+        Raises:
+            TypeError: torch.optim has no such optimizer.
+            ValueError: A hyperparameter that torch.optim cannot have: a schedule, a tree, an
+                option of optcore only.
+
+        Example:
+            >>> import torch
+            >>> import optcore
+            >>> w = torch.nn.Parameter(torch.ones(2))
+            >>> type(optcore.AMSGrad([w]).to_torch())
+            <class 'torch.optim.adam.Adam'>
+        """
+        return handed_over(self)
 
     def _group_transformation(self, group: dict[str, Any]) -> GradientTransformation:
-        return self.row.factory(**{name: group[name] for name in self.row.defaults})
+        return self.row.factory(**{name: group.get(name) for name in self.row.defaults})
+
+
+# options of torch.optim's classes -> what to do here
+_TORCH_ONLY = {
+    "amsgrad": "use optcore.AMSGrad",
+    "decoupled_weight_decay": "use optcore.AdamW",
+    "differentiable": "a class steps outside the graph: use the functional form, inplace=False",
+    "capturable": "drop it: a step is not captured in a CUDA graph; compile the functional form",
+    "foreach": "drop it: small tensors always go together",
+    "fused": "drop it, or ask for use_accelerated_op=True",
+}
 
 
 def derive_class(row: OptimizerRow, base: type, module: str, prefix: str = "") -> Any:
@@ -222,7 +370,10 @@ def derive_class(row: OptimizerRow, base: type, module: str, prefix: str = "") -
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             keywords = ", ".join([*signature.parameters][1:])
-            raise TypeError(f"{name}: expected arguments ({keywords}), but {error}") from None
+            hints = [hint for option, hint in _TORCH_ONLY.items() if option in kwargs]
+            raise TypeError(
+                "; ".join([f"{name}: expected arguments ({keywords}), but {error}", *hints])
+            ) from None
         base.__init__(**bound.arguments)  # type: ignore[misc]
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
@@ -257,3 +408,22 @@ SignSGD = derive_class(OPTIMIZERS["sign_sgd"], TableOptimizer, __name__)
 Signum = derive_class(OPTIMIZERS["signum"], TableOptimizer, __name__)
 SM3 = derive_class(OPTIMIZERS["sm3"], TableOptimizer, __name__)
 Fromage = derive_class(OPTIMIZERS["fromage"], TableOptimizer, __name__)
+
+
+def from_torch(optimizer: torch.optim.Optimizer) -> TableOptimizer:
+    """The optcore optimizer that goes on where one of torch.optim stands.
+
+    The class is the one that takes the same steps: ``torch.optim.Adam(amsgrad=True)`` becomes
+    :class:`AMSGrad`. What is kept and what is refused: see ``from_torch`` of the classes.
+
+    Raises:
+        TypeError: Not of torch.optim, or without a counterpart here; see the classes.
+        ValueError: Flags that are classes here differ among the groups; see the classes.
+
+    Example:
+        >>> import torch
+        >>> w = torch.nn.Parameter(torch.ones(2))
+        >>> type(from_torch(torch.optim.Adam([w], amsgrad=True))).__name__
+        'AMSGrad'
+    """
+    return globals()[row_of("from_torch", optimizer).class_name].from_torch(optimizer)

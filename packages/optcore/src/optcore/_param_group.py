@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameter groups of the classes: dicts that say why a scheduler cannot have their ``lr``."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import torch
+
+from optcore._tree import describe
+
+
+class ParamGroup(dict):  # type: ignore[type-arg]
+    """A parameter group whose ``["lr"]`` is a number or a 0-d tensor, or refused with the reason.
+
+    That is the one thing all learning-rate schedulers do with a group. ``.get("lr")`` gives the
+    schedule, the learned tensor or the tree that stands there, or None.
+
+    Args:
+        group: The entries.
+        who: Name of the optimizer, for errors.
+
+    Example:
+        >>> ParamGroup({"lr": 0.1}, "Adam")["lr"]
+        0.1
+    """
+
+    def __init__(self, group: dict[str, Any], who: str) -> None:
+        super().__init__(group)
+        self.who = who
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "lr":
+            self._check_rate()
+        return super().__getitem__(key)
+
+    def _check_rate(self) -> None:
+        rate = self.get("lr")
+        wanted = f"{self.who}: expected a number as lr, for a scheduler to set"
+        if rate is None:
+            raise TypeError(
+                f"{wanted}, got a transformation that has none; make it by "
+                "optcore.inject_hyperparams(optcore.adam)(lr=...), or use a class like optcore.Adam"
+            )
+        if callable(rate):
+            name = getattr(rate, "__qualname__", type(rate).__qualname__)
+            raise TypeError(
+                f"{wanted}, got the schedule {name}; use one of the two (.get('lr') gives it)"
+            )
+        if isinstance(rate, torch.Tensor) and rate.requires_grad:
+            raise TypeError(
+                f"{wanted}, got {describe(rate)} that requires grad; a learned rate is nobody "
+                "else's to set (.get('lr') gives it)"
+            )
+        if not isinstance(rate, Real) and getattr(rate, "ndim", 1):
+            raise TypeError(f"{wanted}, got {describe(rate)} (.get('lr') gives it)")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ParamGroup, (dict(self), self.who)

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers move from and to torch.optim and go on as if nothing had happened."""
+
+import copy
+import re
+
+import pytest
+import torch
+
+import optcore
+
+CASES = {
+    "sgd": ("SGD", {"lr": 0.1}),
+    "sgd-momentum": ("SGD", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}),
+    "sgd-dampening": ("SGD", {"lr": 0.05, "momentum": 0.8, "dampening": 0.4, "maximize": True}),
+    "sgd-nesterov": ("SGD", {"lr": 0.05, "momentum": 0.7, "nesterov": True}),
+    "adam": ("Adam", {"lr": 0.1, "weight_decay": 0.1}),
+    "adam-lr-tensor": ("Adam", {"lr": torch.tensor(0.1, dtype=torch.float64)}),
+    "adam-foreach": ("Adam", {"lr": 0.1, "betas": (0.3, 0.6), "foreach": True}),
+    "adam-amsgrad": ("Adam", {"lr": 0.1, "amsgrad": True, "weight_decay": 0.1}),
+    "adamw": ("AdamW", {"lr": 0.1, "maximize": True}),
+    "adamw-fused": ("AdamW", {"lr": 0.1, "fused": True}),
+    "adamw-amsgrad": ("AdamW", {"lr": 0.1, "amsgrad": True}),
+    "adamax": ("Adamax", {"lr": 0.1, "weight_decay": 0.1}),
+    "nadam": ("NAdam", {"lr": 0.1, "momentum_decay": 0.1}),
+    "nadam-decoupled": (
+        "NAdam",
+        {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True, "foreach": False},
+    ),
+    "radam": ("RAdam", {"lr": 0.1, "betas": (0.5, 0.7)}),
+    "radam-decoupled": (
+        "RAdam",
+        {"lr": 0.1, "betas": (0.5, 0.7), "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
+    "rmsprop": ("RMSprop", {"lr": 0.05}),
+    "rmsprop-odd": (
+        "RMSprop",
+        {"lr": 0.02, "centered": True, "momentum": 0.4, "weight_decay": 0.1, "maximize": True},
+    ),
+    "adagrad": ("Adagrad", {"lr": 0.1, "initial_accumulator_value": 0.3}),
+    "adagrad-decay": ("Adagrad", {"lr": 0.1, "lr_decay": 0.2, "weight_decay": 0.1}),
+    "adadelta": ("Adadelta", {"lr": 0.5, "rho": 0.6, "weight_decay": 0.1}),
+    "rprop": ("Rprop", {"lr": 0.1}),
+    "rprop-maximize": (
+        "Rprop",
+        {"lr": 0.3, "etas": (0.3, 1.7), "step_sizes": (1e-4, 0.5), "maximize": True},
+    ),
+    "asgd": ("ASGD", {"lr": 0.1, "lambd": 0.1, "alpha": 0.6, "t0": 3, "weight_decay": 0.1}),
+    "adafactor": ("Adafactor", {"lr": 0.05, "weight_decay": 0.1}),
+    "muon": ("Muon", {"lr": 0.05}),
+}
+
+
+def params():
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(3, 2), (2, 4)]
+    return [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in shapes]
+
+
+def groups(of):
+    return [{"params": of[:1]}, {"params": of[1:], "lr": 0.03}]
+
+
+def train(of, optimizer, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        a, b = of
+        ((a @ b).sin().sum() + b.cos().sum() + a.square().sum() / 10).backward()
+        optimizer.step()
+
+
+def assert_same(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request):
+    name, options = request.param
+    return getattr(torch.optim, name), options
+
+
+@pytest.mark.parametrize("before", [0, 4])
+def test_there_and_back_the_trajectory_goes_on(case, before):
+    kind, options = case
+    theirs_params = params()
+    theirs = kind(groups(theirs_params), **copy.deepcopy(options))
+    train(theirs_params, theirs, before)
+    ours_params, ours = copy.deepcopy((theirs_params, theirs))
+    ours = optcore.from_torch(ours)
+    assert ours.param_groups[1]["lr"] == 0.03
+    back_params, back = copy.deepcopy((ours_params, ours))
+    back = back.to_torch()
+    assert type(back) is kind
+    late_params, late = copy.deepcopy((ours_params, ours))
+    train(late_params, late, 5)
+    late = late.to_torch()
+    for of, optimizer, steps in (
+        (theirs_params, theirs, 10),
+        (ours_params, ours, 10),
+        (back_params, back, 10),
+        (late_params, late, 5),
+    ):
+        train(of, optimizer, steps)
+    assert_same(ours_params, theirs_params)
+    assert_same(back_params, theirs_params)
+    assert_same(late_params, theirs_params)
+    found, expected = (o.state_dict()["state"].get(0, {}) for o in (late, theirs))
+    assert found.keys() == expected.keys()
+    for name in found.keys() - {"step"}:  # no rule reads a count that optcore does not keep
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-11, atol=1e-12)
+
+
+def test_a_checkpoint_of_torch_loads_as_it_is(case):
+    kind, options = case
+    theirs_params = params()
+    theirs = kind(groups(theirs_params), **copy.deepcopy(options))
+    train(theirs_params, theirs, 4)
+    ours_params = copy.deepcopy(theirs_params)
+    cls = type(optcore.from_torch(theirs))
+    ours = cls(groups(ours_params))
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    train(theirs_params, theirs, 5)
+    train(ours_params, ours, 5)
+    assert_same(ours_params, theirs_params)
+
+
+def test_every_optimizer_of_torch_is_in_the_table_of_cases():
+    ours = {row.class_name for row in optcore.OPTIMIZERS.values()}
+    theirs = {n for n in ours if hasattr(torch.optim, n)}
+    assert theirs == {name for name, _ in CASES.values()}
+
+
+def test_names_of_parameters_and_notes_of_schedulers_come_along():
+    net = torch.nn.Linear(2, 1)
+    theirs = torch.optim.Adam(net.named_parameters())
+    torch.optim.lr_scheduler.StepLR(theirs, 3)
+    ours = optcore.from_torch(theirs)
+    assert ours.param_groups[0]["param_names"] == ["weight", "bias"]
+    assert ours.param_groups[0]["initial_lr"] == 1e-3
+    assert ours.to_torch().param_groups[0]["param_names"] == ["weight", "bias"]
+
+
+def test_a_tensor_learning_rate_is_not_shared():
+    theirs = torch.optim.Adam(params(), lr=torch.tensor(0.1))
+    ours = optcore.from_torch(theirs)
+    back = ours.to_torch()
+    theirs.param_groups[0]["lr"].fill_(5.0)
+    back.param_groups[0]["lr"].fill_(7.0)
+    assert ours.param_groups[0]["lr"].item() == 0.1
+
+
+def test_buffers_are_handed_over_without_a_copy():
+    of = params()
+    theirs = torch.optim.Adam(of)
+    train(of, theirs, 1)
+    ours = optcore.Adam.from_torch(theirs)
+    assert ours.state[of[0]]["exp_avg"] is theirs.state[of[0]]["exp_avg"]
+    assert ours.to_torch().state[of[0]]["exp_avg"] is theirs.state[of[0]]["exp_avg"]
+
+
+def test_a_momentum_that_pauses_goes_on():
+    both = [params(), params()]
+    made = [torch.optim.SGD(of, lr=0.05, momentum=0.9) for of in both]
+    for of, optimizer in zip(both, made, strict=True):
+        train(of, optimizer, 3)
+        optimizer.param_groups[0]["momentum"] = 0.0
+    made[1] = optcore.from_torch(made[1])
+    for of, optimizer in zip(both, made, strict=True):
+        train(of, optimizer, 2)
+        optimizer.param_groups[0]["momentum"] = 0.9
+        train(of, optimizer, 2)
+    assert_same(*both)
+
+
+def test_a_trajectory_goes_on_in_functional_form(case):
+    kind, options = case
+    theirs_params = params()
+    theirs = kind(theirs_params, **copy.deepcopy(options))
+    train(theirs_params, theirs, 3)
+    moved_params, moved = copy.deepcopy((theirs_params, theirs))
+    tree = dict(zip("ab", moved_params, strict=True))
+    tx, state = optcore.from_torch(moved).functional(tree)
+    train(theirs_params, theirs, 4)
+    for _ in range(4):
+        a, b = tree.values()
+        loss = (a @ b).sin().sum() + b.cos().sum() + a.square().sum() / 10
+        grads = dict(zip("ab", torch.autograd.grad(loss, [a, b]), strict=True))
+        updates, state = tx.update(grads, state, tree)
+        tree = optcore.apply_updates(tree, updates)
+    assert_same([*tree.values()], theirs_params)
+
+
+def test_a_functional_form_of_other_parameters_is_refused():
+    of = params()
+    optimizer = optcore.Adam([{"params": of[:1]}, {"params": of[1:]}])
+    assert optimizer.functional(of[1])[1][0].mu.shape == of[1].shape
+    message = r"^Adam.functional: expected parameters of one group of this optimizer, got others"
+    with pytest.raises(ValueError, match=message):
+        optimizer.functional(of)
+
+
+class Changed(torch.optim.Adam):
+    pass
+
+
+def with_options(optimizer, index=0, **options):
+    optimizer.param_groups[index].update(options)
+    return optimizer
+
+
+def two_groups():
+    a, b = params()
+    return [{"params": [a]}, {"params": [b]}]
+
+
+def complex_param():
+    return [torch.nn.Parameter(torch.ones(2, dtype=torch.complex128))]
+
+
+REFUSED = {
+    "no optimizer": (
+        lambda: optcore.from_torch(3),
+        TypeError,
+        "from_torch: expected an optimizer of torch.optim that optcore has too, got builtins.int",
+    ),
+    "subclass": (
+        lambda: optcore.from_torch(Changed(params())),
+        TypeError,
+        "from_torch: expected an optimizer of torch.optim that optcore has too, got ",
+    ),
+    "sparse adam": (
+        lambda: optcore.from_torch(torch.optim.SparseAdam(params())),
+        TypeError,
+        "from_torch: expected an optimizer of torch.optim that optcore has too, got torch.optim.",
+    ),
+    "ours": (
+        lambda: optcore.from_torch(optcore.Adam(params())),
+        TypeError,
+        "from_torch: expected an optimizer of torch.optim that optcore has too, got optcore.optim.",
+    ),
+    "another class": (
+        lambda: optcore.SGD.from_torch(torch.optim.Adam(params())),
+        TypeError,
+        "SGD.from_torch: expected an optimizer whose steps are those of optcore.SGD, got "
+        "torch.optim.Adam with those of optcore.Adam; call optcore.Adam.from_torch or",
+    ),
+    "flag is a class": (
+        lambda: optcore.Adam.from_torch(torch.optim.Adam(params(), amsgrad=True)),
+        TypeError,
+        "Adam.from_torch: expected an optimizer whose steps are those of optcore.Adam, got "
+        "torch.optim.Adam with those of optcore.AMSGrad; call optcore.AMSGrad.from_torch or",
+    ),
+    "class without counterpart": (
+        lambda: optcore.Lion.from_torch(torch.optim.SGD(params())),
+        TypeError,
+        "Lion.from_torch: expected an optimizer whose steps are those of optcore.Lion, got ",
+    ),
+    "mixed flags": (
+        lambda: optcore.from_torch(with_options(torch.optim.Adam(two_groups()), 1, amsgrad=True)),
+        ValueError,
+        "from_torch: expected the same amsgrad in every group, got [False, True]; make an",
+    ),
+    "differentiable": (
+        lambda: optcore.from_torch(torch.optim.Adam(params(), differentiable=True)),
+        TypeError,
+        "Adam.from_torch: expected differentiable=False, got True, at group 0; a class steps",
+    ),
+    "complex": (
+        lambda: optcore.from_torch(torch.optim.Adam(complex_param())),
+        TypeError,
+        "Adam.from_torch: expected real floating parameters, got c128[2], at parameter 0 of group",
+    ),
+    "out of our range": (
+        lambda: optcore.from_torch(torch.optim.RMSprop(params(), alpha=1.0)),
+        ValueError,
+        "rmsprop: expected alpha in [0, 1), got 1.0",
+    ),
+    "unknown to torch": (
+        lambda: optcore.Lion(params()).to_torch(),
+        TypeError,
+        "Lion.to_torch: expected an optimizer that torch.optim has, got Lion",
+    ),
+    "option of ours": (
+        lambda: optcore.Adam(params(), eps_root=0.1).to_torch(),
+        ValueError,
+        "Adam.to_torch: expected eps_root=0.0, which is all torch.optim.Adam does, got 0.1, at",
+    ),
+    "mask": (
+        lambda: optcore.AdamW(params(), mask=dict).to_torch(),
+        ValueError,
+        "AdamW.to_torch: expected mask=None, which is all torch.optim.AdamW does, got type, at",
+    ),
+    "schedule": (
+        lambda: optcore.SGD(params(), lr=optcore.linear_schedule(0.1, 0.0, 9)).to_torch(),
+        ValueError,
+        "SGD.to_torch: expected lr as a number, got a schedule, at group 0; set the number it has",
+    ),
+    "tree": (
+        lambda: optcore.SGD(params(), lr={0: 0.1, 1: 0.2}).to_torch(),
+        ValueError,
+        "SGD.to_torch: expected lr as a number, got dict, at group 0; set the number it has now",
+    ),
+    "vector": (
+        lambda: optcore.SGD(params(), lr=torch.ones(2)).to_torch(),
+        ValueError,
+        "SGD.to_torch: expected lr as a number, got f64[2], at group 0; set the number it has now",
+    ),
+    "mixed decay": (
+        lambda: with_options(
+            optcore.AMSGrad(two_groups()), 1, decoupled_weight_decay=True
+        ).to_torch(),
+        ValueError,
+        "AMSGrad.to_torch: expected the same decoupled_weight_decay in every group, got [False, ",
+    ),
+    "checkpoint of amsgrad": (
+        lambda: optcore.Adam(params()).load_state_dict(
+            torch.optim.Adam(params(), amsgrad=True).state_dict()
+        ),
+        ValueError,
+        "Adam.load_state_dict: expected amsgrad=False, got True, at group 0; that is optcore.AMSG",
+    ),
+    "checkpoint of adamw": (
+        lambda: optcore.Adam(params()).load_state_dict(torch.optim.AdamW(params()).state_dict()),
+        ValueError,
+        "Adam.load_state_dict: expected decoupled_weight_decay=False, got True, at group 0; that",
+    ),
+    "group with amsgrad": (
+        lambda: optcore.AdamW([{"params": params(), "amsgrad": True}]),
+        ValueError,
+        "AdamW: expected amsgrad=False, got True, at group 0; that is optcore.AMSGrad",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("convert", "error", "message"), REFUSED.values(), ids=[k.replace(" ", "-") for k in REFUSED]
+)
+def test_what_would_change_the_trajectory_is_refused(convert, error, message):
+    with pytest.raises(error, match="^" + re.escape(message)):
+        convert()
+
+
+def test_a_state_without_a_buffer_is_refused_by_name():
+    of = params()
+    theirs = torch.optim.Adam(of)
+    train(of, theirs, 1)
+    del theirs.state[of[1]]["exp_avg"]
+    message = r"^Adam.from_torch: expected 'exp_avg' in the state of parameter 1 of group 0, got \["
+    with pytest.raises(ValueError, match=message):
+        optcore.from_torch(theirs)
+    assert sorted(theirs.state[of[0]]) == ["exp_avg", "exp_avg_sq", "step"]
+
+
+def test_loading_keeps_counts_whole_and_shared():
+    of = [p.detach().bfloat16() for p in params()]
+    tx = optcore.chain(optcore.scale_by_adam(), optcore.scale(-0.1))
+    made = [optcore.Optimizer(copy.deepcopy(of), tx), optcore.Adam(copy.deepcopy(of))]
+    for optimizer, count in zip(made, ("0.count", "step"), strict=True):
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad = torch.ones_like(p)
+        for _ in range(300):
+            optimizer.step()
+        saved = copy.deepcopy(optimizer.state_dict())
+        optimizer.load_state_dict(saved)
+        first, second = optimizer.state.values()
+        assert first[count] is second[count]
+        assert first[count].dtype is torch.int64
+        assert int(first[count]) == 300
