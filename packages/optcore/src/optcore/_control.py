@@ -371,10 +371,10 @@ def _transform_update(
     params: Tree,
     *,
     inplace: bool,
-    **static_and_extra: Any,
+    **extra: Any,
 ) -> tuple[Tree, ConditionallyTransformState]:
     who = "conditionally_transform"
-    new, inner_state = _if_asked(who, updates, updates, state, params, inplace, **static_and_extra)
+    new, inner_state = _if_asked(who, updates, updates, state, params, inplace, **extra)
     return new, ConditionallyTransformState(inner_state, state.step + 1)
 
 
@@ -388,10 +388,10 @@ def _mask_update(
     params: Tree,
     *,
     inplace: bool,
-    **static_and_extra: Any,
+    **extra: Any,
 ) -> tuple[Tree, ConditionallyMaskState]:
     who, none = "conditionally_mask", zeros(updates)
-    new, inner_state = _if_asked(who, none, updates, state, params, inplace, **static_and_extra)
+    new, inner_state = _if_asked(who, none, updates, state, params, inplace, **extra)
     return new, ConditionallyMaskState(state.step + 1, inner_state)
 
 
