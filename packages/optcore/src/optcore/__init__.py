@@ -13,6 +13,10 @@ training and evaluation), `func` (FuncOptimizer). Everything public stands here.
 family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other
 packages), `_optimizers` (the table), `optim` (torch.optim classes derived from it), `_param_group`,
 `_torch_state` (from and to torch.optim), `func` (FuncOptimizer). Everything public stands here.
+family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_wolfe` (line searches on numbers),
+`_line` (the line they see), `_linesearch`, `_reuse`, `_two_loop`, `_lbfgs`, `_lbfgs_class`,
+`_optimizers` (the table), `optim` (torch.optim classes derived from it), `func` (FuncOptimizer).
+Everything public stands here.
 """
 
 from optcore._accumulation import MultiSteps as MultiSteps
@@ -76,6 +80,18 @@ from optcore._kernels import KernelsStatus as KernelsStatus
 from optcore._kernels import kernels_status as kernels_status
 from optcore._layerwise import lamb as lamb
 from optcore._layerwise import lars as lars
+from optcore._lbfgs import ScaleByLBFGSState as ScaleByLBFGSState
+from optcore._lbfgs import lbfgs as lbfgs
+from optcore._lbfgs import scale_by_lbfgs as scale_by_lbfgs
+from optcore._lbfgs_class import LBFGS as LBFGS
+from optcore._linesearch import BacktrackingLinesearchInfo as BacktrackingLinesearchInfo
+from optcore._linesearch import (
+    ScaleByBacktrackingLinesearchState as ScaleByBacktrackingLinesearchState,
+)
+from optcore._linesearch import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
+from optcore._linesearch import ZoomLinesearchInfo as ZoomLinesearchInfo
+from optcore._linesearch import scale_by_backtracking_linesearch as scale_by_backtracking_linesearch
+from optcore._linesearch import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 from optcore._lookahead import LookaheadParams as LookaheadParams
 from optcore._lookahead import LookaheadState as LookaheadState
 from optcore._lookahead import lookahead as lookahead
@@ -122,6 +138,7 @@ from optcore._repairs import ZeroNansState as ZeroNansState
 from optcore._repairs import keep_params_nonnegative as keep_params_nonnegative
 from optcore._repairs import nan_to_num as nan_to_num
 from optcore._repairs import zero_nans as zero_nans
+from optcore._reuse import value_and_grad_from_state as value_and_grad_from_state
 from optcore._rmsprop import ScaleByRmsState as ScaleByRmsState
 from optcore._rmsprop import ScaleByRStdDevState as ScaleByRStdDevState
 from optcore._rmsprop import rmsprop as rmsprop
