@@ -7,16 +7,12 @@ Layout: `_transform` (what a transformation is, update modes, apply_updates), `_
 `_norms`, `_clipping`, `_normalization`, `_param_scaling`, `_repairs`, `_hooks`, `_averaging`,
 `_noise` (transformations of no single optimizer), `_schedules`, `_warmup`, `_piecewise`,
 `_tree_math`, `_moment_rules` (what Adam and its relatives share), then one file per optimizer or
-family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_optimizers` (the table), `optim`
-(torch.optim classes derived from it), `_schedule_free_optim` (those of them that switch between
-training and evaluation), `func` (FuncOptimizer). Everything public stands here.
-family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other
-packages), `_optimizers` (the table), `optim` (torch.optim classes derived from it), `_param_group`,
-`_torch_state` (from and to torch.optim), `func` (FuncOptimizer). Everything public stands here.
-family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_wolfe` (line searches on numbers),
-`_line` (the line they see), `_linesearch`, `_reuse`, `_two_loop`, `_lbfgs`, `_lbfgs_class`,
-`_optimizers` (the table), `optim` (torch.optim classes derived from it), `func` (FuncOptimizer).
-Everything public stands here.
+family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other packages),
+`_optimizers` (the table), `optim` (torch.optim classes derived from it), `_param_group`,
+`_torch_state` (from and to torch.optim), `_schedule_free_optim` (classes that switch between
+training and evaluation), `_wolfe` (line searches on numbers), `_line` (the line they see),
+`_linesearch`, `_reuse`, `_two_loop`, `_lbfgs`, `_lbfgs_class`, `func` (FuncOptimizer). Everything
+public stands here.
 """
 
 from optcore._accumulation import MultiSteps as MultiSteps
