@@ -151,6 +151,46 @@ def test_treespec_from_outside(tree: Any) -> None:
     same(build, leaves, spec)
 
 
+@CASES
+def test_methods_that_walk(tree: Any) -> None:
+    spec = treeops.tree_structure(tree, namespace=SPACE)
+
+    def build(tree: Any) -> Any:
+        leaves = treeops.tree_structure(tree, namespace=SPACE).flatten_up_to(tree)
+        return spec.unflatten([x + y for x, y in zip(leaves, spec.flatten_up_to(tree))])
+
+    same(build, tree)
+
+
+@CASES
+def test_methods_that_ask(tree: Any) -> None:
+    spec = treeops.tree_structure([tree, 0], namespace=SPACE)
+
+    def ask(x: Any) -> Any:
+        child, below = spec.child(0), [spec.entry(-1), *spec.entries()]
+        sizes = [each.num_leaves for each in spec.children()]
+        facts = [child.is_leaf(), child.is_leaf(strict=False), spec.one_level().is_one_level()]
+        return x * 2, child.paths(), spec.paths(), below, sizes, facts
+
+    expected, found = ask(t(1)), compiled(ask)(t(1))
+    assert found[0].tolist() == expected[0].tolist()
+    assert found[1:] == expected[1:]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: treeops.tree_partition(lambda leaf: True, {"a": x, "b": [x]}),
+        lambda x: treeops.tree_transpose(
+            treeops.tree_structure([0, 0]), treeops.tree_structure((0, 0)), [(x, x), (x, 2 * x)]
+        ),
+    ],
+    ids=["partition", "transpose"],
+)
+def test_functions_made_of_methods(call: Any) -> None:
+    same(call, t(1))
+
+
 def test_leaves_with_options() -> None:
     def total(tree: Any) -> Any:
         whole = treeops.tree_leaves(tree, lambda node: isinstance(node, tuple))
@@ -214,12 +254,14 @@ def test_treespecs_compare() -> None:
         lambda x: treeops.tree_map(lambda a, b: a + b, {"a": x}, {"b": x}),
         lambda x: treeops.tree_map(lambda a, b: a + b, [x], (x,)),
         lambda x: treeops.tree_map(lambda a, b: a + b, [None, x], [x, x]),
+        lambda x: treeops.tree_structure([0, 0]).unflatten([x]),
+        lambda x: treeops.tree_structure([0, [0]]).flatten_up_to([x, (x,)]),
     ],
 )
 def test_errors_stop_the_compilation(call: Any) -> None:
-    with pytest.raises(ValueError, match=r"tree_\w+: "):
+    with pytest.raises(ValueError, match=r"tree_\w+: |PyTreeSpec\.\w+: "):
         call(t(1))
-    with pytest.raises(Exception, match=r"tree_\w+: |Observed exception"):
+    with pytest.raises(Exception, match=r"tree_\w+: |PyTreeSpec\.\w+: |Observed exception"):
         compiled(call)(t(1))
 
 

@@ -2,7 +2,7 @@
 """What torch.compile traces in place of the compiled functions.
 
 In a compiled function trees are walked by the Python functions below. Treespecs are constants of
-the compilation: ``_make_treespec`` and ``_describe`` run while it traces.
+the compilation: ``_make_treespec``, ``_describe`` and the like run while it traces.
 """
 
 from __future__ import annotations
@@ -146,6 +146,31 @@ def _make_treespec(structure: Structure, none_is_leaf: bool, namespace: str) -> 
     )
 
 
+def _paths(treespec: PyTreeSpec) -> tuple[tuple[Any, ...], ...]:
+    return tuple(treespec.paths())
+
+
+def _entries(treespec: PyTreeSpec) -> tuple[Any, ...]:
+    return tuple(treespec.entries())
+
+
+def _children(treespec: PyTreeSpec) -> tuple[str, ...]:
+    """Where the treespecs of the children are published."""
+    return tuple([_publish(child) for child in treespec.children()])
+
+
+def _one_level(treespec: PyTreeSpec) -> str:
+    return _publish(treespec.one_level())
+
+
+def _is_leaf(treespec: PyTreeSpec, strict: bool) -> bool:
+    return treespec.is_leaf(strict=strict)
+
+
+def _is_one_level(treespec: PyTreeSpec) -> bool:
+    return treespec.is_one_level()
+
+
 # ---- traced ------------------------------------------------------------------------------------
 
 
@@ -243,35 +268,39 @@ def _build(structure: Structure, leaves: Iterator[Any], namespace: str) -> Any:
 
 
 def _flatten_up_to(
-    structure: Structure, node: Any, found: list[Any], namespace: str, position: int
+    structure: Structure, node: Any, found: list[Any], namespace: str, role: str
 ) -> None:
-    """Append what stands in a tree at the leaves of a structure."""
+    """Append what stands in a tree at the leaves of a structure; errors begin with `role`."""
     if structure is None:
         found.append(node)
         return
-    kind, cls, keys, _, extra, _, below = structure
+    kind, cls, keys, _, extra, name, below = structure
     if kind == _NONE:
         if node is not None:
-            raise ValueError(f"tree_map: argument {position}: expected None, got {type(node)}")
+            raise ValueError(f"{role}: expected None, got {type(node)}")
         return
+    if isinstance(cls, str):
+        cls = getattr(_Published, cls)
+    if name is not None:
+        extra = getattr(_Published, name)
     if kind in _MAPPINGS:
         if type(node) not in (dict, OrderedDict, defaultdict) or set(node) != set(keys):
-            raise ValueError(f"tree_map: argument {position}: expected a dict with the same keys")
+            raise ValueError(f"{role}: expected a dict with the same keys")
         subtrees = [node[key] for key in keys]
     elif type(node) is not cls:
-        raise ValueError(f"tree_map: argument {position}: expected {cls}, got {type(node)}")
+        raise ValueError(f"{role}: expected {cls}, got {type(node)}")
     elif kind == _CUSTOM:
         flatten_name, _ = _functions_of(cls, namespace)
         parts = getattr(_Published, flatten_name)(node)
         if parts[1] != extra:
-            raise ValueError(f"tree_map: argument {position}: expected the same metadata")
+            raise ValueError(f"{role}: expected the same metadata")
         subtrees = list(parts[0])
     else:
         subtrees = list(node)
     if len(subtrees) != len(below):
-        raise ValueError(f"tree_map: argument {position}: expected {len(below)} children")
+        raise ValueError(f"{role}: expected {len(below)} children")
     for child, subtree in zip(below, subtrees):
-        _flatten_up_to(child, subtree, found, namespace, position)
+        _flatten_up_to(child, subtree, found, namespace, role)
 
 
 def tree_flatten(
@@ -314,11 +343,13 @@ def tree_structure(
 
 
 def tree_unflatten(treespec: PyTreeSpec, leaves: Iterable[Any]) -> Any:
+    return _unflatten("tree_unflatten", treespec, leaves)
+
+
+def _unflatten(who: str, treespec: PyTreeSpec, leaves: Iterable[Any]) -> Any:
     values = list(leaves)
     if len(values) != treespec.num_leaves:
-        raise ValueError(
-            f"tree_unflatten: expected {treespec.num_leaves} leaves, got {len(values)}"
-        )
+        raise ValueError(f"{who}: expected {treespec.num_leaves} leaves, got {len(values)}")
     return _build(_describe(treespec), iter(values), treespec.namespace)
 
 
@@ -336,7 +367,7 @@ def tree_map(
     columns = [leaves]
     for position, rest in enumerate(rests, start=2):
         found: list[Any] = []
-        _flatten_up_to(structure, rest, found, namespace, position)
+        _flatten_up_to(structure, rest, found, namespace, f"tree_map: argument {position}")
         columns.append(found)
     results = [func(*values) for values in zip(*columns)]
     return _build(structure, iter(results), namespace)
@@ -356,18 +387,67 @@ def tree_map_(
     columns = [leaves]
     for position, rest in enumerate(rests, start=2):
         found: list[Any] = []
-        _flatten_up_to(structure, rest, found, namespace, position)
+        _flatten_up_to(structure, rest, found, namespace, f"tree_map_: argument {position}")
         columns.append(found)
     for values in zip(*columns):
         func(*values)
     return tree
 
 
+class _Methods:
+    """What stands for the methods of treespecs."""
+
+    def unflatten(self: PyTreeSpec, leaves: Iterable[Any], /) -> Any:
+        return _unflatten("PyTreeSpec.unflatten", self, leaves)
+
+    def flatten_up_to(self: PyTreeSpec, tree: Any, /) -> list[Any]:
+        found: list[Any] = []
+        role = "PyTreeSpec.flatten_up_to: tree"
+        _flatten_up_to(_describe(self), tree, found, self.namespace, role)
+        return found
+
+    def paths(self: PyTreeSpec, /) -> list[Any]:
+        return list(_paths(self))
+
+    def entries(self: PyTreeSpec, /) -> list[Any]:
+        return list(_entries(self))
+
+    def entry(self: PyTreeSpec, index: int, /) -> Any:
+        return _entries(self)[index]
+
+    def children(self: PyTreeSpec, /) -> list[PyTreeSpec]:
+        return [getattr(_Published, name) for name in _children(self)]
+
+    def child(self: PyTreeSpec, index: int, /) -> PyTreeSpec:
+        return getattr(_Published, _children(self)[index])
+
+    def one_level(self: PyTreeSpec, /) -> PyTreeSpec | None:
+        return getattr(_Published, _one_level(self))
+
+    def is_leaf(self: PyTreeSpec, /, *, strict: bool = True) -> bool:
+        return _is_leaf(self, strict)
+
+    def is_one_level(self: PyTreeSpec, /) -> bool:
+        return _is_one_level(self)
+
+
 def install() -> None:
     """Tell the compiler of torch, which must have been imported."""
     import torch
 
-    for constant in (_kind_of, _functions_of, _is_insertion_ordered, _describe, _make_treespec):
+    for constant in (
+        _kind_of,
+        _functions_of,
+        _is_insertion_ordered,
+        _describe,
+        _make_treespec,
+        _paths,
+        _entries,
+        _children,
+        _one_level,
+        _is_leaf,
+        _is_one_level,
+    ):
         torch.compiler.assume_constant_result(constant)
     for traceable in (
         tree_flatten,
@@ -378,5 +458,8 @@ def install() -> None:
         tree_map_,
     ):
         torch.compiler.substitute_in_graph(getattr(treeops, traceable.__name__))(traceable)
+    for name, method in vars(_Methods).items():
+        if not name.startswith("_"):
+            torch.compiler.substitute_in_graph(getattr(PyTreeSpec, name))(method)
     if hasattr(torch._dynamo, "allow_c_slot"):  # treespecs are immutable: they may be compared
         torch._dynamo.allow_c_slot(PyTreeSpec)

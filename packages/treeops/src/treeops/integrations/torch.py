@@ -3,8 +3,9 @@
 
 After ``import treeops.integrations.torch``, functions compiled with ``fullgraph=True`` may call
 ``tree_flatten``, ``tree_unflatten``, ``tree_leaves``, ``tree_structure``, ``tree_map`` and
-``tree_map_``; treespecs go in and out of them as they are. Torch itself (2.13) does not see the
-``maxlen`` of a deque that comes from outside, nor the arguments of ``treeops.functools.partial``.
+``tree_map_``, and the methods of treespecs that walk or ask; treespecs go in and out of them as
+they are. Torch itself (2.13) does not see the ``maxlen`` of a deque that comes from outside, nor
+the arguments of ``treeops.functools.partial``.
 """
 
 from __future__ import annotations
