@@ -2,6 +2,7 @@
 #include "accessors.h"
 
 #include "paths.h"
+#include "stack.h"
 #include "state.h"
 
 namespace treeops {
@@ -39,13 +40,14 @@ void load_accessors(State& state) {
 
 class AccessorCollector {
   public:
-    AccessorCollector(State& state, Ref accessors)
-        : state_(state), accessors_(std::move(accessors)) {}
+    AccessorCollector(State& state, const Node* root, Ref accessors)
+        : state_(state), stack_(root), accessors_(std::move(accessors)) {}
 
     void visit(const Node*& node) {
         const Node& self = *node++;
         if (self.kind == NodeKind::kLeaf) return add_accessor();
         if (self.arity == 0) return;
+        stack_.check();
         PyObject* entry_type = entry_type_of(state_, self);
         PyObject* type = node_type(state_, self);
         PyObject* kind = kind_object(state_, self.kind);
@@ -75,6 +77,7 @@ class AccessorCollector {
     }
 
     State& state_;
+    const StackGuard stack_;
     Ref accessors_;
     References steps_;
 };
@@ -112,7 +115,7 @@ PyObject* entry_type_of(State& state, const Node& node) {
 
 Ref leaf_accessors(State& state, const Node* root) {
     load_accessors(state);
-    AccessorCollector collector(state, check(PyList_New(0)));
+    AccessorCollector collector(state, root, check(PyList_New(0)));
     collector.visit(root);
     return collector.take();
 }

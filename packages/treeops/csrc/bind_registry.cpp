@@ -92,8 +92,11 @@ void bind_functions(py::module_ module, const std::shared_ptr<State>& state) {
         "set_dict_insertion_ordered",
         [state](bool mode, const py::str& space) {
             return with_python_errors([&] {
-                Namespace& target = alive(state).registry.ensure(space.ptr());
-                const bool old = std::exchange(target.insertion_ordered, mode);
+                Registry& registry = alive(state).registry;
+                Namespace* target =
+                    mode ? &registry.ensure(space.ptr()) : registry.find(space.ptr());
+                const bool old =
+                    target != nullptr && std::exchange(target->insertion_ordered, mode);
                 return Ref::borrow(old ? Py_True : Py_False);
             });
         },

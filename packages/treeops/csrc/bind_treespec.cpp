@@ -69,7 +69,7 @@ PyObject* treespec_flatten_up_to(PyObject* self, PyObject* tree) {
     return guarded<PyObject*>(nullptr, [&] {
         Ref held = Ref::borrow(self);
         Flattened found;
-        const TreeRole role{"PyTreeSpec.flatten_up_to", 0};
+        const TreeRole role{"PyTreeSpec.flatten_up_to", 0, "tree", "the treespec"};
         flatten_up_to(state_of_instance(self), role, as_treespec(self)->nodes, tree, found.leaves);
         return take_leaves(found).release();
     });
@@ -186,9 +186,9 @@ PyObject* treespec_is_suffix(PyObject* self, PyObject* arguments, PyObject* keyw
 PyObject* treespec_broadcast_to_common_suffix(PyObject* self, PyObject* other) {
     return guarded<PyObject*>(nullptr, [&] {
         State& state = state_of_instance(self);
-        const TreeSpec* second =
-            other_treespec(state, "PyTreeSpec.broadcast_to_common_suffix", "other", other);
-        return broadcast_to_common_suffix(state, as_treespec(self), second).release();
+        const TreeRole role{"PyTreeSpec.broadcast_to_common_suffix", 0, "other", "self"};
+        const TreeSpec* second = other_treespec(state, role.who, "other", other);
+        return broadcast_to_common_suffix(state, role, as_treespec(self), second).release();
     });
 }
 
@@ -291,6 +291,50 @@ PyObject* make_from_collection(PyObject* module, PyObject* arguments) {
     });
 }
 
+// flatten_up_to of a treespec for each of several trees, which errors number.
+PyObject* flatten_each_up_to(PyObject* module, PyObject* arguments) {
+    TreeRole role{};
+    PyObject *treespec, *trees;
+    if (!PyArg_ParseTuple(arguments, "sOOsis:flatten_each_up_to", &role.who, &treespec, &trees,
+                          &role.what, &role.number, &role.whole)) {
+        return nullptr;
+    }
+    return guarded<PyObject*>(nullptr, [&] {
+        State& state = state_of_module(module);
+        const TreeSpec* spec = other_treespec(state, role.who, "treespec", treespec);
+        Ref items = check(PySequence_Tuple(trees));
+        Ref rows = list_of(0);
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i, ++role.number) {
+            Flattened found;
+            flatten_up_to(state, role, spec->nodes, PyTuple_GET_ITEM(items.get(), i), found.leaves);
+            check_status(PyList_Append(rows.get(), take_leaves(found).get()));
+        }
+        return rows.release();
+    });
+}
+
+// What broadcast_to_common_suffix makes of the treespecs of all arguments.
+PyObject* common_suffix(PyObject* module, PyObject* arguments) {
+    const char* who;
+    PyObject* treespecs;
+    if (!PyArg_ParseTuple(arguments, "sO:common_suffix", &who, &treespecs)) return nullptr;
+    return guarded<PyObject*>(nullptr, [&] {
+        State& state = state_of_module(module);
+        Ref items = check(PySequence_Tuple(treespecs));
+        Ref common;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
+            PyObject* item = PyTuple_GET_ITEM(items.get(), i);
+            const TreeSpec* spec = other_treespec(state, who, "treespec", item);
+            const TreeRole role{who, static_cast<int>(i) + 1, "argument",
+                                i == 1 ? "argument 1" : "the arguments before it"};
+            common = common ? broadcast_to_common_suffix(state, role, as_treespec(common.get()), spec)
+                            : Ref::borrow(item);
+        }
+        TREEOPS_CHECK(common);
+        return common.release();
+    });
+}
+
 template <typename Function>
 PyCFunction as_method(Function function) {
     return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
@@ -390,6 +434,11 @@ PyMethodDef treespec_functions[] = {
     {"make_none", make_none, METH_O, "The treespec of None, from none_is_leaf."},
     {"make_from_collection", make_from_collection, METH_VARARGS,
      "The treespec of a container of treespecs, from (who, container, none_is_leaf, namespace)."},
+    {"flatten_each_up_to", flatten_each_up_to, METH_VARARGS,
+     "flatten_up_to for each of several trees, from (who, treespec, trees, what they are, number "
+     "of the first, what they differ from)."},
+    {"common_suffix", common_suffix, METH_VARARGS,
+     "The common suffix of the treespecs of all arguments, from (who, treespecs)."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -63,7 +63,10 @@ void mix_hash_of(Py_uhash_t& hash, PyObject* object) {
 }
 
 void mix_metadata_hash(Py_uhash_t& hash, const Node& node) {
+    // Metadata may hold treespecs that hold treespecs: hashing, unlike comparing, counts no levels.
+    if (Py_EnterRecursiveCall(" while hashing a treespec") != 0) throw PythonError{};
     const Py_hash_t value = PyObject_Hash(node.metadata());
+    Py_LeaveRecursiveCall();
     if (value == -1) {
         if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw PythonError{};
         PyErr_Clear();

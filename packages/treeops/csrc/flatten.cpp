@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "stack.h"
 #include "state.h"
 
 namespace treeops {
@@ -53,8 +54,17 @@ class Flattener {
         return truth != 0;
     }
 
-    void check_depth(int depth) const {
-        if (depth < kMaxRecursionDepth) return;
+    void check_depth(int depth) {
+        if (depth >= checked_depth_) check_deeper(depth);
+    }
+
+    // The stack is looked at every few levels.
+    void check_deeper(int depth) {
+        if (depth < kMaxRecursionDepth) {
+            StackGuard().check();
+            checked_depth_ = std::min(depth + kLevelsPerCheck, kMaxRecursionDepth);
+            return;
+        }
         raise(PyExc_RecursionError,
               "%s: expected a tree at most %d deep, got a deeper one; it may contain itself", who_,
               kMaxRecursionDepth);
@@ -76,9 +86,9 @@ class Flattener {
     template <bool kPredicate>
     void visit_ordered_dict(PyObject* dict, int depth);
     template <bool kPredicate>
-    void visit_deque(PyObject* deque, int depth);
+    [[gnu::noinline]] void visit_deque(PyObject* deque, int depth);
     template <bool kPredicate>
-    void visit_custom(PyObject* object, Registration* registration, int depth);
+    [[gnu::noinline]] void visit_custom(PyObject* object, Registration* registration, int depth);
 
     void collect_in_order(PyObject* dict, References& keys);
 
@@ -94,6 +104,8 @@ class Flattener {
     References& leaves_;
     bool& found_custom_;
     const bool sorted_;  // the values of dicts by their keys
+    static constexpr int kLevelsPerCheck = 16;
+    int checked_depth_ = kLevelsPerCheck;
     PyTypeObject* leaf_type_ = nullptr;
     References children_;  // values of the mappings on the way down
     // Keys of one mapping at a time.

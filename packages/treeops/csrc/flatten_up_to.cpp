@@ -2,7 +2,7 @@
 #include "flatten_up_to.h"
 
 #include "flatten.h"
-#include "paths.h"
+#include "stack.h"
 #include "state.h"
 
 namespace treeops {
@@ -12,7 +12,7 @@ namespace {
 class PrefixWalker {
   public:
     PrefixWalker(State& state, const TreeRole& role, const Node* root, References& subtrees)
-        : state_(state), role_(role), node_(root), subtrees_(subtrees) {}
+        : state_(state), stack_(root), role_(role), node_(root), subtrees_(subtrees) {}
 
     // `object` is kept alive by the caller.
     void visit(PyObject* object, const PathStep* step);
@@ -30,14 +30,7 @@ class PrefixWalker {
     }
 
     [[noreturn]] void raise_mismatch(const PathStep* step, Ref expected, Ref got) const {
-        Ref path = path_text(step);
-        if (role_.argument > 0) {
-            raise(PyExc_ValueError,
-                  "%s: argument %d differs from argument 1 at %U: expected %U, got %U", role_.who,
-                  role_.argument, path.get(), expected.get(), got.get());
-        }
-        raise(PyExc_ValueError, "%s: tree differs from the treespec at %U: expected %U, got %U",
-              role_.who, path.get(), expected.get(), got.get());
+        raise_difference(role_, step, expected.get(), got.get());
     }
 
     [[noreturn]] void raise_mismatch(const PathStep* step, const Node& node,
@@ -59,6 +52,7 @@ class PrefixWalker {
     [[noreturn]] void raise_keys(const Node& node, PyObject* object, const PathStep* step) const;
 
     State& state_;
+    const StackGuard stack_;
     const TreeRole& role_;
     const Node* node_;
     References& subtrees_;
@@ -66,6 +60,7 @@ class PrefixWalker {
 };
 
 void PrefixWalker::visit(PyObject* object, const PathStep* step) {
+    stack_.check();
     const Node& node = *node_++;
     switch (node.kind) {
         case NodeKind::kLeaf:

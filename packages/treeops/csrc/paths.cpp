@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <vector>
 
+#include "stack.h"
+
 namespace treeops {
 
 namespace {
@@ -35,7 +37,7 @@ Ref step_text(const PathStep& step) {
 class PathCollector {
   public:
     explicit PathCollector(const Node* root)
-        : node_(root), paths_(check(PyList_New(static_cast<Py_ssize_t>(root->num_leaves)))) {}
+        : stack_(root), node_(root), paths_(check(PyList_New(static_cast<Py_ssize_t>(root->num_leaves)))) {}
 
     Ref collect() {
         if (node_->kind == NodeKind::kLeaf) {
@@ -48,6 +50,7 @@ class PathCollector {
 
   private:
     void visit() {
+        stack_.check();
         const Node& self = *node_++;
         for (std::uint32_t i = 0; i < self.arity; ++i) {
             if (node_->kind == NodeKind::kLeaf) {
@@ -71,6 +74,7 @@ class PathCollector {
         PyList_SET_ITEM(paths_.get(), next_++, path.release());
     }
 
+    const StackGuard stack_;
     const Node* node_;
     Ref paths_;
     Py_ssize_t next_ = 0;
@@ -119,6 +123,14 @@ Ref path_text(const PathStep* step) {
     check_status(PyList_Reverse(pieces.get()));
     Ref empty = check(PyUnicode_FromString(""));
     return check(PyUnicode_Join(empty.get(), pieces.get()));
+}
+
+void raise_difference(const TreeRole& role, const PathStep* step, PyObject* expected,
+                      PyObject* got) {
+    Ref what = check(role.number == 0 ? PyUnicode_FromString(role.what)
+                                      : PyUnicode_FromFormat("%s %d", role.what, role.number));
+    raise(PyExc_ValueError, "%s: %U differs from %s at %U: expected %U, got %U", role.who,
+          what.get(), role.whole, path_text(step).get(), expected, got);
 }
 
 Ref missing_keys(PyObject* from, PyObject* other) {

@@ -23,6 +23,17 @@ Ref field_names(const Node& node);
 // "['enc'][0]" or "the root".
 Ref path_text(const PathStep* step);
 
+// How an error names a tree that differs from another: "argument 2 differs from argument 1".
+struct TreeRole {
+    const char* who;
+    int number;  // of `what`; 0: it has none
+    const char* what = "argument";
+    const char* whole = "argument 1";
+};
+
+[[noreturn]] void raise_difference(const TreeRole& role, const PathStep* step, PyObject* expected,
+                                   PyObject* got);
+
 // repr of the keys of `from` that are not in `other`: at most eight of them.
 Ref missing_keys(PyObject* from, PyObject* other);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pickle.h"
 
+#include "stack.h"
 #include "state.h"
 
 // A node is one item of the payload's last tuple, in pre-order:
@@ -107,6 +108,7 @@ class Loader {
     void load_children(std::size_t index, std::size_t arity, int depth);
 
     State& state_;
+    const StackGuard stack_;
     PyObject* space_;
     bool none_is_leaf_;
     PyObject* items_;
@@ -120,6 +122,7 @@ void Loader::load_children(std::size_t index, std::size_t arity, int depth) {
         raise(PyExc_RecursionError, "PyTreeSpec: expected a tree at most %d deep, got a deeper one",
               kMaxRecursionDepth);
     }
+    stack_.check();
     const std::size_t start = num_leaves_;
     for (std::size_t i = 0; i < arity; ++i) load(depth + 1);
     nodes_.close(index, num_leaves_ - start);

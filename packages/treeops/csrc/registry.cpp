@@ -86,10 +86,15 @@ void Registry::initialize() {
     ensure(name.get());
 }
 
-Namespace& Registry::ensure(PyObject* name) {
+Namespace* Registry::find(PyObject* name) {
     PyObject* position = PyDict_GetItemWithError(index_.get(), name);
-    if (position != nullptr) return *spaces_[PyLong_AsSize_t(position)];
+    if (position != nullptr) return spaces_[PyLong_AsSize_t(position)].get();
     if (PyErr_Occurred()) throw PythonError{};
+    return nullptr;
+}
+
+Namespace& Registry::ensure(PyObject* name) {
+    if (Namespace* found = find(name)) return *found;
     Ref next = check(PyLong_FromSize_t(spaces_.size()));
     spaces_.push_back(std::make_unique<Namespace>(check(PyDict_New())));
     if (PyDict_SetItem(index_.get(), name, next.get()) < 0) {
@@ -101,10 +106,8 @@ Namespace& Registry::ensure(PyObject* name) {
 
 Namespace& Registry::lookup(PyObject* name) {
     if (PyUnicode_GET_LENGTH(name) == 0) return global();
-    PyObject* position = PyDict_GetItemWithError(index_.get(), name);
-    if (position != nullptr) return *spaces_[PyLong_AsSize_t(position)];
-    if (PyErr_Occurred()) throw PythonError{};
-    return global();
+    Namespace* found = find(name);
+    return found != nullptr ? *found : global();
 }
 
 void Registry::add(State& state, PyTypeObject* type, PyObject* flatten_func,
@@ -143,15 +146,17 @@ Ref Registry::remove(State& state, PyTypeObject* type, PyObject* space) {
               "container %S; it cannot be unregistered",
               type_name(type).get());
     }
-    Namespace& target = ensure(space);
-    Ref found = Ref::borrow(reinterpret_cast<PyObject*>(target.find(type)));
+    Namespace* target = find(space);
+    Ref found = target == nullptr
+                    ? Ref()
+                    : Ref::borrow(reinterpret_cast<PyObject*>(target->find(type)));
     if (!found) {
         raise(PyExc_ValueError,
               "unregister_pytree_node: expected a type registered in %U, got %S, which is not",
               space_text(space).get(), type_name(type).get());
     }
     invalidate();  // before the registry drops what the caches borrow
-    check_status(PyDict_DelItem(target.types(), reinterpret_cast<PyObject*>(type)));
+    check_status(PyDict_DelItem(target->types(), reinterpret_cast<PyObject*>(type)));
     return found;
 }
 

@@ -55,7 +55,9 @@ class Registry {
     int traverse(visitproc visit, void* arg);
     void clear();
 
-    // The namespace called `name`, made if there was none.
+    // The namespace called `name`; NULL if nothing was ever registered there.
+    Namespace* find(PyObject* name);
+    // The same, made if there was none.
     Namespace& ensure(PyObject* name);
     // Whether the children of a dict stand in its own order.
     bool keeps_order(const Namespace& space) const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // PyTreeSpec({'a': *, 'b': [*, *]})
 #include "paths.h"
+#include "stack.h"
 #include "treespec.h"
 
 namespace treeops {
@@ -9,7 +10,7 @@ namespace {
 
 class Writer {
   public:
-    Writer() : pieces_(check(PyList_New(0))) {}
+    explicit Writer(const Node* root) : stack_(root), pieces_(check(PyList_New(0))) {}
     void text(const char* text) { object(check(PyUnicode_FromString(text)).get()); }
     void object(PyObject* text) { check_status(PyList_Append(pieces_.get(), text)); }
     void repr(PyObject* value) { object(check(PyObject_Repr(value)).get()); }
@@ -18,7 +19,10 @@ class Writer {
         return check(PyUnicode_Join(empty.get(), pieces_.get()));
     }
 
+    void check_stack() const { stack_.check(); }
+
   private:
+    const StackGuard stack_;
     Ref pieces_;
 };
 
@@ -56,6 +60,7 @@ void write_fields(Writer& out, const Node& parent, PyObject* names, const Node*&
 }
 
 void write_node(Writer& out, const Node*& node) {
+    out.check_stack();
     const Node& self = *node++;
     switch (self.kind) {
         case NodeKind::kLeaf:
@@ -129,7 +134,7 @@ void write_node(Writer& out, const Node*& node) {
 }
 
 Ref repr_treespec(TreeSpec* self) {
-    Writer out;
+    Writer out(self->nodes);
     out.text("PyTreeSpec(");
     const Node* node = self->nodes;
     write_node(out, node);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "traverse.h"
 
+#include "stack.h"
 #include "state.h"
 #include "unflatten.h"
 
@@ -35,6 +36,7 @@ class Traverser {
     Traverser(State& state, const Node* root, PyObject* const* leaves, NodeCall call,
               PyObject* node_func, PyObject* leaf_func)
         : state_(state),
+          stack_(root),
           node_(root),
           leaf_(leaves),
           call_(call),
@@ -48,6 +50,7 @@ class Traverser {
             if (leaf_func_ == nullptr) return Ref::borrow(leaf);
             return check(PyObject_CallOneArg(leaf_func_, leaf));
         }
+        stack_.check();
         const std::size_t base = results_.size();
         for (std::uint32_t i = 0; i < self.arity; ++i) {
             if (node_->kind == NodeKind::kLeaf && leaf_func_ == nullptr) {
@@ -79,6 +82,7 @@ class Traverser {
     }
 
     State& state_;
+    const StackGuard stack_;
     const Node* node_;
     PyObject* const* leaf_;
     NodeCall call_;

@@ -5,6 +5,7 @@
 
 #include "errors.h"
 #include "level.h"
+#include "stack.h"
 #include "state.h"
 
 namespace treeops {
@@ -29,6 +30,7 @@ class Transformer {
   public:
     Transformer(State& state, const TreeSpec* spec, PyObject* node_func, PyObject* leaf_func)
         : state_(state),
+          stack_(spec->nodes),
           spec_(spec),
           node_func_(node_func),
           leaf_func_(leaf_func),
@@ -38,6 +40,7 @@ class Transformer {
     std::size_t visit(const Node*& node) {
         const Node& self = *node++;
         if (self.kind == NodeKind::kLeaf) return visit_leaf(self);
+        stack_.check();
         const std::size_t index = nodes_.open_like(self);
         std::size_t num_leaves = 0;
         for (std::uint32_t i = 0; i < self.arity; ++i) num_leaves += visit(node);
@@ -94,6 +97,7 @@ class Transformer {
     }
 
     State& state_;
+    const StackGuard stack_;
     const TreeSpec* spec_;
     PyObject* node_func_;
     PyObject* leaf_func_;

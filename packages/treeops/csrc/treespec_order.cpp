@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "errors.h"
-#include "paths.h"
+#include "stack.h"
 #include "state.h"
 
 namespace treeops {
@@ -83,17 +83,19 @@ Fit fit_of(const Node& first, const Node& second) {
     return Fit::kYes;
 }
 
-bool is_prefix_at(const Node* first, const Node* second, bool& leaves_match) {
+bool is_prefix_at(const StackGuard& stack, const Node* first, const Node* second,
+                  bool& leaves_match) {
     if (first->kind == NodeKind::kLeaf) {
         leaves_match = leaves_match && second->kind == NodeKind::kLeaf;
         return true;
     }
     if (first->num_nodes > second->num_nodes || fit_of(*first, *second) != Fit::kYes) return false;
+    stack.check();
     Subtrees others = subtrees_of(*second);
     if (first->is_mapping() && !match_keys(*first, *second, others)) return false;
     const Node* child = first + 1;
     for (const Node* other : others) {
-        if (!is_prefix_at(child, other, leaves_match)) return false;
+        if (!is_prefix_at(stack, child, other, leaves_match)) return false;
         child += child->num_nodes;
     }
     return true;
@@ -101,7 +103,8 @@ bool is_prefix_at(const Node* first, const Node* second, bool& leaves_match) {
 
 class CommonSuffix {
   public:
-    explicit CommonSuffix(State& state) : state_(state) {}
+    CommonSuffix(State& state, const TreeRole& role, const Node* root)
+        : state_(state), role_(role), stack_(root) {}
 
     // Returns the number of leaves added.
     std::size_t add(const Node* first, const Node* second, const PathStep* step) {
@@ -110,6 +113,7 @@ class CommonSuffix {
             nodes_.copy(whole);
             return whole->num_leaves;
         }
+        stack_.check();
         const Fit fit = fit_of(*first, *second);
         if (fit != Fit::kYes) raise_mismatch(fit, *first, *second, step);
         Subtrees others = subtrees_of(*second);
@@ -130,12 +134,6 @@ class CommonSuffix {
     NodeList& nodes() { return nodes_; }
 
   private:
-    [[noreturn]] void raise_at(const PathStep* step, PyObject* expected, PyObject* got) const {
-        raise(PyExc_ValueError,
-              "PyTreeSpec.broadcast_to_common_suffix: other differs from self at %U: expected %U, "
-              "got %U",
-              path_text(step).get(), expected, got);
-    }
     [[noreturn]] void raise_mismatch(Fit fit, const Node& first, const Node& second,
                                      const PathStep* step) const {
         Ref expected = describe_node(state_, first);
@@ -145,7 +143,7 @@ class CommonSuffix {
         } else if (PyUnicode_Compare(expected.get(), got.get()) == 0) {
             got = check(PyUnicode_FromString("another type of the same name"));
         }
-        raise_at(step, expected.get(), got.get());
+        raise_difference(role_, step, expected.get(), got.get());
     }
     [[noreturn]] void raise_keys(const Node& first, const Node& second,
                                  const PathStep* step) const {
@@ -155,10 +153,12 @@ class CommonSuffix {
         Ref extra = missing_keys(second.shape()->keys, first.shape()->keys);
         Ref text = check(PyUnicode_FromFormat("%U (missing keys %U, extra keys %U)", got.get(),
                                               missing.get(), extra.get()));
-        raise_at(step, expected.get(), text.get());
+        raise_difference(role_, step, expected.get(), text.get());
     }
 
     State& state_;
+    const TreeRole& role_;
+    const StackGuard stack_;
     NodeList nodes_;
 };
 
@@ -171,11 +171,14 @@ bool is_prefix(const TreeSpec* first, const TreeSpec* second, bool strict) {
         return false;
     }
     bool leaves_match = true;
-    return is_prefix_at(first->nodes, second->nodes, leaves_match) && !(strict && leaves_match);
+    const StackGuard stack(first->nodes);
+    return is_prefix_at(stack, first->nodes, second->nodes, leaves_match) &&
+           !(strict && leaves_match);
 }
 
-Ref broadcast_to_common_suffix(State& state, const TreeSpec* first, const TreeSpec* second) {
-    const char* who = "PyTreeSpec.broadcast_to_common_suffix";
+Ref broadcast_to_common_suffix(State& state, const TreeRole& role, const TreeSpec* first,
+                               const TreeSpec* second) {
+    const char* who = role.who;
     if (first->none_is_leaf != second->none_is_leaf) {
         raise(PyExc_ValueError,
               "%s: expected treespecs with the same none_is_leaf, got one with True and one with "
@@ -183,7 +186,7 @@ Ref broadcast_to_common_suffix(State& state, const TreeSpec* first, const TreeSp
               who);
     }
     PyObject* space = joint_space(who, first->space, second->space);
-    CommonSuffix suffix(state);
+    CommonSuffix suffix(state, role, first->nodes);
     suffix.add(first->nodes, second->nodes, nullptr);
     return make_treespec(state, suffix.nodes(), first->none_is_leaf, space);
 }

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "stack.h"
 #include "state.h"
 
 namespace treeops {
@@ -42,7 +43,7 @@ void fill_mapping(const Node& node, PyObject* mapping, PyObject* const* values, 
 class Unflattener {
   public:
     Unflattener(State& state, const Node* root, PyObject* const* leaves)
-        : state_(state), node_(root), leaf_(leaves) {}
+        : state_(state), stack_(root), node_(root), leaf_(leaves) {}
 
     Ref build() {
         const Node& self = *node_++;
@@ -53,7 +54,8 @@ class Unflattener {
             node_ += self.arity;
             return unflatten_node(state_, self, values);
         }
-        if (self.arity == 1) {  // as below, without the stack
+        stack_.check();
+        if (self.arity == 1) {  // as below, without the stack of values
             const Ref child = build();
             PyObject* value = child.get();
             return unflatten_node(state_, self, &value);
@@ -74,6 +76,7 @@ class Unflattener {
 
   private:
     State& state_;
+    const StackGuard stack_;
     const Node* node_;
     PyObject* const* leaf_;
     References values_;  // finished children on the way down

@@ -176,6 +176,67 @@ CASES = [
         "PyTreeSpec.flatten_up_to: tree differs from the treespec at [1]: "
         "expected list of 1, got tuple of 1",
     ),
+    # functions of several trees number them
+    (
+        lambda: treeops.broadcast_common({"a": [1]}, {"a": (1, 2)}),
+        ValueError,
+        "broadcast_common: argument 2 differs from argument 1 at ['a']: "
+        "expected list of 1, got tuple of 2",
+    ),
+    (
+        lambda: treeops.tree_broadcast_common({"a": 1}, {"b": 1}),
+        ValueError,
+        "tree_broadcast_common: argument 2 differs from argument 1 at the root: "
+        "expected dict of 1, got dict of 1 (missing keys ['a'], extra keys ['b'])",
+    ),
+    (
+        lambda: treeops.tree_broadcast_map(max, [1, (2,)], [1, 2], [1, [2]]),
+        ValueError,
+        "tree_broadcast_map: argument 3 differs from the arguments before it at [1]: "
+        "expected tuple of 1, got list of 1",
+    ),
+    (
+        lambda: treeops.tree_broadcast_map_with_path(max, [1], (1,)),
+        ValueError,
+        "tree_broadcast_map_with_path: argument 2 differs from argument 1 at the root: "
+        "expected list of 1, got tuple of 1",
+    ),
+    (
+        lambda: treeops.tree_broadcast_map_with_accessor(max, [1], [1, 2]),
+        ValueError,
+        "tree_broadcast_map_with_accessor: argument 2 differs from argument 1 at the root: "
+        "expected list of 1, got list of 2",
+    ),
+    (
+        lambda: treeops.tree_transpose_map(max, [1, [2]], [1, [2]], [1, (2,)]),
+        ValueError,
+        "tree_transpose_map: argument 3 differs from argument 1 at [1]: "
+        "expected list of 1, got tuple of 1",
+    ),
+    (
+        lambda: treeops.tree_transpose_map_with_path(lambda path, x: [x] * x, [1, 2]),
+        ValueError,
+        "tree_transpose_map_with_path: result 2 differs from the first at the root: "
+        "expected list of 1, got list of 2",
+    ),
+    (
+        lambda: treeops.tree_transpose_map_with_accessor(
+            lambda accessor, x: {"a": x},
+            [1],
+            inner_treespec=treeops.tree_structure({"a": (1,)}),
+        ),
+        ValueError,
+        "tree_transpose_map_with_accessor: result 1 differs from inner_treespec at ['a']: "
+        "expected tuple of 1, got int",
+    ),
+    (
+        lambda: treeops.tree_structure([1]).broadcast_to_common_suffix(
+            treeops.tree_structure((1,))
+        ),
+        ValueError,
+        "PyTreeSpec.broadcast_to_common_suffix: other differs from self at the root: "
+        "expected list of 1, got tuple of 1",
+    ),
     # leaves that do not fit
     (
         lambda: treeops.tree_unflatten(treeops.tree_structure([1, 2]), [1]),

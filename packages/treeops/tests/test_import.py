@@ -60,32 +60,3 @@ def test_takes_less_than_forty_milliseconds() -> None:
 )
 def test_leaves_quietly(code: str) -> None:
     run(code)
-
-
-def test_a_sub_interpreter_is_refused() -> None:
-    """In a process of its own, where a crash or a hang would show."""
-    code = """
-import sys
-if sys.version_info >= (3, 13):
-    import _interpreters as interpreters
-    run = interpreters.exec
-else:
-    import _xxsubinterpreters as interpreters
-    run = interpreters.run_string
-source = '''
-try:
-    import treeops
-except ImportError as error:
-    assert "sub-interpreter" in str(error) or "subinterpreters" in str(error), error
-else:
-    raise AssertionError("imported")
-'''
-assert run(interpreters.create(), source) is None
-import treeops
-print(treeops.tree_leaves([1, (2,)]))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "[1, 2]\n"

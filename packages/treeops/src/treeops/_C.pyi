@@ -185,6 +185,16 @@ def make_none(none_is_leaf: bool, /) -> PyTreeSpec: ...
 def make_from_collection(
     who: str, collection: Any, none_is_leaf: bool, namespace: str, /
 ) -> PyTreeSpec: ...
+def flatten_each_up_to(
+    who: str,
+    treespec: PyTreeSpec,
+    trees: Iterable[Any],
+    what: str,
+    first_number: int,
+    differs_from: str,
+    /,
+) -> list[list[Any]]: ...
+def common_suffix(who: str, treespecs: Iterable[PyTreeSpec], /) -> PyTreeSpec: ...
 def register_node(
     cls: type,
     flatten_func: Callable[[Any], Any],

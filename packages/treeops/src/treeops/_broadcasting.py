@@ -8,6 +8,7 @@ from typing import Any
 
 from treeops._C import (
     PyTreeSpec,
+    common_suffix,
     tree_flatten,
     tree_map,
     tree_map_with_accessor,
@@ -42,7 +43,8 @@ def tree_broadcast_common(
         >>> tree_broadcast_common([1, (2, 3)], [(4, 5), 6])
         ([(1, 1), (2, 3)], [(4, 5), (6, 6)])
     """
-    first, second = _broadcast((tree, other_tree), is_leaf, none_is_leaf, namespace)[0]
+    who = "tree_broadcast_common"
+    first, second = _broadcast(who, (tree, other_tree), is_leaf, none_is_leaf, namespace)[0]
     return first, second
 
 
@@ -61,7 +63,8 @@ def broadcast_common(
         >>> broadcast_common([1, (2, 3)], [(4, 5), 6])
         ([1, 1, 2, 3], [4, 5, 6, 6])
     """
-    trees, treespec = _broadcast((tree, other_tree), is_leaf, none_is_leaf, namespace)
+    who = "broadcast_common"
+    trees, treespec = _broadcast(who, (tree, other_tree), is_leaf, none_is_leaf, namespace)
     first, second = map(treespec.flatten_up_to, trees)
     return first, second
 
@@ -83,7 +86,8 @@ def tree_broadcast_map(
     """
     if not rests:
         return tree_map(func, tree, is_leaf=is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
-    trees, treespec = _broadcast((tree, *rests), is_leaf, none_is_leaf, namespace)
+    who = "tree_broadcast_map"
+    trees, treespec = _broadcast(who, (tree, *rests), is_leaf, none_is_leaf, namespace)
     return treespec.unflatten(map(func, *map(treespec.flatten_up_to, trees)))
 
 
@@ -101,7 +105,8 @@ def tree_broadcast_map_with_path(
         return tree_map_with_path(
             func, tree, is_leaf=is_leaf, none_is_leaf=none_is_leaf, namespace=namespace
         )
-    trees, treespec = _broadcast((tree, *rests), is_leaf, none_is_leaf, namespace)
+    who = "tree_broadcast_map_with_path"
+    trees, treespec = _broadcast(who, (tree, *rests), is_leaf, none_is_leaf, namespace)
     return treespec.unflatten(map(func, treespec.paths(), *map(treespec.flatten_up_to, trees)))
 
 
@@ -119,11 +124,13 @@ def tree_broadcast_map_with_accessor(
         return tree_map_with_accessor(
             func, tree, is_leaf=is_leaf, none_is_leaf=none_is_leaf, namespace=namespace
         )
-    trees, treespec = _broadcast((tree, *rests), is_leaf, none_is_leaf, namespace)
+    who = "tree_broadcast_map_with_accessor"
+    trees, treespec = _broadcast(who, (tree, *rests), is_leaf, none_is_leaf, namespace)
     return treespec.unflatten(map(func, treespec.accessors(), *map(treespec.flatten_up_to, trees)))
 
 
 def _broadcast(
+    who: str,
     trees: tuple[Any, ...],
     is_leaf: Callable[[Any], bool] | None,
     none_is_leaf: bool,
@@ -134,9 +141,7 @@ def _broadcast(
         tree_flatten(tree, is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
         for tree in trees
     ]
-    common = flattened[0][1]
-    for _, treespec in flattened[1:]:
-        common = common.broadcast_to_common_suffix(treespec)
+    common = common_suffix(who, [treespec for _, treespec in flattened])
     mark = object()
     marks = common.unflatten([mark] * common.num_leaves)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from treeops._C import PyTreeSpec, tree_flatten, tree_structure
+from treeops._C import PyTreeSpec, flatten_each_up_to, tree_flatten, tree_structure
 
 __all__ = [
     "tree_partition",
@@ -97,12 +97,8 @@ def tree_transpose_map(
         >>> tree_transpose_map(lambda x: {"half": x / 2, "double": x * 2}, [2, 4])
         {'half': [1.0, 2.0], 'double': [4, 8]}
     """
-    who = "tree_transpose_map"
-    leaves, outer = tree_flatten(tree, is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
-    if inner_treespec is None:
-        _check_leaves(who, "tree", outer)
-    results = list(map(func, leaves, *map(outer.flatten_up_to, rests)))
-    return _turn(who, outer, inner_treespec, results, is_leaf, none_is_leaf, namespace)
+    options = (is_leaf, none_is_leaf, namespace)
+    return _transpose_map("tree_transpose_map", None, func, tree, rests, inner_treespec, *options)
 
 
 def tree_transpose_map_with_path(
@@ -116,12 +112,16 @@ def tree_transpose_map_with_path(
     namespace: str = "",
 ) -> Any:
     """Like :func:`tree_transpose_map`, with ``func(path, leaf, *others)``."""
-    who = "tree_transpose_map_with_path"
-    leaves, outer = tree_flatten(tree, is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
-    if inner_treespec is None:
-        _check_leaves(who, "tree", outer)
-    results = list(map(func, outer.paths(), leaves, *map(outer.flatten_up_to, rests)))
-    return _turn(who, outer, inner_treespec, results, is_leaf, none_is_leaf, namespace)
+    options = (is_leaf, none_is_leaf, namespace)
+    return _transpose_map(
+        "tree_transpose_map_with_path",
+        PyTreeSpec.paths,
+        func,
+        tree,
+        rests,
+        inner_treespec,
+        *options,
+    )
 
 
 def tree_transpose_map_with_accessor(
@@ -135,12 +135,16 @@ def tree_transpose_map_with_accessor(
     namespace: str = "",
 ) -> Any:
     """Like :func:`tree_transpose_map`, with ``func(accessor, leaf, *others)``."""
-    who = "tree_transpose_map_with_accessor"
-    leaves, outer = tree_flatten(tree, is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
-    if inner_treespec is None:
-        _check_leaves(who, "tree", outer)
-    results = list(map(func, outer.accessors(), leaves, *map(outer.flatten_up_to, rests)))
-    return _turn(who, outer, inner_treespec, results, is_leaf, none_is_leaf, namespace)
+    options = (is_leaf, none_is_leaf, namespace)
+    return _transpose_map(
+        "tree_transpose_map_with_accessor",
+        PyTreeSpec.accessors,
+        func,
+        tree,
+        rests,
+        inner_treespec,
+        *options,
+    )
 
 
 def tree_partition(
@@ -176,25 +180,32 @@ def tree_partition(
     )
 
 
-def _turn(
+def _transpose_map(
     who: str,
-    outer: PyTreeSpec,
+    names: Callable[[PyTreeSpec], list[Any]] | None,
+    func: Callable[..., Any],
+    tree: Any,
+    rests: tuple[Any, ...],
     inner: PyTreeSpec | None,
-    results: list[Any],
     is_leaf: Callable[[Any], bool] | None,
     none_is_leaf: bool,
     namespace: str,
 ) -> Any:
-    """The tree of structure ``inner`` whose leaves are trees of structure ``outer``."""
+    """The tree of structure ``inner`` whose leaves are trees like ``tree``."""
+    leaves, outer = tree_flatten(tree, is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
     if inner is None:
+        _check_leaves(who, "tree", outer)
+    columns = flatten_each_up_to(who, outer, rests, "argument", 2, "argument 1") if rests else []
+    results = list(map(func, *([names(outer)] if names else []), leaves, *columns))
+    whole = "inner_treespec"
+    if inner is None:
+        whole = "the first"
         inner = tree_structure(results[0], is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
     _check_treespec(who, "inner_treespec", inner)
     _check_leaves(who, "inner_treespec", inner)
-    rows = [inner.flatten_up_to(result) for result in results]
-    columns: Iterable[tuple[Any, ...]] = (
-        zip(*rows, strict=True) if rows else [()] * inner.num_leaves
-    )
-    return inner.unflatten(map(outer.unflatten, columns))
+    rows = flatten_each_up_to(who, inner, results, "result", 1, whole)
+    turned: Iterable[tuple[Any, ...]] = zip(*rows, strict=True) if rows else [()] * inner.num_leaves
+    return inner.unflatten(map(outer.unflatten, turned))
 
 
 def _check_treespec(who: str, name: str, treespec: object) -> None:
