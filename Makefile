@@ -6,7 +6,9 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format bench check-isolated clean
+.PHONY: help setup demo test test-all sanitize leaks fuzz wheels lint format bench check-isolated clean
+
+NATIVE_TESTS := packages/treeops/tests
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
@@ -22,6 +24,21 @@ test: setup  ## every test but the slow ones
 
 test-all: setup  ## every test
 	@$(PYTEST) $(ARGS)
+
+sanitize: setup  ## the tests of treeops under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(BIN)/python tools/sanitize.py $(ARGS)
+
+leaks: setup  ## repeat every operation of treeops and count references, bytes and lost blocks
+	@$(PYTEST) -q $(NATIVE_TESTS)/test_leaks.py $(ARGS)
+	@$(BIN)/python tools/sanitize.py --leaks -k "reference or treespecs or cycles" \
+		$(NATIVE_TESTS)/test_leaks.py $(NATIVE_TESTS)/test_safety.py
+
+fuzz: setup  ## random trees and damaged pickles, as built and again under the sanitizers
+	@$(PYTEST) -q --hypothesis-profile=fuzz $(NATIVE_TESTS)/test_fuzz.py $(ARGS)
+	@$(BIN)/python tools/sanitize.py --hypothesis-profile=fuzz $(NATIVE_TESTS)/test_fuzz.py
+
+wheels: setup  ## build and test wheels of treeops (WHEEL_PYTHONS="python3.10 python3.12" to choose)
+	@$(BIN)/python tools/wheels.py $(WHEEL_PYTHONS)
 
 lint: setup  ## style, import layers, forbidden text
 	@$(BIN)/ruff check .

@@ -1,12 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leaves the modules for other libraries out of doctest where the library is missing."""
+"""Leaves the modules for other libraries out of doctest where the library is missing.
+
+Also names how long hypothesis searches in ``make fuzz``.
+"""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+
+from hypothesis import HealthCheck, settings
 
 collect_ignore = [
     f"src/treeops/integrations/{library}.py"
     for library in ("attrs", "jax", "numpy", "torch")
     if find_spec(library) is None
 ]
+
+settings.register_profile(
+    "fuzz",
+    max_examples=2000,
+    deadline=None,
+    derandomize=False,
+    suppress_health_check=list(HealthCheck),
+)

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References, cycles, and trees that change while they are walked."""
+"""Keys, classes and cycles that come and go, and trees that change while they are walked."""
 
 from __future__ import annotations
 
 import gc
 import itertools
-import sys
-import tracemalloc
 import weakref
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
@@ -16,163 +14,11 @@ import pytest
 
 import treeops
 
-Pair = namedtuple("Pair", ["left", "right"])
 SPACE = "safety"
 
 
 class Leaf:
     pass
-
-
-class Node:
-    def __init__(self, *children: Any) -> None:
-        self.children = children
-
-
-class CheckedPair(Pair):
-    def __new__(cls, left: Any, right: Any) -> CheckedPair:
-        return super().__new__(cls, left, right)
-
-
-METADATA = ("metadata", "of a node")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered() -> Any:
-    treeops.register_pytree_node(
-        Node,
-        lambda node: (node.children, METADATA, range(len(node.children))),
-        lambda metadata, children: Node(*children),
-        namespace=SPACE,
-    )
-    yield
-    treeops.unregister_pytree_node(Node, namespace=SPACE)
-
-
-def everything(leaf: Any, key: Any) -> dict[Any, Any]:
-    return {
-        key: leaf,
-        "list": [leaf, None, ()],
-        "tuple": (leaf, [leaf]),
-        "ordered": OrderedDict([("z", leaf), ("a", leaf), (key, leaf)]),
-        "default": defaultdict(list, {key: leaf, "b": leaf}),
-        "deque": deque([leaf, leaf], maxlen=4),
-        "pair": Pair(leaf, [leaf]),
-        "checked": CheckedPair(leaf, leaf),
-        "node": Node(leaf, [leaf]),
-        "many": {str(i): leaf for i in range(20, 0, -1)},
-    }
-
-
-def failing_at(count: int) -> Callable[..., Any]:
-    calls = itertools.count(1)
-
-    def fail(*leaves: Any) -> Any:
-        if next(calls) == count:
-            raise LookupError
-        return None
-
-    return fail
-
-
-def attempt(function: Callable[[], Any], error: type[Exception]) -> None:
-    try:
-        function()
-    except error:
-        return
-    raise AssertionError("expected an error")
-
-
-OPERATIONS: dict[str, Callable[[Any], Any]] = {
-    "flatten": lambda tree: treeops.tree_flatten(tree, namespace=SPACE),
-    "flatten none_is_leaf": lambda tree: treeops.tree_flatten(tree, none_is_leaf=True),
-    "is_leaf": lambda tree: treeops.tree_leaves(tree, lambda node: isinstance(node, tuple)),
-    "paths": lambda tree: treeops.tree_flatten_with_path(tree, namespace=SPACE),
-    "map": lambda tree: treeops.tree_map(lambda *leaves: leaves, tree, tree, namespace=SPACE),
-    "map with path": lambda tree: treeops.tree_map_with_path(lambda *parts: parts, tree, tree),
-    "map_": lambda tree: treeops.tree_map_(lambda leaf: None, tree),
-    "round trip": lambda tree: treeops.tree_unflatten(*treeops.tree_flatten(tree)[::-1]),
-    "from an iterator": lambda tree: treeops.tree_structure(tree).unflatten(
-        iter(treeops.tree_leaves(tree))
-    ),
-    "up to": lambda tree: treeops.tree_structure(tree, namespace=SPACE).flatten_up_to(tree),
-    "compare": lambda tree: treeops.tree_structure(tree) == treeops.tree_structure(tree),
-    "repr": lambda tree: repr(treeops.tree_structure(tree, namespace=SPACE)),
-    "reduce": lambda tree: treeops.tree_structure(tree, namespace=SPACE).__reduce__(),
-    "rebuild": lambda tree: (lambda parts: parts[0](*parts[1]))(
-        treeops.tree_structure(tree, namespace=SPACE).__reduce__()
-    ),
-    "failing map": lambda tree: attempt(
-        lambda: treeops.tree_map(failing_at(9), tree, namespace=SPACE), LookupError
-    ),
-    "failing predicate": lambda tree: attempt(
-        lambda: treeops.tree_leaves(tree, failing_at(20)), LookupError
-    ),
-    "mismatch": lambda tree: attempt(
-        lambda: treeops.tree_map(str, tree, {**tree, "pair": Pair(1, 2)}), ValueError
-    ),
-    "missing key": lambda tree: attempt(
-        lambda: treeops.tree_map(str, tree, dict(list(tree.items())[1:])), ValueError
-    ),
-    "too few leaves": lambda tree: attempt(
-        lambda: treeops.tree_structure(tree).unflatten(treeops.tree_leaves(tree)[1:]), ValueError
-    ),
-    "too many leaves": lambda tree: attempt(
-        lambda: treeops.tree_structure(tree).unflatten(iter([*treeops.tree_leaves(tree), 1])),
-        ValueError,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_no_reference_is_lost_or_kept(name: str) -> None:
-    leaf, key = Leaf(), "key of a dict " + str(id(name))
-    operation = OPERATIONS[name]
-    tree = everything(leaf, key)
-    watched = [leaf, key, Pair, CheckedPair, Node, Leaf, METADATA, list, tree, tree["many"]]
-    for _ in range(3):  # fills the caches
-        operation(tree)
-    gc.collect()
-    before = [sys.getrefcount(item) for item in watched]
-    for _ in range(50):
-        operation(tree)
-    gc.collect()
-    assert [sys.getrefcount(item) for item in watched] == before
-
-
-def growth(operation: Callable[[], Any], calls: int) -> int:
-    """Bytes that are left behind by a number of calls."""
-    gc.collect()
-    tracemalloc.start()
-    try:
-        start = tracemalloc.get_traced_memory()[0]
-        for _ in range(calls):
-            operation()
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0] - start
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_memory_does_not_grow(name: str) -> None:
-    tree = everything(Leaf(), "key")
-    for _ in range(1000):  # fills the interpreter's free lists
-        OPERATIONS[name](tree)
-    windows = [growth(lambda: OPERATIONS[name](tree), 500) for _ in range(3)]
-    # They grow now and then all the same; what is lost per call is lost every time.
-    assert min(windows) < 500 * 16
-
-
-def test_many_shapes_do_not_pile_up() -> None:
-    fresh = itertools.count()
-
-    def walk() -> None:
-        i = next(fresh)
-        treeops.tree_structure({f"key {i}": 1, f"other {i}": 2})
-
-    growth(walk, 3000)  # fills the bounded tables
-    assert growth(walk, 3000) < 3000 * 200
 
 
 def test_equal_keys_that_are_other_objects() -> None:

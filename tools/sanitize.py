@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build treeops with AddressSanitizer and UndefinedBehaviorSanitizer and run its tests on that.
+
+The sanitized module stands beside the sources in a folder and an environment of its own: the
+editable install of ``.venv`` stays as it is. torch and jax are left out, their tests skip.
+Usage: ``python tools/sanitize.py [--leaks] [PYTEST ARGUMENTS ...]``; without arguments the whole
+suite of treeops runs. ``--leaks`` also turns LeakSanitizer on and fails on any leaked block that
+treeops allocated; the interpreter's own are listed nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from _uv import ROOT, TOOLS, ToolError, require_uv, uv_environment
+
+PACKAGE = ROOT / "packages" / "treeops"
+PLACE = TOOLS / "sanitize"
+SITE = PLACE / "site"
+PYTHON = PLACE / "venv" / "bin" / "python"
+# A budget of time, memory or stack says nothing under a sanitizer, which multiplies all three.
+NOT_HERE = (
+    "takes_less_than_forty_milliseconds",
+    "memory_does_not_grow",
+    "process_does_not_grow",
+    "do_not_pile_up",
+    "only_asked_for",
+    "small_stack",
+)
+LEAK = re.compile(r"^(?:Direct|Indirect) leak of .*\n(?: +#.*\n?)+", re.MULTILINE)
+
+
+def main(arguments: list[str]) -> int:
+    """Build, run pytest, and return the exit status."""
+    if not sys.platform.startswith("linux"):
+        raise ToolError(f"sanitize: expected Linux with g++, got {sys.platform}")
+    leaks = "--leaks" in arguments
+    arguments = [argument for argument in arguments if argument != "--leaks"]
+    make_environment()
+    build()
+    tests = arguments or [str(PACKAGE / "tests"), "-k", " and ".join(f"not {n}" for n in NOT_HERE)]
+    pytest = [str(PYTHON), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    config = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
+    return run([*pytest, *config, *tests], leaks)
+
+
+def make_environment() -> None:
+    """Make or refresh the environment that holds what the tests of treeops need."""
+    uv, env = require_uv(), uv_environment()
+    if not PYTHON.exists():
+        call("make the environment", [uv, "venv", "--python", sys.executable, PLACE / "venv"], env)
+    install = [uv, "pip", "install", "--quiet", "--python", PYTHON, "--no-sources"]
+    extra = ["attrs", "numpy"]
+    group = f"{PACKAGE / 'pyproject.toml'}:test"
+    call("install the test group", [*install, "--group", group, *extra], env)
+
+
+def build() -> None:
+    """Compile the sanitized module and put it beside the Python files."""
+    tools = Path(sys.executable).parent
+    env = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    asked = [sys.executable, "-m", "pybind11", "--cmakedir"]
+    pybind = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    options = {
+        "TREEOPS_SANITIZE": "ON",
+        "CMAKE_BUILD_TYPE": "RelWithDebInfo",
+        "Python_EXECUTABLE": PYTHON,
+        "pybind11_DIR": pybind,
+    }
+    definitions = [f"-D{name}={value}" for name, value in options.items()]
+    target = PLACE / "build"
+    call("configure", ["cmake", "-S", PACKAGE, "-B", target, "-G", "Ninja", *definitions], env)
+    call("compile", ["cmake", "--build", target], env)
+    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.copytree(
+        PACKAGE / "src", SITE, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+    )
+    (module,) = target.glob("_C.*.so")
+    shutil.copy(module, SITE / "treeops")
+
+
+def run(command: list[str], leaks: bool) -> int:
+    """Run a command with the sanitizers' runtimes loaded first; return 1 if they object."""
+    libraries = [sanitizer_library(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so")]
+    env = {
+        **os.environ,
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        "PYTHONMALLOC": "malloc",
+        "PYTHONPATH": str(SITE),
+        "OMP_NUM_THREADS": "1",
+    }
+    if not leaks:
+        return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+    # The interpreter has no frame pointers: the quick unwinder would stop at its first frame.
+    env["ASAN_OPTIONS"] = "detect_leaks=1:fast_unwind_on_malloc=0:malloc_context_size=12"
+    # What the interpreter itself leaves behind is no failure here: report() tells it apart.
+    env["LSAN_OPTIONS"] = "exitcode=0:max_leaks=0"
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, check=False
+    )
+    fatal = "ERROR: AddressSanitizer" in done.stderr or "runtime error:" in done.stderr
+    if done.returncode or fatal:
+        print(done.stderr)
+        return 1
+    return report(done.stderr)
+
+
+def report(output: str) -> int:
+    """Print the leaks that treeops allocated; return 1 if there is any."""
+    if "LeakSanitizer" not in output:
+        raise ToolError(f"{output}\nsanitize: expected a report of LeakSanitizer, got none")
+    if "LeakSanitizer has encountered a fatal error" in output:
+        raise ToolError(f"{output}\nsanitize: expected LeakSanitizer to run, got the error above")
+    found = LEAK.findall(output)
+    ours = [leak for leak in found if allocated_by_treeops(leak)]
+    print("\n".join(ours))
+    print(f"leaks: {len(ours)} allocated by treeops, {len(found) - len(ours)} by others")
+    return int(bool(ours))
+
+
+def allocated_by_treeops(leak: str) -> bool:
+    """Tell whether treeops stands above the first frame that runs Python code."""
+    for frame in leak.splitlines()[1:]:
+        if "treeops::" in frame:
+            return True
+        if "_PyEval_" in frame:
+            return False
+    return False
+
+
+def sanitizer_library(name: str) -> str:
+    """Return the path of one of the compiler's libraries."""
+    asked = ["g++", f"-print-file-name={name}"]
+    path = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(path).is_absolute():
+        raise ToolError(f"sanitize: expected g++ to come with {name}, found none; install it")
+    return path
+
+
+def call(what: str, command: list[object], env: dict[str, str]) -> None:
+    """Run one step of the preparation; raise with its output when it fails."""
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        raise ToolError(f"{done.stdout}\nsanitize: {what}: expected exit status 0")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ToolError as error:
+        sys.exit(str(error))
