@@ -3,7 +3,9 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+# Tests start Python dozens of times; where bytecode is not kept, each start compiles torch again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all sanitize leaks fuzz wheels lint format bench check-isolated clean
