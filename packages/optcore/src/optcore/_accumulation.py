@@ -69,6 +69,8 @@ def multi_steps(
         optax keeps the running mean of the window; here the mean builds up as with
         ``(loss / k).backward()``. The emitted gradient is the same. A leaf that has no gradient
         when the others are emitted waits, with what it has accumulated, for the next emission.
+        Gradients accumulate in the dtype of their parameters unless told otherwise, in optax in
+        float32.
 
     Example:
         >>> import torch

@@ -151,8 +151,8 @@ def _adafactor_init(params: Tree, **_: Any) -> ScaleByAdafactorState:
 
     return ScaleByAdafactorState(
         counts_like(params),
-        each(lambda z: z[..., :1].clone(), lambda z: None),
-        each(lambda z: z[..., :1, :].clone(), lambda z: None),
+        each(lambda z: z.new_zeros((*z.shape[:-1], 1)), lambda z: None),
+        each(lambda z: z.new_zeros((*z.shape[:-2], 1, z.shape[-1])), lambda z: None),
         each(lambda z: None, lambda z: z),
     )
 

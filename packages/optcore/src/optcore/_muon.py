@@ -11,6 +11,7 @@ import torch
 from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._leafwise import ema, leafwise, zeros_like
+from optcore._norms import block_norm
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale, scale_by_learning_rate
 from optcore._transform import GradientTransformation
@@ -200,7 +201,7 @@ def _orthogonalized(
     x = matrix if ns_dtype is None else matrix.to(ns_dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.mT if tall else x
-    x = x / x.norm().clamp_min(eps)
+    x = x / block_norm(x).to(x.dtype).clamp_min(eps)
     for _ in range(ns_steps):
         gram = x @ x.mT
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -210,4 +211,4 @@ def _orthogonalized(
 def _adjustment(name: str | None, shape: torch.Size) -> float:
     if name == "match_rms_adamw":
         return 0.2 * math.sqrt(max(shape))
-    return math.sqrt(max(1.0, shape[0] / shape[1]))
+    return math.sqrt(max(1.0, shape[0] / max(shape[1], 1)))

@@ -43,10 +43,13 @@ def scale_by_nadam(
     b2: Hyperparam = 0.999,
     eps: Hyperparam = 1e-8,
     momentum_decay: Hyperparam = 4e-3,
+    *,
+    constant_momentum: bool = False,
 ) -> GradientTransformation:
     r"""Scale as Adam does, with Nesterov momentum on a schedule.
 
-    With :math:`m_t = b_1 (1 - \tfrac12 0.96^{t \psi})` and :math:`M_t = \prod_{i \le t} m_i`:
+    With :math:`m_t = b_1 (1 - \tfrac12 0.96^{t \psi})` (or :math:`b_1`) and
+    :math:`M_t = \prod_{i \le t} m_i`:
 
     .. math::
         u_t = \frac{(1 - m_t)\,g_t / (1 - M_t) + m_{t+1}\,\mu_t / (1 - M_{t+1})}
@@ -57,6 +60,7 @@ def scale_by_nadam(
         b2: Decay of the second moment, in ``[0, 1)``.
         eps: :math:`\epsilon \ge 0`, added to the root.
         momentum_decay: :math:`\psi \ge 0`.
+        constant_momentum: :math:`m_t = b_1` at every step; ``momentum_decay`` does not count then.
 
     State:
         ``count``, ``mu``, ``nu``: like ``params``, start at zero; ``mu_product`` starts at one.
@@ -66,6 +70,9 @@ def scale_by_nadam(
 
     Raises:
         ValueError: A hyperparameter outside its range.
+
+    Differs:
+        optax has no schedule of the momentum: ``constant_momentum=True``.
 
     Example:
         >>> import torch
@@ -82,6 +89,7 @@ def scale_by_nadam(
         _nadam_init,
         _nadam_update,
         {"b1": b1, "b2": b2, "eps": eps, "momentum_decay": momentum_decay},
+        {"constant_momentum": constant_momentum},
         name=who,
     )
 
@@ -94,6 +102,7 @@ def nadam(
     momentum_decay: Hyperparam = 4e-3,
     decoupled_weight_decay: bool = False,
     *,
+    constant_momentum: bool = False,
     maximize: bool = False,
 ) -> GradientTransformation:
     """Nesterov Adam: :func:`scale_by_nadam`; equals ``torch.optim.NAdam``.
@@ -105,6 +114,7 @@ def nadam(
         weight_decay: L2 penalty or decoupled rate >= 0; needs ``params`` in ``update``.
         momentum_decay: Of the momentum schedule, >= 0.
         decoupled_weight_decay: Decay as AdamW does.
+        constant_momentum: No schedule of the momentum, as in optax.
         maximize: Ascend instead of descend.
 
     Raises:
@@ -120,7 +130,7 @@ def nadam(
         Dozat, 2016, "Incorporating Nesterov momentum into Adam", Algorithm 8.
     """
     b1, b2 = check_betas("nadam", betas)
-    rule = scale_by_nadam(b1, b2, eps, momentum_decay)
+    rule = scale_by_nadam(b1, b2, eps, momentum_decay, constant_momentum=constant_momentum)
     return descend("nadam", rule, lr, weight_decay, maximize, decoupled_weight_decay)
 
 
@@ -155,7 +165,10 @@ def _nadam_update(
     b2: Any,
     eps: Any,
     momentum_decay: Any,
+    constant_momentum: bool,
 ) -> tuple[Tree, ScaleByNadamState]:
+    schedule = _constant if constant_momentum else _momenta
+
     def formula(
         g: torch.Tensor,
         mu: torch.Tensor,
@@ -170,7 +183,7 @@ def _nadam_update(
     ) -> Any:
         mu = ema(mu, g, b1, inplace)
         nu = ema_square(nu, g, b2, inplace)
-        now, ahead, product = tick.derive(_momenta, b1, momentum_decay, product)
+        now, ahead, product = tick.derive(schedule, b1, momentum_decay, product)
         second = tick.derive(bias_correction, b2)
         direction = g * fit(now, nu)
         direction = add_scaled(direction, mu, fit(ahead, nu))
@@ -201,3 +214,11 @@ def _momenta(
     ahead = b1 * (1 - 0.5 * torch.pow(0.96, (count + 1) * decay))
     product = product * now
     return (1 - now) / (1 - product), ahead / (1 - product * ahead), product
+
+
+def _constant(
+    count: torch.Tensor, b1: Any, decay: Any, product: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same without a schedule."""
+    product = product * b1
+    return (1 - b1) / (1 - product), b1 / (1 - product * b1), product

@@ -155,7 +155,7 @@ def _novograd_update(
         g = g.to(mu.dtype)
         fresh = tick.derive(_weight_of_norm, b2)
         nu = nu * fit(1 - fresh, nu) + g.square().sum() * fit(fresh, nu)
-        scaled = g / (safe_sqrt(nu + eps_root, inplace) + eps)
+        scaled = g / (safe_sqrt(nu + fit(eps_root, nu), inplace) + fit(eps, nu))
         mu = mu * fit(b1, mu) + scaled + param * fit(weight_decay, param)
         return mu, mu, nu
 

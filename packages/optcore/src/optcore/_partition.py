@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from optcore._leafwise import check_gradient
 from optcore._masking import (
     MaskedState,
     apply_to,
@@ -180,6 +181,9 @@ def _partition_update(
     made_for = basis("partition", "param_labels", param_labels, updates, params)
     labels = _labels(param_labels, transforms, made_for)
     leaves, spec = tree_flatten(updates)
+    for leaf in leaves:  # before the first group's state changes
+        if leaf is not None:
+            check_gradient("partition", leaf)
     states = {}
     new = leaves
     for label, inner in transforms.items():
