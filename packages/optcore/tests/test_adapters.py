@@ -7,13 +7,6 @@ import pytest
 import torch
 
 import optcore
-from optcore._adapters import (
-    flatten,
-    named_chain,
-    stateless,
-    stateless_with_tree_map,
-    with_extra_args_support,
-)
 
 
 def params():
@@ -25,7 +18,7 @@ def unit(update, param):
 
 
 def test_a_function_of_all_updates():
-    tx = stateless(lambda updates, params: {k: updates[k] + params[k] for k in updates})
+    tx = optcore.stateless(lambda updates, params: {k: updates[k] + params[k] for k in updates})
     new, state = tx.update(params(), tx.init(params()), params())
     assert new["b"] == 8.0
     assert state == optcore.EmptyState()
@@ -33,7 +26,7 @@ def test_a_function_of_all_updates():
 
 @pytest.mark.parametrize("given", [True, False])
 def test_a_function_of_one_leaf(given):
-    tx = stateless_with_tree_map(lambda u, p: u if p is None else u * p)
+    tx = optcore.stateless_with_tree_map(lambda u, p: u if p is None else u * p)
     tree = {**params(), "gone": None}
     new, _ = tx.update(tree, tx.init(tree), tree if given else None)
     assert new["b"].item() == (16.0 if given else 4.0)
@@ -42,13 +35,13 @@ def test_a_function_of_one_leaf(given):
 
 def test_a_function_of_one_leaf_gets_tensors_in_place_too():
     kinds = set()
-    tx = stateless_with_tree_map(lambda u, p: kinds.add(type(u)) or u)
+    tx = optcore.stateless_with_tree_map(lambda u, p: kinds.add(type(u)) or u)
     tx.update(params(), tx.init(params()), inplace=True)
     assert kinds == {torch.Tensor}
 
 
 def test_one_vector_has_one_norm():
-    tx = flatten(stateless(unit))
+    tx = optcore.flatten(optcore.stateless(unit))
     new, _ = tx.update(params(), tx.init(params()))
     assert torch.equal(new["w"], torch.tensor([[0.6, 0.0]]))
     assert new["b"].item() == 0.8
@@ -56,7 +49,7 @@ def test_one_vector_has_one_norm():
 
 
 def test_one_vector_of_state_and_parameters():
-    tx = flatten(optcore.adamw(lr=0.1))
+    tx = optcore.flatten(optcore.adamw(lr=0.1))
     state = tx.init(params())
     assert state[0].mu.shape == (3,)
     plain = optcore.adamw(lr=0.1)
@@ -66,12 +59,12 @@ def test_one_vector_of_state_and_parameters():
 
 
 def test_no_parameters_make_an_empty_vector():
-    tx = flatten(optcore.adam())
+    tx = optcore.flatten(optcore.adam())
     assert tx.update([], tx.init([]))[0] == []
 
 
 def test_named_states_keep_their_order():
-    tx = named_chain(("zeta", optcore.trace(0.9)), ("alpha", optcore.scale(2.0)))
+    tx = optcore.named_chain(("zeta", optcore.trace(0.9)), ("alpha", optcore.scale(2.0)))
     new, state = tx.update(params(), tx.init(params()))
     assert list(state) == ["zeta", "alpha"]
     assert new["b"] == 8.0
@@ -80,31 +73,31 @@ def test_named_states_keep_their_order():
 
 def test_extra_arguments_need_no_support():
     tx = optcore.scale(2.0)
-    assert with_extra_args_support(tx) is tx
+    assert optcore.with_extra_args_support(tx) is tx
     assert tx.update(params(), tx.init(params()), loss=3.0)[0]["b"] == 8.0
 
 
 def vector_of(tree):
-    return flatten(optcore.scale(1.0)).init(tree)
+    return optcore.flatten(optcore.scale(1.0)).init(tree)
 
 
 ERRORS = [
     (
-        lambda: stateless(3),
+        lambda: optcore.stateless(3),
         TypeError,
         "stateless: expected a function (updates, params), got int",
     ),
     (
-        lambda: stateless_with_tree_map(None),
+        lambda: optcore.stateless_with_tree_map(None),
         TypeError,
         "stateless_with_tree_map: expected a function (updates, params), got NoneType",
     ),
     (
-        lambda: with_extra_args_support(1),
+        lambda: optcore.with_extra_args_support(1),
         TypeError,
         "with_extra_args_support: expected a GradientTransformation, got int",
     ),
-    (lambda: flatten(1), TypeError, "flatten: expected a GradientTransformation, got int"),
+    (lambda: optcore.flatten(1), TypeError, "flatten: expected a GradientTransformation, got int"),
     (
         lambda: vector_of({"w": torch.ones(1), "x": None}),
         ValueError,
@@ -122,32 +115,32 @@ ERRORS = [
         "flatten: expected a tree of tensors and None, got a str leaf",
     ),
     (
-        lambda: flatten(optcore.scale(1.0)).update([None], optcore.EmptyState()),
+        lambda: optcore.flatten(optcore.scale(1.0)).update([None], optcore.EmptyState()),
         ValueError,
         "flatten: expected a tensor for every gradient, got None, at [0]; hide such leaves",
     ),
     (
-        lambda: named_chain(optcore.scale(1.0)),
+        lambda: optcore.named_chain(optcore.scale(1.0)),
         TypeError,
         "named_chain, argument 1: expected (name, transformation), got GradientTransformation",
     ),
     (
-        lambda: named_chain(("a", optcore.scale(1.0)), ("b", 3)),
+        lambda: optcore.named_chain(("a", optcore.scale(1.0)), ("b", 3)),
         TypeError,
         "named_chain, argument 2: expected a GradientTransformation, got int",
     ),
     (
-        lambda: named_chain(("a", optcore.scale(1.0)), ("a", optcore.scale(1.0))),
+        lambda: optcore.named_chain(("a", optcore.scale(1.0)), ("a", optcore.scale(1.0))),
         ValueError,
         "named_chain: expected different names, got ['a', 'a']",
     ),
     (
-        lambda: named_chain(("a", optcore.scale(1.0))).update([], {"b": ()}),
+        lambda: optcore.named_chain(("a", optcore.scale(1.0))).update([], {"b": ()}),
         ValueError,
         "named_chain: expected a state dict with ['a'], got ['b']; pass the state",
     ),
     (
-        lambda: named_chain(("a", optcore.scale(1.0))).update([], ()),
+        lambda: optcore.named_chain(("a", optcore.scale(1.0))).update([], ()),
         ValueError,
         "named_chain: expected a state dict with ['a'], got tuple; pass the state",
     ),

@@ -6,8 +6,7 @@ import re
 import pytest
 import torch
 
-from optcore import _clipping as clipping
-from optcore import _norms as norms
+import optcore
 
 NAN, INF = float("nan"), float("inf")
 G = {"w": torch.tensor([[3.0, -4.0], [0.0, 12.0]]).double(), "b": torch.tensor([-84.0]).double()}
@@ -20,7 +19,7 @@ def update(tx, grads, params=None):
 @pytest.mark.parametrize("norm_type", [0.5, 1, 1.5, 2, 2.0, 3, 7.5, INF, "inf"])
 @pytest.mark.parametrize("max_norm", [0.0, 0.3, 85.0, 1e3])
 def test_clip_grad_norm_equals_torch(norm_type, max_norm):
-    updates = update(clipping.clip_grad_norm(max_norm, norm_type), G)
+    updates = update(optcore.clip_grad_norm(max_norm, norm_type), G)
     leaves = [g.clone().requires_grad_() for g in G.values()]
     for leaf, g in zip(leaves, G.values(), strict=True):
         leaf.grad = g.clone()
@@ -32,7 +31,7 @@ def test_clip_grad_norm_equals_torch(norm_type, max_norm):
 def test_the_derivative_goes_through_the_coefficient():
     # u = g / |g|, so d(u_0)/dg = (g_1^2, -g_0 g_1) / |g|^3
     g = torch.tensor([3.0, 4.0], requires_grad=True)
-    for tx in (clipping.clip_by_global_norm(1.0), clipping.clip_grad_norm(1.0)):
+    for tx in (optcore.clip_by_global_norm(1.0), optcore.clip_grad_norm(1.0)):
         (u,) = update(tx, [g])
         (found,) = torch.autograd.grad(u[0], g)
         torch.testing.assert_close(found, torch.tensor([0.128, -0.096]), rtol=1e-6, atol=0)
@@ -41,30 +40,30 @@ def test_the_derivative_goes_through_the_coefficient():
 def test_second_derivative_reaches_a_leaf_that_is_zero():
     # |(g, h)| has the second derivative 1 / |g| in h at h = 0
     g, h = torch.tensor([2.0]), torch.zeros(1, requires_grad=True)
-    (first,) = torch.autograd.grad(norms.global_norm([g, h]), h, create_graph=True)
+    (first,) = torch.autograd.grad(optcore.global_norm([g, h]), h, create_graph=True)
     assert torch.autograd.grad(first, h)[0].item() == 0.5
 
 
 @pytest.mark.parametrize("error_if_nonfinite", [False, True])
 def test_nothing_happens_below_the_norm(error_if_nonfinite):
-    tx = clipping.clip_grad_norm(1e3, error_if_nonfinite=error_if_nonfinite)
+    tx = optcore.clip_grad_norm(1e3, error_if_nonfinite=error_if_nonfinite)
     assert torch.equal(update(tx, G)["w"], G["w"])
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("norm_type", [2, "inf"])
 def test_a_norm_that_is_not_finite_raises_if_asked(bad, norm_type):
-    tx = clipping.clip_grad_norm(1.0, norm_type, error_if_nonfinite=True)
+    tx = optcore.clip_grad_norm(1.0, norm_type, error_if_nonfinite=True)
     message = "clip_grad_norm: expected a finite norm of order"
     with pytest.raises(RuntimeError, match=message):
         update(tx, [torch.tensor([1.0, bad])])
 
 
 TOGETHER = [
-    clipping.clip_by_global_norm(1.0),
-    clipping.clip_grad_norm(1.0),
-    clipping.clip_grad_norm(1.0, INF),
-    clipping.clip_grad_norm(1.0, 1),
+    optcore.clip_by_global_norm(1.0),
+    optcore.clip_grad_norm(1.0),
+    optcore.clip_grad_norm(1.0, INF),
+    optcore.clip_grad_norm(1.0, 1),
 ]
 
 
@@ -75,13 +74,13 @@ def test_a_nan_is_not_hidden(tx):
 
 
 NUMBERS = [
-    (clipping.clip(3.5), lambda g: g.clamp(-3.5, 3.5)),
-    (clipping.clip(torch.tensor(3.5)), lambda g: g.clamp(-3.5, 3.5)),
-    (clipping.clip(0), lambda g: 0 * g),
-    (clipping.clip_by_global_norm(8.5), lambda g: g * 8.5 / 85.0**1 * 85 / (7225**0.5)),
-    (clipping.clip_by_global_norm(85.0), lambda g: g),
-    (clipping.clip_by_global_norm({"w": 8.5, "b": 17.0}), lambda g: g * 0.1 * (1 + (g.ndim == 1))),
-    (clipping.clip_by_block_rms(2.0), lambda g: g * (2.0 / g.square().mean().sqrt()).clamp(max=1)),
+    (optcore.clip(3.5), lambda g: g.clamp(-3.5, 3.5)),
+    (optcore.clip(torch.tensor(3.5)), lambda g: g.clamp(-3.5, 3.5)),
+    (optcore.clip(0), lambda g: 0 * g),
+    (optcore.clip_by_global_norm(8.5), lambda g: g * 8.5 / 85.0**1 * 85 / (7225**0.5)),
+    (optcore.clip_by_global_norm(85.0), lambda g: g),
+    (optcore.clip_by_global_norm({"w": 8.5, "b": 17.0}), lambda g: g * 0.1 * (1 + (g.ndim == 1))),
+    (optcore.clip_by_block_rms(2.0), lambda g: g * (2.0 / g.square().mean().sqrt()).clamp(max=1)),
 ]
 
 
@@ -110,20 +109,20 @@ def test_adaptive_grad_clip_bounds_each_unit(shape, axis, dims):
     unit = {"dim": dims, "keepdim": True}
     g_norm = torch.linalg.vector_norm(grad, **unit) if dims else grad.abs()
     p_norm = torch.linalg.vector_norm(param, **unit) if dims else param.abs()
-    torch.testing.assert_close(norms.unitwise_norm(grad, axis), g_norm.expand(shape))
-    (u,) = update(clipping.adaptive_grad_clip(0.8, 1e-2, axis), [grad], [param])
+    torch.testing.assert_close(optcore.unitwise_norm(grad, axis), g_norm.expand(shape))
+    (u,) = update(optcore.adaptive_grad_clip(0.8, 1e-2, axis), [grad], [param])
     factor = (0.8 * p_norm.clamp(min=1e-2) / g_norm).clamp(max=1)
     torch.testing.assert_close(u, grad * factor)
 
 
 def test_global_norm():
-    assert norms.global_norm({**G, "c": None}).item() == 85.0
-    assert norms.global_norm({}).item() == 0.0
-    assert norms.global_norm([torch.zeros(0), torch.zeros(2)]).item() == 0.0
-    assert norms.global_norm([torch.full((4,), 300.0, dtype=torch.float16)]).item() == 600.0
-    assert norms.global_norm([torch.ones(1).float(), torch.ones(3).double()]).item() == 2.0
+    assert optcore.global_norm({**G, "c": None}).item() == 85.0
+    assert optcore.global_norm({}).item() == 0.0
+    assert optcore.global_norm([torch.zeros(0), torch.zeros(2)]).item() == 0.0
+    assert optcore.global_norm([torch.full((4,), 300.0, dtype=torch.float16)]).item() == 600.0
+    assert optcore.global_norm([torch.ones(1).float(), torch.ones(3).double()]).item() == 2.0
 
 
 def test_global_norm_refuses_what_is_no_gradient():
     with pytest.raises(TypeError, match=re.escape("global_norm: expected a tree of tensors")):
-        norms.global_norm([3.0])
+        optcore.global_norm([3.0])

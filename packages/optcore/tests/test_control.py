@@ -7,8 +7,6 @@ import pytest
 import torch
 
 import optcore
-from optcore import _control
-from optcore._control import apply_if_finite, conditionally_mask, conditionally_transform
 
 BAD = {"nan": torch.nan, "inf": torch.inf, "-inf": -torch.inf}
 
@@ -28,7 +26,7 @@ def mode(request):
 
 @pytest.mark.parametrize("value", BAD.values(), ids=BAD.keys())
 def test_bad_gradients_change_nothing_until_there_are_too_many(mode, value):
-    tx = apply_if_finite(optcore.trace(1.0), max_consecutive_errors=2)
+    tx = optcore.apply_if_finite(optcore.trace(1.0), max_consecutive_errors=2)
 
     def steps(bad):
         good, state = torch.ones(2), tx.init([torch.ones(2)])
@@ -49,9 +47,9 @@ def test_bad_gradients_change_nothing_until_there_are_too_many(mode, value):
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_an_ignored_nan_has_derivative_zero(order):
     tx = optcore.chain(
-        apply_if_finite(optcore.adam(lr=0.1), 5),
-        conditionally_mask(optcore.adam(lr=0.1), lambda step: step > 3),
-        conditionally_transform(optcore.scale(2.0), lambda step: step > 3),
+        optcore.apply_if_finite(optcore.adam(lr=0.1), 5),
+        optcore.conditionally_mask(optcore.adam(lr=0.1), lambda step: step > 3),
+        optcore.conditionally_transform(optcore.scale(2.0), lambda step: step > 3),
     )
 
     def loss(g):
@@ -67,7 +65,10 @@ def test_an_ignored_nan_has_derivative_zero(order):
 
 @pytest.mark.parametrize(
     ("build", "expected"),
-    [(conditionally_transform, [3, 1, 6, 1, 9]), (conditionally_mask, [3, 0, 6, 0, 9])],
+    [
+        (optcore.conditionally_transform, [3, 1, 6, 1, 9]),
+        (optcore.conditionally_mask, [3, 0, 6, 0, 9]),
+    ],
 )
 def test_conditions_see_every_step_and_the_state_only_those_taken(mode, build, expected):
     tx = build(optcore.chain(optcore.trace(1.0), optcore.scale(3.0)), lambda step: step % 2 == 0)
@@ -84,7 +85,7 @@ def test_conditions_see_every_step_and_the_state_only_those_taken(mode, build, e
     assert step.item() == 5
 
 
-@pytest.mark.parametrize("build", [conditionally_transform, conditionally_mask])
+@pytest.mark.parametrize("build", [optcore.conditionally_transform, optcore.conditionally_mask])
 def test_conditions_may_ask_for_extra_arguments(build):
     tx = build(optcore.scale(2.0), lambda step, loss: loss > 1.0, forward_extra_args=True)
     state = tx.init([torch.ones(1)])
@@ -100,7 +101,7 @@ def test_steps_not_taken_cost_nothing_where_the_condition_can_be_read():
         return updates, state
 
     inner = optcore.GradientTransformation(lambda params: (), count)
-    tx = conditionally_mask(inner, lambda step: step == 1)
+    tx = optcore.conditionally_mask(inner, lambda step: step == 1)
     state = tx.init([torch.ones(1)])
     for _ in range(3):
         _, state = tx.update([torch.ones(1)], state, inplace=True)
@@ -108,7 +109,7 @@ def test_steps_not_taken_cost_nothing_where_the_condition_can_be_read():
 
 
 def test_a_choice_keeps_shared_counts_shared():
-    tx = apply_if_finite(optcore.adam(), 1)
+    tx = optcore.apply_if_finite(optcore.adam(), 1)
 
     def shared(g):
         _, state = tx.update([g, g], tx.init([g, g]))
@@ -119,7 +120,9 @@ def test_a_choice_keeps_shared_counts_shared():
 
 
 def test_a_scheduled_rate_waits_with_its_transformation(mode):
-    tx = conditionally_mask(optcore.scale_by_schedule(lambda count: count + 1.0), lambda s: s > 1)
+    tx = optcore.conditionally_mask(
+        optcore.scale_by_schedule(lambda count: count + 1.0), lambda s: s > 1
+    )
 
     def steps(g):
         state = tx.init([g])
@@ -141,64 +144,64 @@ SKIPS = [
 @pytest.mark.parametrize(("rows", "bad", "how_many", "large"), SKIPS)
 def test_reasons_to_skip(rows, bad, how_many, large):
     updates = [torch.tensor(row) for row in rows] + [None]
-    skip, report = _control.skip_not_finite(updates, torch.tensor(0), None)
+    skip, report = optcore.skip_not_finite(updates, torch.tensor(0), None)
     assert (skip.item(), report["num_not_finite"].item()) == (bad, how_many)
     assert report["should_skip"] is skip
-    skip, report = _control.skip_large_updates(updates, torch.tensor(0), None, 9.0)
+    skip, report = optcore.skip_large_updates(updates, torch.tensor(0), None, 9.0)
     assert skip.item() == large
     assert (report["norm_squared"] < 9.0).item() != large
 
 
 ERRORS = [
     (
-        lambda: apply_if_finite(3, 1),
+        lambda: optcore.apply_if_finite(3, 1),
         TypeError,
         "apply_if_finite: expected a GradientTransformation, got int",
     ),
     (
-        lambda: apply_if_finite(optcore.adam(), 1.5),
+        lambda: optcore.apply_if_finite(optcore.adam(), 1.5),
         TypeError,
         "apply_if_finite: expected max_consecutive_errors as an int, got float",
     ),
     (
-        lambda: apply_if_finite(optcore.adam(), True),
+        lambda: optcore.apply_if_finite(optcore.adam(), True),
         TypeError,
         "apply_if_finite: expected max_consecutive_errors as an int, got bool",
     ),
     (
-        lambda: apply_if_finite(optcore.adam(), -1),
+        lambda: optcore.apply_if_finite(optcore.adam(), -1),
         ValueError,
         "apply_if_finite: expected max_consecutive_errors >= 0, got -1",
     ),
     (
-        lambda: conditionally_transform(None, bool),
+        lambda: optcore.conditionally_transform(None, bool),
         TypeError,
         "conditionally_transform: expected a GradientTransformation, got NoneType",
     ),
     (
-        lambda: conditionally_mask(optcore.adam(), 3),
+        lambda: optcore.conditionally_mask(optcore.adam(), 3),
         TypeError,
         "conditionally_mask: expected should_transform_fn as a function step -> bool, got int",
     ),
     (
-        lambda: conditionally_mask(optcore.adam(), lambda step: step).update(
-            [], conditionally_mask(optcore.adam(), bool).init([])
+        lambda: optcore.conditionally_mask(optcore.adam(), lambda step: step).update(
+            [], optcore.conditionally_mask(optcore.adam(), bool).init([])
         ),
         TypeError,
         "conditionally_mask: expected should_transform_fn to return a bool or a bool tensor of "
         "shape (), got i64[]",
     ),
     (
-        lambda: conditionally_transform(optcore.adam(), lambda step: 1).update(
-            [], conditionally_transform(optcore.adam(), bool).init([])
+        lambda: optcore.conditionally_transform(optcore.adam(), lambda step: 1).update(
+            [], optcore.conditionally_transform(optcore.adam(), bool).init([])
         ),
         TypeError,
         "conditionally_transform: expected should_transform_fn to return a bool or a bool tensor "
         "of shape (), got int",
     ),
     (
-        lambda: apply_if_finite(optcore.adam(), 1).update(
-            ["x"], apply_if_finite(optcore.adam(), 1).init([])
+        lambda: optcore.apply_if_finite(optcore.adam(), 1).update(
+            ["x"], optcore.apply_if_finite(optcore.adam(), 1).init([])
         ),
         TypeError,
         "skip_not_finite: expected a tree of tensors and None, got a str leaf",
@@ -233,6 +236,6 @@ CHOICES = [
 @pytest.mark.parametrize(("update", "error", "message"), CHOICES)
 def test_states_that_cannot_be_chosen_between(update, error, message):
     inner = optcore.GradientTransformation(lambda params: 0, update)
-    tx = conditionally_mask(inner, lambda step: step > 0)
+    tx = optcore.conditionally_mask(inner, lambda step: step > 0)
     with pytest.raises(error, match="^" + re.escape(message)):
         torch.vmap(lambda g: tx.update([g], tx.init([g]))[0])(torch.ones(2, 3))

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import optcore
-from optcore._lookahead import LookaheadParams, lookahead
 
 
 def paper(theta, lr, alpha, period, steps):
@@ -22,13 +21,13 @@ def paper(theta, lr, alpha, period, steps):
 
 
 def train(theta, lr, alpha, period, steps, pair=False, inplace=None, reset_state=False):
-    tx = lookahead(optcore.sgd(lr=lr), period, alpha, reset_state)
-    params = LookaheadParams.init_synced([theta]) if pair else [theta]
+    tx = optcore.lookahead(optcore.sgd(lr=lr), period, alpha, reset_state)
+    params = optcore.LookaheadParams.init_synced([theta]) if pair else [theta]
     state = tx.init(params)
     for _ in range(steps):
         fast = params.fast if pair else params
         grads = [4 * fast[0] ** 3]
-        grads = LookaheadParams(grads, None) if pair else grads
+        grads = optcore.LookaheadParams(grads, None) if pair else grads
         updates, state = tx.update(grads, state, params, inplace=inplace)
         params = optcore.apply_updates(params, updates, inplace=False)
     return (params.fast[0], params.slow[0]) if pair else (params[0], state.slow[0])
@@ -58,7 +57,7 @@ def test_derivatives_are_the_paper_s(pair):
 
 def test_plain_training_keeps_no_graph():
     w = torch.ones(2, requires_grad=True)
-    tx = lookahead(optcore.sgd(lr=0.1), 2, 0.5)
+    tx = optcore.lookahead(optcore.sgd(lr=0.1), 2, 0.5)
     state = tx.init([w])
     assert not state.slow[0].requires_grad
     for _ in range(3):
@@ -70,17 +69,21 @@ def test_plain_training_keeps_no_graph():
 
 def test_slow_parameters_are_clones():
     w = torch.ones(2)
-    tx = lookahead(optcore.sgd(lr=0.1), 3, 0.5)
+    tx = optcore.lookahead(optcore.sgd(lr=0.1), 3, 0.5)
     state = tx.init([w])
     _, after = tx.update([torch.ones(2)], state, [w], inplace=True)
     w.zero_()
-    for slow in (state.slow[0], after.slow[0], LookaheadParams.init_synced([w]).slow[0] + 1):
+    for slow in (
+        state.slow[0],
+        after.slow[0],
+        optcore.LookaheadParams.init_synced([w]).slow[0] + 1,
+    ):
         assert torch.equal(slow, torch.ones(2))
 
 
 @pytest.mark.parametrize(("reset_state", "expected"), [(True, 1.0), (False, 1.875)])
 def test_the_fast_optimizer_may_start_afresh(reset_state, expected):
-    tx = lookahead(optcore.trace(0.5), 3, 1.0, reset_state)
+    tx = optcore.lookahead(optcore.trace(0.5), 3, 1.0, reset_state)
     state = tx.init([torch.zeros(())])
     for _ in range(4):
         (u,), state = tx.update([torch.ones(())], state, [torch.zeros(())])
@@ -91,39 +94,39 @@ def test_step_size_may_be_a_schedule_or_a_tree():
     params = {"a": torch.tensor(10.0), "b": torch.tensor(10.0)}
     grads = {"a": torch.tensor(4.0), "b": torch.tensor(4.0)}
     for alpha in ({"a": 0.5, "b": 0.25}, {"a": lambda count: 0.5, "b": 0.25}):
-        tx = lookahead(optcore.sgd(lr=1.0), 1, alpha)
+        tx = optcore.lookahead(optcore.sgd(lr=1.0), 1, alpha)
         updates, _ = tx.update(grads, tx.init(params), params)
         assert (updates["a"], updates["b"]) == (-2.0, -1.0)
 
 
 ERRORS = [
     (
-        lambda: lookahead(0.1, 2, 0.5),
+        lambda: optcore.lookahead(0.1, 2, 0.5),
         TypeError,
         "lookahead: expected a GradientTransformation, got float",
     ),
     (
-        lambda: lookahead(optcore.sgd(), 0, 0.5),
+        lambda: optcore.lookahead(optcore.sgd(), 0, 0.5),
         ValueError,
         "lookahead: expected sync_period >= 1, got 0",
     ),
     (
-        lambda: lookahead(optcore.sgd(), 2.5, 0.5),
+        lambda: optcore.lookahead(optcore.sgd(), 2.5, 0.5),
         TypeError,
         "lookahead: expected sync_period as an int, got float",
     ),
     (
-        lambda: lookahead(optcore.sgd(), 2, 1.5),
+        lambda: optcore.lookahead(optcore.sgd(), 2, 1.5),
         ValueError,
         "lookahead: expected slow_step_size in [0, 1], got 1.5",
     ),
     (
-        lambda: lookahead(optcore.sgd(), 2, "half"),
+        lambda: optcore.lookahead(optcore.sgd(), 2, "half"),
         TypeError,
         "lookahead: expected slow_step_size as a number, schedule, tensor or tree of such, got str",
     ),
     (
-        lambda: lookahead(optcore.sgd(), 2, 0.5).update([torch.ones(1)], ()),
+        lambda: optcore.lookahead(optcore.sgd(), 2, 0.5).update([torch.ones(1)], ()),
         ValueError,
         "lookahead: expected params, got None; call update(updates, state, params)",
     ),

@@ -1,115 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions and classes take the steps that torch.optim takes."""
+"""Functions and classes take the steps that torch.optim takes, 50 of them in float64."""
+
+import inspect
+from functools import partial
 
 import pytest
 import torch
 
 import optcore
+from optcore import testing
 
-CASES = {
-    "sgd": ("SGD", "sgd", {"lr": 0.1}),
-    "sgd-decay": ("SGD", "sgd", {"lr": 0.1, "weight_decay": 0.3}),
-    "sgd-momentum": ("SGD", "sgd", {"lr": 0.05, "momentum": 0.9}),
-    "sgd-dampening": ("SGD", "sgd", {"lr": 0.05, "momentum": 0.8, "dampening": 0.4}),
-    "sgd-nesterov": (
-        "SGD",
-        "sgd",
-        {"lr": 0.05, "momentum": 0.7, "nesterov": True, "weight_decay": 0.1},
-    ),
-    "sgd-maximize": (
-        "SGD",
-        "sgd",
-        {"lr": 0.01, "momentum": 0.5, "dampening": -0.2, "weight_decay": 0.2, "maximize": True},
-    ),
-    "sgd-defaults": ("SGD", "sgd", {}),
-    "adam": ("Adam", "adam", {}),
-    "adam-odd": (
-        "Adam",
-        "adam",
-        {"lr": 0.07, "betas": (0.3, 0.6), "eps": 0.01, "weight_decay": 0.2},
-    ),
-    "adam-no-memory": ("Adam", "adam", {"lr": 0.01, "betas": (0.0, 0.0), "eps": 1e-3}),
-    "adam-maximize": ("Adam", "adam", {"lr": 0.01, "weight_decay": 0.1, "maximize": True}),
-    "adamw": ("AdamW", "adamw", {}),
-    "adamw-odd": (
-        "AdamW",
-        "adamw",
-        {"lr": 0.07, "betas": (0.3, 0.6), "eps": 0.01, "weight_decay": 0.4},
-    ),
-    "adamw-maximize": ("AdamW", "adamw", {"lr": 0.01, "weight_decay": 0.3, "maximize": True}),
-    "adamax": ("Adamax", "adamax", {}),
-    "adamax-odd": (
-        "Adamax",
-        "adamax",
-        {"lr": 0.03, "betas": (0.4, 0.7), "eps": 0.02, "weight_decay": 0.1, "maximize": True},
-    ),
-    "radam": ("RAdam", "radam", {}),
-    "radam-odd": (
-        "RAdam",
-        "radam",
-        {"lr": 0.03, "betas": (0.4, 0.9), "eps": 0.02, "weight_decay": 0.1, "maximize": True},
-    ),
-    "radam-decoupled": (
-        "RAdam",
-        "radam",
-        {"lr": 0.03, "betas": (0.6, 0.99), "weight_decay": 0.1, "decoupled_weight_decay": True},
-    ),
-    "nadam": ("NAdam", "nadam", {}),
-    "nadam-odd": (
-        "NAdam",
-        "nadam",
-        {"lr": 0.03, "betas": (0.4, 0.9), "eps": 0.02, "weight_decay": 0.1, "momentum_decay": 0.1},
-    ),
-    "nadam-decoupled": (
-        "NAdam",
-        "nadam",
-        {"lr": 0.03, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
-    ),
-    "rmsprop": ("RMSprop", "rmsprop", {}),
-    "rmsprop-odd": (
-        "RMSprop",
-        "rmsprop",
-        {"lr": 0.02, "alpha": 0.6, "eps": 0.01, "weight_decay": 0.1, "momentum": 0.4},
-    ),
-    "rmsprop-centered": (
-        "RMSprop",
-        "rmsprop",
-        {"lr": 0.01, "alpha": 0.8, "eps": 0.01, "centered": True, "maximize": True},
-    ),
-    "adagrad": ("Adagrad", "adagrad", {}),
-    "adagrad-odd": (
-        "Adagrad",
-        "adagrad",
-        {"lr": 0.1, "lr_decay": 0.2, "weight_decay": 0.1, "initial_accumulator_value": 0.3},
-    ),
-    "adagrad-maximize": ("Adagrad", "adagrad", {"lr": 0.1, "eps": 0.01, "maximize": True}),
-    "adadelta": ("Adadelta", "adadelta", {}),
-    "adadelta-odd": (
-        "Adadelta",
-        "adadelta",
-        {"lr": 0.5, "rho": 0.6, "eps": 1e-3, "weight_decay": 0.1, "maximize": True},
-    ),
-    "rprop": ("Rprop", "rprop", {}),
-    "rprop-odd": (
-        "Rprop",
-        "rprop",
-        {"lr": 0.3, "etas": (0.3, 1.7), "step_sizes": (1e-4, 0.5), "maximize": True},
-    ),
-    "asgd": ("ASGD", "asgd", {}),
-    "asgd-odd": (
-        "ASGD",
-        "asgd",
-        {"lr": 0.2, "lambd": 0.1, "alpha": 0.6, "t0": 10, "weight_decay": 0.1, "maximize": True},
-    ),
-    "adafactor": ("Adafactor", "adafactor", {}),
-    "adafactor-odd": (
-        "Adafactor",
-        "adafactor",
-        {"lr": 0.2, "beta2_decay": -0.5, "eps": (1e-3, 0.1), "d": 1.5, "weight_decay": 0.1},
-    ),
-    "adafactor-maximize": ("Adafactor", "adafactor", {"lr": 0.05, "maximize": True}),
-}
 STEPS = 50
+ROWS = {row.name: row for row in optcore.OPTIMIZERS.values()}
+# name: functional form, class of ours, torch's with its options, our options
+CASES = {
+    name: (case.factory, ROWS[case.factory.__name__].class_name, case.torch, case.options)
+    for name, case in testing.CASES.items()
+    if case.torch is not None
+}
+DEFAULTS = {
+    f"{row.name}-defaults": (row.factory, row.class_name, getattr(torch.optim, row.class_name), {})
+    for row in optcore.OPTIMIZERS.values()
+    if hasattr(torch.optim, row.class_name) and row.name != "muon"
+}
+AMSGRAD = {
+    "amsgrad-defaults": (
+        optcore.amsgrad,
+        "AMSGrad",
+        partial(torch.optim.Adam, amsgrad=True),
+        {},
+    )
+}
+
+
+@pytest.fixture(params=(ALL := {**CASES, **DEFAULTS, **AMSGRAD}).values(), ids=ALL.keys())
+def case(request):
+    return request.param
 
 
 def loss_of(params):
@@ -123,9 +49,9 @@ def start():
     return [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
 
 
-def by_class(cls, options):
+def by_class(cls, options, group=lambda params: params):
     params = start()
-    optimizer = cls(params, **options)
+    optimizer = cls(group(params), **options)
     for _ in range(STEPS):
         optimizer.zero_grad()
         loss_of(params).backward()
@@ -133,21 +59,16 @@ def by_class(cls, options):
     return params
 
 
-def by_function(factory, options, inplace):
+def by_function(factory, options):
     params = start()
     tx = factory(**options)
     state = tx.init(params)
     for _ in range(STEPS):
         grads = torch.autograd.grad(loss_of(params), params, allow_unused=True)
-        updates, state = tx.update(list(grads), state, params, inplace=inplace)
-        moved = optcore.apply_updates(params, updates, inplace=inplace)
+        updates, state = tx.update(list(grads), state, params)
+        moved = optcore.apply_updates(params, updates)
         params = [p.detach().requires_grad_() for p in moved]
     return params
-
-
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
-def case(request):
-    return request.param
 
 
 def assert_equal(ours, theirs):
@@ -156,18 +77,39 @@ def assert_equal(ours, theirs):
 
 
 def test_class_equals_torch(case):
-    class_name, _, options = case
-    expected = by_class(getattr(torch.optim, class_name), options)
+    _, class_name, torch_class, options = case
+    expected = by_class(torch_class, options)
     assert_equal(by_class(getattr(optcore, class_name), options), expected)
     assert not torch.equal(expected[0], start()[0])
 
 
-@pytest.mark.parametrize("inplace", [True, False, None])
-@pytest.mark.filterwarnings("ignore:.*expected gradients with a graph")
-def test_function_equals_torch(case, inplace):
-    class_name, name, options = case
-    expected = by_class(getattr(torch.optim, class_name), options)
-    assert_equal(by_function(getattr(optcore, name), options, inplace), expected)
+def two_groups(params):
+    return [{"params": params[1:], "lr": 0.013}, {"params": params[:1]}]
+
+
+# torch's foreach path takes the same steps up to rounding, of which 50 remain at 1e-12
+def test_class_with_two_groups_equals_torch_foreach(case):
+    _, class_name, torch_class, options = case
+    own = options if "lr" in options else {**options, "lr": 0.02}
+    expected = by_class(partial(torch_class, foreach=True), own, two_groups)
+    assert_equal(by_class(getattr(optcore, class_name), own, two_groups), expected)
+
+
+def test_function_equals_torch(case):  # in all modes: see check_inplace_equals_pure
+    factory, _, torch_class, options = case
+    assert_equal(by_function(factory, options), by_class(torch_class, options))
+
+
+@pytest.mark.parametrize("name", [n for n, r in ROWS.items() if hasattr(torch.optim, r.class_name)])
+def test_defaults_and_order_are_those_of_torch(name):
+    row = ROWS[name]
+    theirs = inspect.signature(getattr(torch.optim, row.class_name)).parameters
+    ours = inspect.signature(row.factory).parameters
+    shared = [k for k in ours if k in theirs]
+    assert {k: ours[k].default for k in shared} == {k: theirs[k].default for k in shared}
+    positional = [k for k in shared if ours[k].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    expected = [k for k in theirs if k in positional]
+    assert positional == expected
 
 
 @pytest.mark.parametrize("inplace", [True, False])
@@ -198,3 +140,17 @@ def test_muon_equals_torch_in_its_bfloat16(options, adjust):
         nets.append(params)
     for ours, theirs in zip(*nets, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-14, 1e-16, 1e-18])
+def test_tiny_gradients_with_a_tiny_eps_take_the_steps_of_torch(dtype, size):
+    results = []
+    for library in (torch.optim, optcore):
+        w = torch.nn.Parameter(torch.zeros(2, dtype=dtype))
+        optimizer = library.Adam([w], lr=1.0, eps=1e-15)
+        for _ in range(5):
+            w.grad = torch.full((2,), size, dtype=dtype)
+            optimizer.step()
+        results.append(w.detach())
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=0)

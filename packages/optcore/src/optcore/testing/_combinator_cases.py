@@ -100,6 +100,16 @@ COMBINATORS: tuple[Case, ...] = (
     _row("conditionally_mask", lambda lr: optcore.conditionally_mask(_adam(lr), _odd)),
     _row("lookahead", lambda lr: optcore.lookahead(_adam(lr), 2, 0.5)),
     _row("lookahead-reset", lambda lr: optcore.lookahead(_adam(0.1), 2, lr, reset_state=True)),
+    _row(
+        "schedule_free",
+        lambda lr: optcore.schedule_free(optcore.scale(-0.2), lr, 0.8),
+        per_leaf=True,
+    ),
+    _row(
+        "schedule_free-changing",
+        lambda lr: optcore.schedule_free(_adam(_halving), _growing, lr, 0.5),
+        schedules=False,
+    ),
     _row("flatten", lambda lr: optcore.flatten(_adam(lr)), none_leaves=False),
     _row("inject_hyperparams", _injected),
     _row(

@@ -118,6 +118,16 @@ def _optax_signum(optax: Any, lr: float, *, momentum: float) -> Any:
     return optax.signum(lr, momentum)
 
 
+def _optax_schedule_free_sgd(optax: Any, lr: float, **options: Any) -> Any:
+    return optax.contrib.schedule_free_sgd(lr, **options)
+
+
+def _optax_schedule_free_adamw(
+    optax: Any, lr: float, *, betas: Any = (0.9, 0.999), **options: Any
+) -> Any:
+    return optax.contrib.schedule_free_adamw(lr, b1=betas[0], b2=betas[1], **options)
+
+
 def _only_matrices(params: Any) -> dict[str, bool]:
     return {name: param.ndim > 1 for name, param in params.items()}
 
@@ -386,5 +396,42 @@ OPTIMIZERS: tuple[Case, ...] = (
         {"reference": reference.signum},
         plain={"lr": 0.01, "momentum": 0.6, "case": {"optax": _optax_signum}},
         maximize={"lr": 0.01, "maximize": True},
+    ),
+    *_rows(
+        "sm3",
+        {"reference": reference.sm3, "optax": _inside_decay("sm3")},
+        plain={"lr": 0.05, "momentum": 0.6},
+        maximize={"lr": 0.02, "maximize": True, "case": _NO_OPTAX},
+    ),
+    *_rows(
+        "fromage",
+        {"reference": reference.fromage, "optax": _inside_decay("fromage")},
+        plain={"lr": 0.03, "min_norm": 0.2},
+        maximize={"lr": 0.1, "maximize": True, "case": {**_NO_OPTAX, "limit_at_zero": False}},
+    ),
+    *_rows(
+        "schedule_free_sgd",
+        {"reference": reference.schedule_free_sgd, "optax": _optax_schedule_free_sgd},
+        plain={"lr": 0.05, "b1": 0.6, "weight_decay": 0.1, "weight_lr_power": 0.5},
+        warmup={"lr": 0.0625, "warmup_steps": 4, "case": {"schedules": False, "per_leaf": False}},
+        maximize={"lr": 0.02, "maximize": True, "case": _NO_OPTAX},
+    ),
+    *_rows(
+        "schedule_free_adamw",
+        {"reference": reference.schedule_free_adamw, "optax": _optax_schedule_free_adamw},
+        plain={
+            "lr": 0.0625,  # optax rounds it to float32
+            "betas": (0.7, 0.9),
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "weight_lr_power": 1.0,
+        },
+        warmup={
+            "lr": 0.0625,
+            "eps": 1e-3,
+            "warmup_steps": 4,
+            "case": {"schedules": False, "per_leaf": False},
+        },
+        maximize={"lr": 0.02, "eps": 1e-3, "maximize": True, "case": _NO_OPTAX},
     ),
 )

@@ -216,6 +216,21 @@ TRANSFORMS: tuple[Case, ...] = (
         {"b1": 0.6, "b2": 0.7},
         optax=_named("scale_by_lion"),
     ),
+    Case(
+        "scale_by_sm3",
+        optcore.scale_by_sm3,
+        {"b1": 0.6, "b2": 0.8, "eps": 1e-2},
+        optax=_named("scale_by_sm3"),
+    ),
+    # without its line search, which wants a function to evaluate and decides in Python
+    Case(
+        "lbfgs",
+        optcore.lbfgs,
+        {"lr": 0.1, "memory_size": 2, "linesearch": None},
+        **_RATIO,
+        **_WHOLE,
+    ),
+    Case("scale_by_lbfgs", optcore.scale_by_lbfgs, {"memory_size": 2}, **_RATIO, **_WHOLE),
     Case("scale_by_sign", optcore.scale_by_sign, optax=_named("scale_by_sign")),
     # --- norms and clipping
     Case("clip", optcore.clip, {"max_delta": 0.45}, optax=_named("clip")),

@@ -538,6 +538,106 @@ def lion(
     return param
 
 
+def sm3(
+    param: Tensor,
+    grad: Gradient,
+    steps: int,
+    lr: float = 1e-3,
+    momentum: float = 0.9,
+    *,
+    maximize: bool = False,
+) -> Tensor:
+    """Anil et al., 2019, SM3-II, covered by the slices along each axis."""
+    m, covers = torch.zeros_like(param), [torch.zeros_like(param)] * param.ndim
+    for step in range(steps):
+        g = _signed(grad(param, step), maximize)
+        v = torch.stack(covers).amin(0) + g**2
+        axes = [
+            [other for other in range(param.ndim) if other != axis] for axis in range(param.ndim)
+        ]
+        covers = [v.amax(others, keepdim=True).expand_as(v) if others else v for others in axes]
+        m = momentum * m + (1 - momentum) * g / (v + 1e-8).sqrt()
+        param = param - lr * m
+    return param
+
+
+def fromage(
+    param: Tensor,
+    grad: Gradient,
+    steps: int,
+    lr: float = 1e-2,
+    min_norm: float = 1e-6,
+    *,
+    maximize: bool = False,
+) -> Tensor:
+    """Bernstein et al., 2020, Algorithm 1, with a lower bound of both norms."""
+    for step in range(steps):
+        g = _signed(grad(param, step), maximize)
+        u = g * param.norm().clamp(min=min_norm) / g.norm().clamp(min=min_norm)
+        param = (param - lr * u) / (1 + lr**2) ** 0.5
+    return param
+
+
+def schedule_free_sgd(
+    param: Tensor,
+    grad: Gradient,
+    steps: int,
+    lr: float = 1.0,
+    b1: float = 0.9,
+    weight_decay: float = 0.0,
+    *,
+    warmup_steps: int = 0,
+    weight_lr_power: float = 2.0,
+    maximize: bool = False,
+) -> Tensor:
+    """Defazio et al., 2024, Algorithm 1, without a second moment: returns its y."""
+
+    def move(y: Tensor, step: int) -> Tensor:
+        return _signed(grad(y, step), maximize) + weight_decay * y
+
+    return _schedule_free(param, move, steps, lr, b1, warmup_steps, weight_lr_power)
+
+
+def schedule_free_adamw(
+    param: Tensor,
+    grad: Gradient,
+    steps: int,
+    lr: float = 2.5e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    *,
+    warmup_steps: int = 0,
+    weight_lr_power: float = 2.0,
+    maximize: bool = False,
+) -> Tensor:
+    """Defazio et al., 2024, Algorithm 1: returns its y."""
+    v = torch.zeros_like(param)
+
+    def move(y: Tensor, step: int) -> Tensor:
+        nonlocal v
+        g = _signed(grad(y, step), maximize)
+        v = betas[1] * v + (1 - betas[1]) * g**2
+        return g / ((v / (1 - betas[1] ** (step + 1))).sqrt() + eps) + weight_decay * y
+
+    return _schedule_free(param, move, steps, lr, betas[0], warmup_steps, weight_lr_power)
+
+
+def _schedule_free(
+    param: Tensor, move: Gradient, steps: int, lr: float, b1: float, warmup: int, power: float
+) -> Tensor:
+    x = y = z = param
+    total = 0.0
+    for step in range(steps):
+        rate, following = (lr * min(t / warmup, 1) if warmup else lr for t in (step, step + 1))
+        z = z - rate * move(y, step)
+        weight = following**power
+        total = total + weight
+        x = x + weight / total * (z - x)
+        y = b1 * x + (1 - b1) * z
+    return y
+
+
 def sign_sgd(
     param: Tensor, grad: Gradient, steps: int, lr: float = 1e-3, *, maximize: bool = False
 ) -> Tensor:

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every transformation keeps what the table in ``optcore.testing`` promises: rows times checks."""
+
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import optcore
+from optcore import testing
+
+OWED = [
+    pytest.param(check, case, id=f"{name}-{check.__name__}")
+    for name, case in testing.CASES.items()
+    for check in testing.checks_for(case)
+]
+
+
+@pytest.mark.parametrize(("check", "case"), OWED)
+def test_every_row(check, case):
+    torch.set_default_dtype(torch.float32)  # a table in float64 must not depend on it
+    check(case)
+
+
+def factories():
+    """Public functions that make a transformation."""
+    return {
+        name: value
+        for name, value in vars(optcore).items()
+        if inspect.isfunction(value)
+        and inspect.signature(value).return_annotation in ("GradientTransformation", "MultiSteps")
+    }
+
+
+# They want a function to evaluate: see test_linesearch.
+LINE_SEARCHES = {"scale_by_backtracking_linesearch", "scale_by_zoom_linesearch"}
+
+
+def test_no_transformation_is_left_out():
+    covered = frozenset().union(*(case.covers for case in testing.CASES.values()))
+    assert set(factories()) - covered - LINE_SEARCHES == set()
+
+
+def test_every_optimizer_has_rows_with_a_formula():
+    formulas = {c.factory for c in testing.CASES.values() if c.reference is not None}
+    assert {row.factory for row in optcore.OPTIMIZERS.values()} - formulas == set()
+
+
+def test_every_optimizer_that_torch_has_is_compared_with_it():
+    compared = {c.factory.__name__ for c in testing.CASES.values() if c.torch is not None}
+    shared = {
+        row.name for row in optcore.OPTIMIZERS.values() if hasattr(torch.optim, row.class_name)
+    }
+    assert shared - compared == {"muon"}  # see test_torch_equality
+
+
+def hyperparameters(factory):
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name for p in parameters if "Hyperparam" in str(p.annotation)}
+
+
+@pytest.mark.parametrize("name", sorted(optcore.OPTIMIZERS))
+def test_every_hyperparameter_of_an_optimizer_is_in_a_row(name):
+    factory = optcore.OPTIMIZERS[name].factory
+    rows = [case for case in testing.CASES.values() if case.factory is factory]
+    varied = {option for case in rows for option in case.options if option not in case.static}
+    assert hyperparameters(factory) - varied == set()
+
+
+def test_importing_it_needs_no_test_library():
+    code = (
+        "import sys, optcore; assert 'optcore.testing' not in sys.modules; import optcore.testing; "
+        "print([m for m in ('pytest', 'numpy.testing', 'jax', 'optax') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip().replace("'numpy.testing'", "") == "[]"
+
+
+# --- the checks find what they are for
+
+
+def no_state(params):
+    return optcore.EmptyState()
+
+
+def transformation(update, init=no_state, **fields):
+    return testing.Case(
+        "broken",
+        lambda: optcore.GradientTransformation(init, update, **fields),
+        differentiable=True,
+    )
+
+
+def mapped(fn):
+    def update(updates, state, params, *, inplace):
+        return optcore.map_tensors(fn, updates), state
+
+    return transformation(update)
+
+
+def forgets_none(updates, state, params, *, inplace):
+    return {k: torch.zeros(1) if g is None else g for k, g in updates.items()}, state
+
+
+def writes_when_it_may_not(updates, state, params, *, inplace):
+    return {k: state[k].add_(g) for k, g in updates.items()}, state
+
+
+def differs_in_place(updates, state, params, *, inplace):
+    return optcore.map_tensors(lambda g: g * (2 if inplace else 3), updates), state
+
+
+def counts_in_python(updates, state, params, *, inplace):
+    return updates, state + 1
+
+
+def needs_more_than_it_says(updates, state, params, *, inplace):
+    if params is None:
+        raise ValueError("no params")
+    return updates, state
+
+
+def moves_what_has_no_gradient(updates, state, params, *, inplace):
+    return updates, {k: s + 1 for k, s in state.items()}
+
+
+def zeros(params):
+    return optcore.map_tensors(torch.zeros_like, params)
+
+
+class NotThreeTimes(torch.autograd.Function):
+    """Three times its argument, with another derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return 3 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 3 * tangent
+
+
+def remembers():
+    seen = []
+
+    def update(updates, state, params, *, inplace):
+        seen.append(1)
+        return optcore.map_tensors(lambda g: g * len(seen), updates), state
+
+    return transformation(update)
+
+
+def negated_formula(param, grad, steps):
+    return param - grad(param, 0)
+
+
+def two_rates(lr):
+    """Treats a tensor differently from a number."""
+    return optcore.scale(lr if isinstance(lr, float) else 2 * lr)
+
+
+BROKEN = [
+    (
+        testing.check_structure,
+        mapped(lambda g: g.sum()),
+        "expected f64[2], got f64[], at ['b']",
+    ),
+    (
+        testing.check_structure,
+        transformation(counts_in_python, lambda params: 0),
+        "expected states of tensors, got int, at the root",
+    ),
+    (
+        testing.check_structure,
+        transformation(needs_more_than_it_says),
+        "expected needs_params=True, got an error without params",
+    ),
+    (
+        testing.check_purity,
+        mapped(lambda g: g.mul_(2)),
+        "expected gradients untouched with inplace=True, got a change, at ['b']",
+    ),
+    (
+        testing.check_purity,
+        transformation(writes_when_it_may_not, zeros),
+        "expected earlier updates untouched with inplace=True, got a change, at ['b']",
+    ),
+    (
+        testing.check_purity,
+        remembers(),
+        "expected updates after a new init and of a new transformation to be equal, got a diff",
+    ),
+    (
+        testing.check_inplace_equals_pure,
+        transformation(differs_in_place),
+        "expected inplace=True and inplace=False to be equal, got a difference of ",
+    ),
+    (
+        testing.check_none_leaves,
+        transformation(forgets_none),
+        "expected None where the gradient is None, got an update, at ['b']",
+    ),
+    (
+        testing.check_none_leaves,
+        transformation(moves_what_has_no_gradient, zeros),
+        "expected the state of a leaf without gradient kept, got a change",
+    ),
+    (
+        testing.check_pickle,
+        testing.Case("broken", lambda: optcore.stateless(lambda updates, params: updates)),
+        "expected a second construction to compare, hash and print equal, got a difference",
+    ),
+    (
+        testing.check_hyperparameters,
+        testing.Case("broken", two_rates, {"lr": 0.5}),
+        "expected each hyperparameter as tensor and number to be equal, got a difference of",
+    ),
+    (
+        testing.check_reference,
+        testing.Case("broken", optcore.identity, reference=negated_formula),
+        "expected 10 steps and the formula to be equal, got a difference of",
+    ),
+    (
+        testing.check_dtypes,
+        mapped(lambda g: g.double()),
+        "expected updates in torch.float32, got f64[], at [0]['b']",
+    ),
+    (
+        testing.check_edge_trees,
+        mapped(lambda g: g / g.numel() if g.numel() else g.new_zeros(1)),
+        "expected a finite update like f64[0] in a list, got f64[1], at [1]",
+    ),
+    (
+        testing.check_gradients,
+        mapped(NotThreeTimes.apply),
+        "expected the first derivative of 3 steps to equal finite differences, got what stands",
+    ),
+    (
+        testing.check_gradients,
+        mapped(lambda g: g.detach().square() * g.abs().sqrt().detach() + 0 * g),
+        "expected the first derivative of 3 steps to equal finite differences, got what stands",
+    ),
+    (
+        testing.check_zero_gradient,
+        mapped(lambda g: g / (g.square().sqrt() + 1e-3)),
+        "expected a finite first derivative, got NaN or infinity, at argument [0]",
+    ),
+    (
+        testing.check_zero_gradient,
+        mapped(lambda g: torch.where(g == 0, 0.0, 2 * g)),
+        "expected the first derivative at 0 and at 1e-30 to be equal, got a difference of",
+    ),
+    (
+        testing.check_jvp,
+        mapped(NotThreeTimes.apply),
+        "expected forward and reverse mode to be equal, got a difference of",
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "case", "message"), BROKEN)
+def test_a_check_says_who_what_and_where(check, case, message):
+    who = re.escape(f"broken: {check.__name__}: {message}")
+    with pytest.raises(testing.ConformanceError, match=f"^{who}"):
+        check(case)
+
+
+def test_check_reference_asks_for_a_formula():
+    with pytest.raises(TypeError, match="check_reference: expected a case with a reference, got"):
+        testing.check_reference(testing.Case("mine", optcore.identity))
+
+
+def test_a_case_builds_what_it_is_given():
+    case = testing.Case("c", optcore.adam, {"lr": 0.1, "betas": (0.5, 0.6), "eps": 1e-3}, ("eps",))
+    assert case.values() == [0.1, 0.5, 0.6]
+    assert case.build() == optcore.adam(lr=0.1, betas=(0.5, 0.6), eps=1e-3)
+    assert case.build([1.0, 0.2, 0.3]) == optcore.adam(lr=1.0, betas=(0.2, 0.3), eps=1e-3)
