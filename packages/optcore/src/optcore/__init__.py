@@ -2,13 +2,14 @@
 """Composable, differentiable gradient transformations and optimizers for PyTorch.
 
 Layout: `_transform` (what a transformation is, update modes, apply_updates), `_hyperparams` and
-`_leafwise` (what formulas are made of), `_chain`, `_masking`, `_partition`, `_control`,
-`_accumulation`, `_lookahead`, `_adapters`, `_inject` (combinators), `_scaling`, `_weight_decay`,
-`_norms`, `_clipping`, `_normalization`, `_param_scaling`, `_repairs`, `_hooks`, `_averaging`,
-`_noise` (transformations of no single optimizer), `_schedules`, `_warmup`, `_piecewise`,
-`_tree_math`, `_moment_rules` (what Adam and its relatives share), then one file per optimizer or
-family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other packages),
-`_optimizers` (the table), `optim` (torch.optim classes derived from it), `_param_group`,
+`_leafwise` (what formulas are made of), `_deferred` and `_tensorlist` (many leaves at a time in
+place), `_kept` (what a class keeps from step to step), `_chain`, `_masking`, `_partition`,
+`_control`, `_accumulation`, `_lookahead`, `_adapters`, `_inject` (combinators), `_scaling`,
+`_weight_decay`, `_norms`, `_clipping`, `_normalization`, `_param_scaling`, `_repairs`, `_hooks`,
+`_averaging`, `_noise` (transformations of no single optimizer), `_schedules`, `_warmup`,
+`_piecewise`, `_tree_math`, `_moment_rules` (what Adam and its relatives share), then one file per
+optimizer or family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other
+packages), `_optimizers` (the table), `optim` (torch.optim classes derived from it), `_param_group`,
 `_torch_state` (from and to torch.optim), `_schedule_free_optim` (classes that switch between
 training and evaluation), `_wolfe` (line searches on numbers), `_line` (the line they see),
 `_linesearch`, `_reuse`, `_two_loop`, `_lbfgs`, `_lbfgs_class`, `func` (FuncOptimizer). Everything

@@ -53,7 +53,7 @@ def scale_by_belief(
         >>> import torch
         >>> tx = scale_by_belief(b1=0.5)
         >>> tx.update([torch.full((1,), 3.0)], tx.init([torch.zeros(1)]))[0]
-        [tensor([2.])]
+        [tensor([2.0000])]
 
     Reference:
         Zhuang et al., 2020, arXiv:2010.07468, Algorithm 2.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import chain
+from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._leafwise import (
     ema_square,
@@ -127,6 +128,7 @@ def _adadelta_init(params: Tree, **_: Any) -> ScaleByAdadeltaState:
     return ScaleByAdadeltaState(zeros_like(who, params), zeros_like(who, params))
 
 
+@defers
 def _adadelta_update(
     updates: Tree,
     state: ScaleByAdadeltaState,

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import chain
+from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
     Tick,
     counts_like,
-    fit,
     full_like,
     leafwise,
+    scaled,
 )
 from optcore._rmsprop import divided_by_root
 from optcore._rows import OptimizerRow
@@ -170,6 +171,7 @@ def _rss_init(
     )
 
 
+@defers
 def _rss_update(
     updates: Tree,
     state: ScaleByRssState,
@@ -191,7 +193,7 @@ def _rss_update(
         g: torch.Tensor, total: torch.Tensor, *, tick: Tick, eps: Any, eps_root: Any, lr_decay: Any
     ) -> Any:
         update, total = plain(g, total, eps=eps, eps_root=eps_root)
-        return update * fit(tick.derive(_inverse_decay, lr_decay), g), total
+        return scaled(update, tick.derive(_inverse_decay, lr_decay)), total
 
     options = {
         "kernel": kernel_for("scale_by_rss", use_accelerated_op),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import chain
+from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._leafwise import (
     Tick,
@@ -17,7 +18,8 @@ from optcore._leafwise import (
     ema_square,
     fit,
     leafwise,
-    safe_sqrt,
+    quotient,
+    root_plus,
     zeros_like,
 )
 from optcore._moment_rules import bias_correction
@@ -140,6 +142,7 @@ def _adan_init(params: Tree, **_: Any) -> ScaleByAdanState:
     return ScaleByAdanState(counts_like(params), *moments)
 
 
+@defers
 def _adan_update(
     updates: Tree,
     state: ScaleByAdanState,
@@ -170,7 +173,7 @@ def _adan_update(
         direction = m * fit(1 / c1, m) + v * fit((1 - b2) / c2, v)
         square = n * fit(1 / c3, n)
         square = square if is_zero(eps_root) else square + fit(eps_root, n)
-        return direction / (safe_sqrt(square, inplace) + fit(eps, n)), m, v, n, g.clone()
+        return quotient(direction, root_plus(square, eps, inplace)), m, v, n, g.clone()
 
     updates, *moments, count = leafwise(
         "scale_by_adan",

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from optcore._transform import GradientTransformation
+from optcore._deferred import Deferred, defers, settled
+from optcore._transform import GradientTransformation, under_transform
 from optcore._tree import Tree, describe
 
 
@@ -51,6 +52,7 @@ def _chain_init(params: Tree, *, transformations: Any) -> tuple[Tree, ...]:
     return tuple(transformation.init(params) for transformation in transformations)
 
 
+@defers
 def _chain_update(
     updates: Tree,
     state: tuple[Tree, ...],
@@ -66,8 +68,12 @@ def _chain_update(
             f"chain: expected a state tuple of {len(transformations)}, got {describe(state)}{size};"
             " pass the state that this transformation's init made"
         )
+    alone = not isinstance(updates, Deferred)
+    deferring = inplace and not under_transform()
     states = []
     for transformation, inner in zip(transformations, state, strict=True):
+        if deferring and transformation.takes_deferred and not isinstance(updates, Deferred):
+            updates = Deferred(updates)
         updates, inner = transformation.apply(updates, inner, params, inplace, extra)
         states.append(inner)
-    return updates, tuple(states)
+    return settled(updates) if alone else updates, tuple(states)

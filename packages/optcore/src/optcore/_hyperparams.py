@@ -42,7 +42,7 @@ def check_range(
         TypeError: Not a number, schedule, floating tensor or tree of such.
         ValueError: A number outside the range, or not finite.
     """
-    leaves = tree_leaves(value)
+    leaves = [value] if isinstance(value, (float, torch.Tensor)) else tree_leaves(value)
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor):
             if not leaf.dtype.is_floating_point:
@@ -85,6 +85,8 @@ def check_betas(who: str, betas: Sequence[Hyperparam]) -> tuple[Hyperparam, Hype
 
 def is_scheduled(value: Hyperparam) -> bool:
     """Whether some part of the hyperparameter depends on the step count."""
+    if isinstance(value, (float, int)):
+        return False
     return callable(value) or any(callable(leaf) for leaf in tree_leaves(value))
 
 
@@ -93,9 +95,14 @@ def at_count(value: Hyperparam, count: torch.Tensor) -> Hyperparam:
     return tree_map(lambda leaf: leaf(count) if callable(leaf) else leaf, value)
 
 
+def is_number(value: Any) -> bool:
+    """Whether the hyperparameter is a number; most are floats, which is asked first."""
+    return type(value) is float or isinstance(value, Real)
+
+
 def is_zero(value: Hyperparam) -> bool:
     """Whether the hyperparameter is the number 0, so that the step it scales can be left out."""
-    return isinstance(value, Real) and value == 0
+    return is_number(value) and value == 0
 
 
 def per_leaf(who: str, name: str, value: Hyperparam, updates: Tree) -> list[Any] | None:

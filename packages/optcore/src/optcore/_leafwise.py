@@ -7,13 +7,13 @@ overwrites its first argument (a state buffer) and is called without a graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from numbers import Real
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from optcore._hyperparams import Hyperparam, check_broadcast, per_leaf
+from optcore._deferred import Deferred, Rule, settled
+from optcore._hyperparams import Hyperparam, check_broadcast, is_number, per_leaf
 from optcore._kernels import Kernel
 from optcore._tensorlist import TensorList
 from optcore._transform import under_transform
@@ -22,12 +22,9 @@ from optcore._tree import (
     describe,
     flatten_like,
     path_to,
-    tree_flatten,
     tree_map,
     tree_unflatten,
 )
-
-_SMALL = 8192  # elements: below, the overhead of a call costs more than its arithmetic
 
 
 def leafwise(
@@ -50,11 +47,11 @@ def leafwise(
     Args:
         who: Name for errors.
         formula: The leaf rule; with no ``states`` it returns the update alone.
-        updates: Tree of gradients.
+        updates: Tree of gradients, or :class:`Deferred` ones: then the formula is noted only.
         states: Trees like ``updates``.
         counts: Tree of step counts; they advance by one, and the formula gets a :class:`Tick`.
         params: Tree like ``updates``, handed to the formula after the buffers unless None.
-        inplace: Whether the formula may overwrite its buffers.
+        inplace: Whether the buffers are overwritten, by the formula or with what it returns.
         kernel: Runs in the place of the formula; not for formulas that take ``params``.
         hyperparams: Handed to the formula by name.
 
@@ -62,54 +59,46 @@ def leafwise(
         The new updates, each new state, and the new counts if there are any; shaped like
         ``updates``.
     """
-    grads, spec = tree_flatten(updates)
+    if kernel is not None:
+        updates = settled(updates)
+    deferred = updates if isinstance(updates, Deferred) else Deferred(updates)
+    grads, spec = deferred.grads, deferred.spec
     columns = [flatten_like(who, "state differs from updates", spec, state) for state in states]
     if params is not None:
         columns.append(flatten_like(who, "params differ from updates", spec, params))
+    overwrite = inplace and not under_transform()
     ticks = None
     if counts is not None:
         old = flatten_like(who, "state differs from updates", spec, counts)
-        ticks = [None if g is None else c for g, c in zip(grads, _ticks(old), strict=True)]
+        made = _ticks(old, overwrite)
+        ticks = [None if g is None else c for g, c in zip(grads, made, strict=True)]
     trees = {}
     for name, value in hyperparams.items():
-        values = per_leaf(who, name, value, updates)
+        values = None if type(value) is float else per_leaf(who, name, value, deferred.tree)
         if values is not None:
             trees[name] = values
-    for index, grad in enumerate(grads):  # all, before a formula overwrites the first buffer
-        if grad is not None:
-            check_gradient(who, grad)
-            like = columns[-1] if params is not None else columns[0] if columns else grads
-            values = (trees[k][index] if k in trees else v for k, v in hyperparams.items())
-            _check_shapes(who, updates, index, grad, like[index], values)
+    # everything is checked before a formula overwrites the first buffer
+    _check_leaves(who, deferred, columns[-1 if params is not None else 0 :][:1], hyperparams, trees)
+    rule = Rule(formula, columns, len(states), ticks, hyperparams, trees)
+    new_counts: tuple[Tree, ...] = ()
+    if ticks is not None:
+        moved = [c if t is None else t.count for c, t in zip(old, ticks, strict=True)]
+        new_counts = (tree_unflatten(spec, moved),)
+    if overwrite and kernel is None:
+        deferred.rules.append(rule)
+        return (updates if updates is deferred else deferred.settled(), *states, *new_counts)
     outputs: list[list[Any]] = [[None] * len(grads), *map(list, columns[: len(states)])]
     if kernel is not None:
         _run_kernel(kernel, outputs, grads, columns, ticks, trees, hyperparams, inplace)
-        grads = [None] * len(grads)  # nothing is left for the formula
-    together = (
-        inplace
-        and all(isinstance(value, Real) for value in hyperparams.values())
-        and not under_transform()
-    )
-    for members in _batches(grads, columns, ticks, together):
-        rows = [[column[i] for i in members] for column in (grads, *columns)]
-        own = {name: values[members[0]] for name, values in trees.items()}
-        if ticks is not None:
-            own["tick"] = ticks[members[0]]
-        arguments = {**hyperparams, **own} if own else hyperparams
-        if len(members) == 1:
-            results = formula(*(row[0] for row in rows), **arguments)
-            results = (results,) if not states else results
+        grads = []  # nothing is left for the formula
+    for index, grad in enumerate(grads):
+        if grad is not None:
+            rows = [column[index] for column in columns]
+            results = formula(grad, *rows, **rule.arguments(index))
+            results = results if states else (results,)
             for output, value in zip(outputs, results, strict=True):
-                output[members[0]] = value
-        else:
-            results = formula(*map(TensorList, rows), **arguments)
-            results = (results,) if not states else results
-            for output, values in zip(outputs, results, strict=True):
-                for i, value in zip(members, values.tensors, strict=True):
-                    output[i] = value
-    if ticks is not None:
-        outputs.append([c if t is None else t.count for c, t in zip(old, ticks, strict=True)])
-    return tuple(tree_unflatten(spec, output) for output in outputs)
+                output[index] = value
+    return (*(tree_unflatten(spec, output) for output in outputs), *new_counts)
 
 
 def _run_kernel(
@@ -140,45 +129,30 @@ def _run_kernel(
                 output[i] = value
 
 
-def _check_shapes(
+def _check_leaves(
     who: str,
-    updates: Tree,
-    index: int,
-    grad: torch.Tensor,
-    like: torch.Tensor | None,
-    hyperparams: Iterable[Any],
+    deferred: Deferred,
+    like: Sequence[Sequence[Any]],
+    hyperparams: Mapping[str, Any],
+    trees: Mapping[str, Sequence[Any]],
 ) -> None:
-    if like is not None and like.shape != grad.shape:
-        raise ValueError(
-            f"{who}: expected a gradient like its parameter {describe(like)}, got "
-            f"{describe(grad)}, at {path_to(updates, index)}"
-        )
-    for value in hyperparams:
-        if isinstance(value, torch.Tensor) and value.ndim:
-            check_broadcast(who, value, grad, updates, index)
-
-
-def _batches(
-    grads: Sequence[torch.Tensor | None],
-    columns: Sequence[Sequence[torch.Tensor]],
-    ticks: Sequence[Tick | None] | None,
-    together: bool,
-) -> Iterable[list[int]]:
-    """Leaves that one call of the formula may serve: alike in dtype, device and step count.
-
-    Only small leaves: of large ones, all temporaries at once would leave the cache.
-    """
-    alike: dict[Any, list[int]] = {}
-    for i, grad in enumerate(grads):
-        if grad is None:
-            continue
-        if not together or grad.numel() > _SMALL or type(grad) is not torch.Tensor:
-            alike[i] = [i]
-            continue
-        kinds = [(column[i].dtype, column[i].device) for column in columns]
-        key = (grad.dtype, grad.device, ticks and id(ticks[i]), *kinds)
-        alike.setdefault(key, []).append(i)
-    return alike.values()
+    if not deferred.rules:  # what a formula makes of a gradient need not be looked at
+        for grad in deferred.grads:
+            if grad is not None:
+                check_gradient(who, grad)
+    for column in like:
+        for index, (grad, own) in enumerate(zip(deferred.grads, column, strict=True)):
+            if grad is not None and own is not None and own.shape != grad.shape:
+                raise ValueError(
+                    f"{who}: expected a gradient like its parameter {describe(own)}, got "
+                    f"{describe(grad)}, at {path_to(deferred.tree, index)}"
+                )
+    for name, hyperparam in hyperparams.items():
+        if name in trees or isinstance(hyperparam, torch.Tensor):
+            values = trees.get(name, [hyperparam] * len(deferred.grads))
+            for index, (grad, value) in enumerate(zip(deferred.grads, values, strict=True)):
+                if grad is not None and isinstance(value, torch.Tensor) and value.ndim:
+                    check_broadcast(who, value, grad, deferred.tree, index)
 
 
 def check_gradient(who: str, grad: Any) -> None:
@@ -231,19 +205,39 @@ class Tick:
     of the decay rates need more precision than float32 parameters have.
     """
 
-    def __init__(self, before: torch.Tensor) -> None:
+    def __init__(self, before: torch.Tensor, readable: bool = False) -> None:
         self.count = before + 1
+        self._readable = readable and before.is_cpu
         self._derived: dict[tuple[Any, ...], Any] = {}
 
+    def advance(self) -> None:
+        """One update more, counted in the same tensor."""
+        self.count.add_(1)
+        self._derived.clear()
+
     def derive(self, fn: Callable[..., Any], *arguments: Any) -> Any:
-        """``fn(count as float64, *arguments)``, remembered."""
+        """``fn(count as float64, *arguments)``, remembered.
+
+        In place a function that :func:`takes_numbers` gets the count as one, if its arguments are
+        numbers too.
+        """
         key = (fn, *arguments)
         if key not in self._derived:
-            self._derived[key] = fn(self.count.to(torch.float64), *arguments)
+            number = self._readable and getattr(fn, "takes_numbers", False)
+            if number and all(map(is_number, arguments)):
+                self._derived[key] = fn(float(self.count), *arguments)
+            else:
+                self._derived[key] = fn(self.count.to(torch.float64), *arguments)
         return self._derived[key]
 
 
-def _ticks(counts: Sequence[torch.Tensor | None]) -> list[Tick | None]:
+def takes_numbers(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a function for :meth:`Tick.derive`: numbers will do, and cost less than tensors."""
+    fn.takes_numbers = True  # type: ignore[attr-defined]
+    return fn
+
+
+def _ticks(counts: Sequence[torch.Tensor | None], readable: bool) -> list[Tick | None]:
     """One tick per distinct count, so that leaves that share a count go on sharing it."""
     distinct: dict[torch.Tensor, Tick] = {}  # hashed by identity; no compiler knows id()
     ticks: list[Tick | None] = []
@@ -252,7 +246,7 @@ def _ticks(counts: Sequence[torch.Tensor | None]) -> list[Tick | None]:
         if count is not last:
             last = count
             if count is not None and count not in distinct:
-                distinct[count] = Tick(count)
+                distinct[count] = Tick(count, readable)
             tick = None if count is None else distinct[count]
         ticks.append(tick)
     return ticks
@@ -276,7 +270,7 @@ def ema(old: torch.Tensor, new: torch.Tensor, decay: Any, inplace: bool) -> torc
         weight = (1 - decay).to(old.device, old.dtype)
     else:
         weight = 1 - decay
-    return old.lerp_(new, weight) if inplace else torch.lerp(old, new, weight)
+    return old.lerp_(new, weight) if inplace else old.lerp(new, weight)
 
 
 def ema_square(old: torch.Tensor, new: torch.Tensor, decay: Any, inplace: bool) -> torch.Tensor:
@@ -304,6 +298,31 @@ _FLOOR = {
     torch.bfloat16: torch.finfo(torch.bfloat16).tiny,
     torch.float16: torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps,
 }
+
+
+def scaled(value: Any, factor: Any) -> Any:
+    r""":math:`s\,x`, for the last line of a formula: ``value`` may be read late."""
+    if isinstance(value, TensorList):
+        return value.times(factor)
+    return value * fit(factor, value)
+
+
+def plus(value: Any, term: Any, scale: Any) -> Any:
+    r""":math:`x + s\,y`, for the last line of a formula: ``value`` may be overwritten."""
+    return (
+        value.plus(term, scale) if isinstance(value, TensorList) else add_scaled(value, term, scale)
+    )
+
+
+def quotient(value: Any, divisor: Any) -> Any:
+    r""":math:`x / y`, for the last line of a formula: both may be read late."""
+    return value.over(divisor) if isinstance(value, TensorList) else value / divisor
+
+
+def root_plus(square: Any, term: Any, inplace: bool = False) -> Any:
+    r""":math:`\sqrt{x} + \epsilon` with :func:`safe_sqrt`."""
+    root = safe_sqrt(square, inplace)
+    return root.add_(fit(term, square)) if inplace else root + fit(term, square)
 
 
 def safe_sqrt(square: torch.Tensor, inplace: bool = False) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import chain
+from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
@@ -19,7 +20,10 @@ from optcore._leafwise import (
     fit,
     full_like,
     leafwise,
-    safe_sqrt,
+    quotient,
+    root_plus,
+    scaled,
+    takes_numbers,
 )
 from optcore._scaling import scale, scale_by_learning_rate
 from optcore._transform import GradientTransformation
@@ -104,13 +108,17 @@ def adam_step(
     r"""The step :math:`\hat\mu / (\sqrt{\hat\nu + \epsilon_r} + \epsilon)`."""
     # the bias corrections c1 and c2 are moved off the tensors
     first, second = tick.derive(bias_correction, b1), tick.derive(bias_correction, b2)
+    root = second**0.5
     if not is_zero(eps_root):
         nu = nu + fit(eps_root * second, nu)
-    return mu / (safe_sqrt(nu, inplace) * fit(first / second.sqrt(), nu) + fit(eps * first, nu))
+    return scaled(quotient(mu, root_plus(nu, eps * root, inplace)), root / first)
 
 
-def bias_correction(count: torch.Tensor, decay: Any) -> torch.Tensor:
+@takes_numbers
+def bias_correction(count: Any, decay: Any) -> Any:
     r""":math:`1 - d^t`, by which an average that started at zero is too small."""
+    if not isinstance(count, torch.Tensor):
+        return 1 - decay**count
     decay = decay.to(torch.float64) if isinstance(decay, torch.Tensor) else decay
     return 1 - torch.pow(decay, count)
 
@@ -123,6 +131,7 @@ def _moments_init(params: Tree, *, rule: Rule, **_: Any) -> NamedTuple:
     return rule.state(counts_like(params), *moments)
 
 
+@defers
 def _moments_update(
     updates: Tree, state: Any, params: Tree, *, inplace: bool, rule: Rule, **hyperparams: Any
 ) -> tuple[Tree, NamedTuple]:

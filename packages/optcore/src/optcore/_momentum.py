@@ -9,9 +9,18 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import chain
+from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._kernels import check_kernels, kernel_for
-from optcore._leafwise import Tick, add_scaled, counts_like, fit, leafwise, zeros_like
+from optcore._leafwise import (
+    Tick,
+    add_scaled,
+    counts_like,
+    fit,
+    leafwise,
+    scaled,
+    zeros_like,
+)
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale, scale_by_learning_rate
 from optcore._transform import GradientTransformation
@@ -184,6 +193,7 @@ def _trace_init(
     )
 
 
+@defers
 def _trace_update(
     updates: Tree,
     state: TraceState,
@@ -200,7 +210,8 @@ def _trace_update(
         buffer = _decayed_sum(old, g, decay, share, inplace)
         if nesterov:
             return add_scaled(g, buffer, decay), buffer
-        return (buffer.clone() if inplace else buffer), buffer  # an update outlives the buffer
+        # an update outlives the buffer
+        return (scaled(buffer, 1.0) if inplace else buffer), buffer
 
     def plain(g: torch.Tensor, old: torch.Tensor, *, decay: Any) -> Any:
         return accumulate(g, old, None, decay)

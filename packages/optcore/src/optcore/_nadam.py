@@ -187,7 +187,7 @@ def _nadam_update(
         second = tick.derive(bias_correction, b2)
         direction = g * fit(now, nu)
         direction = add_scaled(direction, mu, fit(ahead, nu))
-        denominator = safe_sqrt(nu, inplace) * fit(1 / second.sqrt(), nu) + fit(eps, nu)
+        denominator = safe_sqrt(nu, inplace) * fit(1 / second**0.5, nu) + fit(eps, nu)
         return direction / denominator, mu, nu, product
 
     updates, mu, nu, product, count = leafwise(  # leaf by leaf: the products are scalars

@@ -157,7 +157,7 @@ def _radam(
     scaled, plain = tick.derive(_rectification, b2, threshold)
     square = nu if is_zero(eps_root) else nu + fit(eps_root, nu)
     adaptive = mu / (safe_sqrt(square, inplace) + fit(eps, nu))
-    update = adaptive * fit(scaled * second.sqrt() / first, nu) + mu * fit(plain / first, nu)
+    update = adaptive * fit(scaled * second**0.5 / first, nu) + mu * fit(plain / first, nu)
     return update, mu, nu
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import chain
+from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
@@ -16,7 +17,8 @@ from optcore._leafwise import (
     fit,
     full_like,
     leafwise,
-    safe_sqrt,
+    quotient,
+    root_plus,
     zeros_like,
 )
 from optcore._momentum import trace
@@ -240,13 +242,14 @@ def divided_by_root(
     r""":math:`g / (\sqrt{s + \epsilon_r} + \epsilon)`."""
     if not is_zero(eps_root):
         square = square + fit(eps_root, square)
-    return grad / (safe_sqrt(square, inplace) + fit(eps, square))
+    return quotient(grad, root_plus(square, eps, inplace))
 
 
 def _rms_init(params: Tree, *, initial_scale: float, **_: Any) -> ScaleByRmsState:
     return ScaleByRmsState(full_like("scale_by_rms", params, initial_scale))
 
 
+@defers
 def _rms_update(
     updates: Tree,
     state: ScaleByRmsState,
@@ -276,6 +279,7 @@ def _stddev_init(params: Tree, *, initial_scale: float, **_: Any) -> ScaleByRStd
     return ScaleByRStdDevState(zeros_like(who, params), full_like(who, params, initial_scale))
 
 
+@defers
 def _stddev_update(
     updates: Tree,
     state: ScaleByRStdDevState,

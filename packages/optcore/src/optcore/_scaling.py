@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, Schedule, check_range
-from optcore._leafwise import fit, leafwise
+from optcore._leafwise import leafwise, scaled
 from optcore._transform import EmptyState, GradientTransformation, stateless_init
 from optcore._tree import Tree, describe
 
@@ -25,6 +26,7 @@ def identity() -> GradientTransformation:
     return GradientTransformation(stateless_init, _identity_update, name="identity")
 
 
+@defers
 def _identity_update(
     updates: Tree, state: EmptyState, params: Tree, *, inplace: bool
 ) -> tuple[Tree, EmptyState]:
@@ -120,6 +122,7 @@ def scale_by_learning_rate(lr: Hyperparam, *, flip_sign: bool = True) -> Gradien
     )
 
 
+@defers
 def _scale_update(
     updates: Tree, state: EmptyState, params: Tree, *, inplace: bool, step_size: Any
 ) -> tuple[Tree, EmptyState]:
@@ -127,6 +130,7 @@ def _scale_update(
     return updates, state
 
 
+@defers
 def _learning_rate_update(
     updates: Tree, state: EmptyState, params: Tree, *, inplace: bool, lr: Any, flip_sign: bool
 ) -> tuple[Tree, EmptyState]:
@@ -136,8 +140,8 @@ def _learning_rate_update(
 
 
 def _scaled(grad: torch.Tensor, *, step_size: Any) -> torch.Tensor:
-    return grad * fit(step_size, grad)
+    return scaled(grad, step_size)
 
 
 def _downhill(grad: torch.Tensor, *, step_size: Any) -> torch.Tensor:
-    return grad * -fit(step_size, grad)
+    return scaled(grad, -step_size)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import chain
+from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
 from optcore._kernels import check_kernels, kernel_for
-from optcore._leafwise import add_scaled, ema, fit, leafwise, zeros_like
+from optcore._leafwise import ema, leafwise, zeros_like
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale, scale_by_learning_rate
 from optcore._transform import EmptyState, GradientTransformation, stateless_init
@@ -223,6 +224,7 @@ def _lion_init(params: Tree, **_: Any) -> ScaleByLionState:
     return ScaleByLionState(zeros_like("scale_by_lion", params))
 
 
+@defers
 def _lion_update(
     updates: Tree,
     state: ScaleByLionState,
@@ -235,7 +237,8 @@ def _lion_update(
 ) -> tuple[Tree, ScaleByLionState]:
     def formula(g: torch.Tensor, mu: torch.Tensor, *, b1: Any, b2: Any) -> Any:
         g = g if g.dtype == mu.dtype else g.to(mu.dtype)
-        direction = add_scaled(mu * fit(b1, mu), g, 1 - b1).sign()
+        direction = ema(mu, g, b1, False)  # a new tensor, so that in place its sign may replace it
+        direction = direction.sign_() if inplace else direction.sign()
         return direction, ema(mu, g, b2, inplace)
 
     kernel = kernel_for("scale_by_lion", use_accelerated_op)
@@ -245,6 +248,7 @@ def _lion_update(
     return updates, ScaleByLionState(mu)
 
 
+@defers
 def _sign_update(
     updates: Tree, state: EmptyState, params: Tree, *, inplace: bool
 ) -> tuple[Tree, EmptyState]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import forward_ad
 
+from optcore._deferred import settled
 from optcore._hyperparams import (
     Hyperparam,
     at_count,
@@ -83,6 +84,7 @@ class GradientTransformation:
         "_static",
         "_update",
         "needs_params",
+        "takes_deferred",
     )
 
     def __init__(
@@ -108,6 +110,7 @@ class GradientTransformation:
             "_name": name or getattr(update, "__name__", "update"),
             "_scheduled": any(is_scheduled(value) for value in (hyperparams or {}).values()),
             "_extra": _takes_extra(update),
+            "takes_deferred": getattr(update, "takes_deferred", False),
             "needs_params": needs_params,
         }
         for field, value in fields.items():
@@ -201,6 +204,8 @@ class GradientTransformation:
     ) -> tuple[Tree, Tree]:
         """:meth:`update` with the mode already decided; for transformations that hold others."""
         extra = extra if self._extra else {}
+        if not self.takes_deferred:
+            updates = settled(updates)
         if not self._scheduled:
             return self._update(
                 updates,

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from optcore._deferred import defers, settled
 from optcore._hyperparams import Hyperparam, check_range, per_leaf
-from optcore._leafwise import add_scaled, leafwise
+from optcore._leafwise import leafwise, plus
 from optcore._transform import EmptyState, GradientTransformation
 from optcore._tree import Tree, describe, tree_leaves, tree_map
 
@@ -74,12 +75,14 @@ def _decay_init(params: Tree, *, weight_decay: Any, mask: Any) -> EmptyState:
     return EmptyState()
 
 
+@defers
 def _decay_update(
     updates: Tree, state: EmptyState, params: Tree, *, inplace: bool, weight_decay: Any, mask: Any
 ) -> tuple[Tree, EmptyState]:
     who = "add_decayed_weights"
     masked = updates
     if mask is not None:
+        updates = settled(updates)
         flag = iter(_flags(mask, params))
         masked = tree_map(lambda g: g if next(flag) else None, updates)
     (decayed,) = leafwise(
@@ -91,4 +94,4 @@ def _decay_update(
 
 
 def _decayed(grad: torch.Tensor, param: torch.Tensor, *, weight_decay: Any) -> torch.Tensor:
-    return add_scaled(grad, param, weight_decay)
+    return plus(grad, param, weight_decay)

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from optcore._deferred import Deferred
 from optcore._inject import assigned, injected
+from optcore._kept import Kept, comparable
 from optcore._leafwise import check_gradient
 from optcore._masking import MaskedNode
 from optcore._optimizers import OPTIMIZERS
@@ -74,6 +78,7 @@ class Optimizer(torch.optim.Optimizer):
                 f"{describe(transformation)}; e.g. optcore.adam()"
             )
         self._transformation = transformation
+        self._kept: dict[int, Kept] = {}
         super().__init__(params, injected(transformation))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -167,41 +172,71 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        plans = [self._plan(group) for group in self.param_groups]  # all checks before any change
-        for group, plan in zip(self.param_groups, plans, strict=True):
-            if plan is not None:
-                self._carry_out(group, *plan)
+        # all checks before any change
+        steps = [self._prepared(i, group) for i, group in enumerate(self.param_groups)]
+        for step in steps:
+            if step is not None:
+                step()
         return loss
 
     def _check_ready(self) -> None:
         """Refuse a step that must not be taken now."""
 
-    def _plan(
-        self, group: dict[str, Any]
-    ) -> tuple[GradientTransformation, ParamDict, ParamDict, Any] | None:
-        present = [(i, p) for i, p in enumerate(group["params"]) if p.grad is not None]
-        for _, param in present:
-            check_gradient(type(self).__name__, param.grad)
+    def _prepared(self, index: int, group: dict[str, Any]) -> Callable[[], None] | None:
+        """The step of a group, checked; None if nothing there has a gradient."""
+        present = [p for p in group["params"] if p.grad is not None]
         if not present:
             return None
-        params = ParamDict(present)
-        grads = ParamDict((i, p.grad) for i, p in present)
-        transformation = self._group_transformation(group)
-        transformation.check(ParamDict(enumerate(group["params"])))
-        state = self._read_state(transformation, group, params)
-        return transformation, params, grads, assigned(transformation, state, group)
+        grads = [p.grad for p in present]
+        # nothing of a compiled step is kept: its tensors stand for others
+        settings = None if torch.compiler.is_compiling() else self._settings(group)
+        kinds = [(type(t), t.shape, t.dtype, t.device, t.layout) for t in (*grads, *present)]
+        kept = self._kept.pop(index, None)
+        if kept is not None and kept.continues(
+            settings, present, kinds, self._entries(group, present)
+        ):
+            if kept.settings != settings:
+                transformation = self._group_transformation(group)
+            elif kept.run is not None:
+                self._kept[index] = kept
+                return partial(kept.run.repeat, grads)
+            else:
+                transformation = kept.transformation
+            params, known = kept.params, kept.state
+            state = known
+        else:
+            for grad in grads:
+                check_gradient(type(self).__name__, grad)
+            transformation = self._group_transformation(group)
+            transformation.check(ParamDict(enumerate(group["params"])))
+            params = ParamDict((i, p) for i, p in enumerate(group["params"]) if p.grad is not None)
+            state, known = self._read_state(transformation, group, params), None
+        state = assigned(transformation, state, group)
 
-    def _carry_out(
-        self,
-        group: dict[str, Any],
-        transformation: GradientTransformation,
-        params: ParamDict,
-        grads: ParamDict,
-        state: Any,
-    ) -> None:
-        updates, state = transformation.update(grads, state, params, inplace=True)
-        apply_updates(params, updates, inplace=True)
-        self._write_state(group, params, state)
+        def step() -> None:
+            deferred = Deferred(ParamDict(zip(params, grads, strict=True)))
+            updates, new = transformation.apply(deferred, state, params, True, {})
+            run = None
+            if isinstance(updates, Deferred):
+                run = updates.add_to(present)
+                run = run if updates is deferred and run.carries(state, new) else None
+            else:
+                apply_updates(params, updates, inplace=True)
+            self._write_state(group, params, new, known)
+            if settings is not None:
+                entries = self._entries(group, present)
+                self._kept[index] = Kept(settings, transformation, params, kinds, entries, new, run)
+
+        return step
+
+    def _entries(self, group: dict[str, Any], params: list[torch.Tensor]) -> list[Any]:
+        """All that is kept for some parameters of a group."""
+        own = [entry for p in params for entry in self.state.get(p, {}).values()]
+        return [*own, *group.get(_SHARED, {}).values()]
+
+    def _settings(self, group: dict[str, Any]) -> tuple[Any, ...] | None:
+        """What decides how a group is treated, if it can be compared; else None."""
+        return ()
 
     def _group_transformation(self, group: dict[str, Any]) -> GradientTransformation:
         return self._transformation
@@ -233,15 +268,34 @@ class Optimizer(torch.optim.Optimizer):
         fresh = ParamDict((i, p) for i, p in params.items() if not self.state.get(p))
         return self._map_slots(read, transformation.init(fresh))
 
-    def _write_state(self, group: dict[str, Any], params: ParamDict, state: Any) -> None:
-        def write(name: str, slot: Any) -> None:
+    def _write_state(
+        self, group: dict[str, Any], params: ParamDict, state: Any, known: Any = None
+    ) -> None:
+        """Keep the state per parameter, but for what stands there already in ``known``."""
+        for name, slot in self._changed_slots(state, known):
             if is_param_dict(slot):
                 for i, p in params.items():
                     self.state[p][name] = () if isinstance(slot[i], MaskedNode) else slot[i]
             else:
                 group.setdefault(_SHARED, {})[name] = slot
 
-        self._map_slots(write, state)
+    def _changed_slots(
+        self, node: Any, known: Any, path: tuple[str, ...] = ()
+    ) -> Iterator[tuple[str, Any]]:
+        """Torch's name and the value of each slot that is not the one in ``known``."""
+        if node is known and node is not None:
+            return
+        if isinstance(node, tuple):
+            names = getattr(node, "_fields", map(str, range(len(node))))
+            old = known if isinstance(known, tuple) and len(known) == len(node) else repeat(None)
+            for name, part, other in zip(names, node, old, strict=False):
+                yield from self._changed_slots(part, other, (*path, name))
+        elif isinstance(node, dict) and not is_param_dict(node):
+            old = known if isinstance(known, dict) else {}
+            for key, part in node.items():
+                yield from self._changed_slots(part, old.get(key), (*path, str(key)))
+        else:
+            yield self._slot_name(path), node
 
     def _map_slots(
         self, fn: Callable[[str, Any], Any], node: Any, path: tuple[str, ...] = ()
@@ -253,14 +307,18 @@ class Optimizer(torch.optim.Optimizer):
             return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
         if isinstance(node, dict) and not is_param_dict(node):
             return {k: self._map_slots(fn, v, (*path, str(k))) for k, v in node.items()}
+        return fn(self._slot_name(path), node)
+
+    def _slot_name(self, path: tuple[str, ...]) -> str:
         keys = self.row.torch_keys if self.row and path else {}
-        return fn(keys.get(path[-1] if path else "", ".".join(path)), node)
+        return keys.get(path[-1] if path else "", ".".join(path))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_transformation": self._transformation}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._kept = {}
         self.param_groups = [ParamGroup(group, type(self).__name__) for group in self.param_groups]
         for group in self.param_groups:  # a checkpoint may lack what its writer had no name for
             for name, value in self.defaults.items():
@@ -282,6 +340,7 @@ class TableOptimizer(Optimizer):
 
     def __init__(self, params: Any, **hyperparams: Any) -> None:
         self._transformation = self.row.factory(**hyperparams)  # refuses before anything exists
+        self._kept = {}
         torch.optim.Optimizer.__init__(self, params, {**self.row.defaults, **hyperparams})
 
     @classmethod
@@ -331,6 +390,9 @@ class TableOptimizer(Optimizer):
 
     def _group_transformation(self, group: dict[str, Any]) -> GradientTransformation:
         return self.row.factory(**{name: group.get(name) for name in self.row.defaults})
+
+    def _settings(self, group: dict[str, Any]) -> tuple[Any, ...] | None:
+        return comparable([group.get(name) for name in self.row.defaults])
 
 
 # options of torch.optim's classes -> what to do here

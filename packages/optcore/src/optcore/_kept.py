@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a class keeps from one step to the next, so that an ordinary step need not start over."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from operator import is_
+from typing import Any
+
+import torch
+
+from optcore._deferred import Run
+from optcore._transform import GradientTransformation
+from optcore._tree import ParamDict
+
+_PLAIN = {float, int, bool, str, type(None)}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The last step of a group, and all that has to be as it was for going on from there.
+
+    Buffers that are overwritten in place stay the same tensors. Whoever replaces one, a parameter,
+    or a hyperparameter by something of another kind, gets a step that starts from ``state``.
+    """
+
+    settings: tuple[Any, ...]
+    transformation: GradientTransformation
+    params: ParamDict  # those with a gradient
+    kinds: list[Any]  # of gradients and parameters
+    entries: list[Any]  # of the class's state for these parameters
+    state: Any  # the same as the transformation sees it
+    run: Run | None  # if the step can be repeated as it is
+
+    def continues(
+        self,
+        settings: tuple[Any, ...] | None,
+        present: list[torch.Tensor],
+        kinds: list[Any],
+        entries: list[Any],
+    ) -> bool:
+        """Whether nothing changed but the values of gradients and of some hyperparameters."""
+        return (
+            settings is not None
+            and len(settings) == len(self.settings)
+            and all(map(_alike, self.settings, settings))
+            and _same(self.params.values(), present)
+            and self.kinds == kinds
+            and _same(self.entries, entries)
+        )
+
+
+def comparable(values: Iterable[Any]) -> tuple[Any, ...] | None:
+    """Hyperparameters side by side, or None: a tensor, schedule or tree may change unseen.
+
+    Example:
+        >>> comparable([0.1, (0.9, 0.999)])
+        (0.1, 0.9, 0.999)
+    """
+    flat: list[Any] = []
+    for value in values:
+        flat += value if isinstance(value, (tuple, list)) else (value,)
+    return tuple(flat) if all(type(value) in _PLAIN for value in flat) else None
+
+
+def _alike(old: Any, new: Any) -> bool:
+    """Whether a hyperparameter decides the same: what is left out and kept hangs on zeros only."""
+    return old == new or (type(old) is type(new) is float and old != 0.0 != new)
+
+
+def _same(old: Collection[Any], new: Collection[Any]) -> bool:
+    return len(old) == len(new) and all(map(is_, old, new))
