@@ -297,7 +297,7 @@ def _stddev_update(
     ) -> Any:
         mu = ema(mu, g, decay, inplace)
         nu = ema_square(nu, g, decay, inplace)
-        variance = (nu - mu * mu).clamp_min(0.0)  # rounding may leave less
+        variance = nu.addcmul(mu, mu, value=-1).clamp_min(0.0)  # rounding may leave less
         return divided_by_root(g, variance, eps, eps_root, inplace), mu, nu
 
     hyperparams = {"decay": decay, "eps": eps, "eps_root": eps_root}

@@ -138,6 +138,11 @@ class TensorList:
         """Add ``alpha * term``."""
         return TensorList(list(torch._foreach_add(self.tensors, term.tensors, alpha=alpha)))
 
+    def addcmul(self, first: TensorList, second: TensorList, *, value: float) -> TensorList:
+        """The sum with ``value * first * second``."""
+        products = torch._foreach_addcmul(self.tensors, first.tensors, second.tensors, value=value)
+        return TensorList(list(products))
+
     def addcmul_(self, first: TensorList, second: TensorList, *, value: float) -> TensorList:
         """Add ``value * first * second``."""
         torch._foreach_addcmul_(self.tensors, first.tensors, second.tensors, value=value)
