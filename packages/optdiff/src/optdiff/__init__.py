@@ -8,6 +8,7 @@ optimizers), `_containers` (writing tensors into modules).
 
 from optdiff._schedule_free import MetaScheduleFreeAdamW as MetaScheduleFreeAdamW
 from optdiff._schedule_free import MetaScheduleFreeSGD as MetaScheduleFreeSGD
+from optdiff._zero_order import zero_order as zero_order
 from optdiff.meta import MetaAdaBelief as MetaAdaBelief
 from optdiff.meta import MetaAdaDelta as MetaAdaDelta
 from optdiff.meta import MetaAdadelta as MetaAdadelta
