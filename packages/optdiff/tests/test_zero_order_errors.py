@@ -128,8 +128,8 @@ CALLS = [
         (P.detach(), {"y": P}),
         {},
         ValueError,
-        "expected tensors that require grad in argnums only, got f64[2], at [1]['y'], which would "
-        "get no gradient; add it to argnums or detach it",
+        "expected no other tensor that requires grad, got f64[2], at [1]['y'], which would "
+        "get no gradient; differentiate in it too or detach it",
     ),
     (
         lambda p, *, x: (p * x).sum(),
@@ -137,7 +137,7 @@ CALLS = [
         (P,),
         {"x": P * 2},
         ValueError,
-        "expected tensors that require grad in argnums only, got f64[2], at ['x'], which would",
+        "expected no other tensor that requires grad, got f64[2], at ['x'], which would",
     ),
     (
         lambda p: p.sum(),

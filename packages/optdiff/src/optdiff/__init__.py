@@ -6,6 +6,7 @@ an average), `state` (taking, giving back, cloning and cutting the state of modu
 optimizers), `_containers` (writing tensors into modules).
 """
 
+from optdiff import nn as nn
 from optdiff._schedule_free import MetaScheduleFreeAdamW as MetaScheduleFreeAdamW
 from optdiff._schedule_free import MetaScheduleFreeSGD as MetaScheduleFreeSGD
 from optdiff._zero_order import zero_order as zero_order

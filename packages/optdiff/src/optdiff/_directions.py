@@ -66,9 +66,10 @@ def check_sampler(who: str, function: SampleFunc) -> None:
         signature.bind(torch.Size())
     except TypeError:
         name = getattr(function, "__name__", type(function).__name__)
+        own = "self, " if inspect.ismethod(function) else ""
         raise TypeError(
             f"{who}: expected a sampling function of the shape alone, got {name}{signature}; write "
-            f"def {name}(sample_shape) that returns noise of that shape"
+            f"def {name}({own}sample_shape) that returns noise of that shape"
         ) from None
 
 
@@ -187,7 +188,7 @@ def centered_ranks(values: torch.Tensor) -> torch.Tensor:
         tensor([ 0.5000, -0.5000,  0.0000])
 
     Reference:
-        Salimans et al., 2017, arXiv:1703.03864, section 2.1 (fitness shaping).
+        Salimans et al., 2017, arXiv:1703.03864, section 2 (fitness shaping).
     """
     ordered = values.sort(dim=-1).values
     below = torch.searchsorted(ordered, values.contiguous(), right=False)

@@ -15,14 +15,9 @@ from torch.autograd import forward_ad
 import treeops
 from optcore._tree import NAMESPACE, Tree, describe, tree_flatten, tree_leaves
 from optdiff._directions import Samplable, SampleFunc
+from optdiff._tracking import is_tracked
 from optdiff._zero_order_rule import Problem, value_by_estimate
-from optdiff._zero_order_settings import (
-    Method,
-    Settings,
-    check_settings,
-    check_sigma,
-    is_tracked,
-)
+from optdiff._zero_order_settings import Method, Settings, check_settings, check_sigma
 
 Function: TypeAlias = Callable[..., Any]
 
@@ -129,8 +124,9 @@ def zero_order(
 
     Reference:
         Nesterov and Spokoiny, 2017, "Random gradient-free minimization of convex functions",
-        equations 22 and 26 (forward and central differences along Gaussian directions); Salimans
-        et al., 2017, arXiv:1703.03864, Algorithm 1 and section 2.1; Rowland et al., 2018,
+        sections 2 and 3 (Gaussian smoothing, forward and central differences along random
+        directions); Salimans et al., 2017, arXiv:1703.03864, Algorithm 1 and section 2 (mirrored
+        samples, ranks); Choromanski et al., 2018, arXiv:1804.02395, and Rowland et al., 2018,
         "Geometrically coupled Monte Carlo sampling" (orthogonal directions).
     """
     who = "zero_order"
@@ -150,7 +146,7 @@ def zero_order(
         def wrapped(*args: Any, **kwargs: Any) -> torch.Tensor:
             slots: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
             moving = [_slot(who, position, slots, names) for position in positions]
-            return _called(settings, sigma, fn, slots, moving)
+            return value_of_call(settings, sigma, fn, slots, moving)
 
         return wrapped
 
@@ -192,7 +188,7 @@ def _slot(who: str, position: int, slots: dict[int | str, Any], names: list[str]
     return name
 
 
-def _called(
+def value_of_call(
     settings: Settings,
     sigma: float | Tree,
     fn: Function,
@@ -217,9 +213,9 @@ def _called(
             index, *path = treeops.tree_paths(values, none_is_leaf=True, namespace=NAMESPACE)[place]
             where = "".join(f"[{key!r}]" for key in (order[index], *path))
             raise ValueError(
-                f"{settings.who}: expected tensors that require grad in argnums only, got "
-                f"{describe(leaves[place])}, at {where}, which would get no gradient; add it to "
-                "argnums or detach it"
+                f"{settings.who}: expected no other tensor that requires grad, got "
+                f"{describe(leaves[place])}, at {where}, which would get no gradient; "
+                "differentiate in it too or detach it"
             )
 
     def flat(tensors: Sequence[torch.Tensor]) -> Any:

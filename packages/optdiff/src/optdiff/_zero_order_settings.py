@@ -12,6 +12,7 @@ import torch
 
 from optcore._tree import Tree, describe, tree_leaves
 from optdiff._directions import Samplable, SampleFunc, check_spherical, sampler
+from optdiff._tracking import is_tracked
 
 Method: TypeAlias = Literal["naive", "forward", "antithetic", "finite_difference"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -125,11 +126,3 @@ def check_sigma(who: str, sigma: float | Tree) -> None:
             raise ValueError(f"{who}: expected sigma > 0 and finite, got {leaf}")
     if not leaves:
         raise TypeError(f"{who}: expected sigma as a number, got an empty {describe(sigma)}")
-
-
-def is_tracked(tensor: torch.Tensor) -> bool:
-    """Whether a derivative in the tensor may be asked for, by autograd or torch.func."""
-    functorch = torch._C._functorch  # torch.func has no public way to look below a transform
-    while not tensor.requires_grad and functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = functorch.get_unwrapped(tensor)
-    return tensor.requires_grad
