@@ -150,6 +150,22 @@ def test_copies():
         assert (other(torch.ones(1, 3)) == module(torch.ones(1, 3))).all()
 
 
+def test_a_copy_does_not_need_what_the_constructor_did_not_keep():
+    class Value(MetaGradientModule):
+        def __init__(self, tensor):
+            self.size = len(tensor)
+
+    assert copy.deepcopy(Value(torch.ones(3, requires_grad=True) * 2)).size == 3
+
+
+def test_a_copy_after_a_meta_step():
+    module = inner()
+    optdiff.MetaSGD(module, lr=0.1).step(module(torch.ones(4, 3)).square().mean())
+    twin = copy.deepcopy(module)
+    assert names(twin.named_meta_parameters()) == ["decay", "meta_net.weight", "meta_net.bias"]
+    assert (twin(torch.ones(1, 3)) == module(torch.ones(1, 3))).all()
+
+
 def test_under_transforms():
     def outer(decay, x):
         module = AsListed(decay)
