@@ -202,7 +202,11 @@ def value_of_call(
     places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
     chosen = values[0] if len(moving) == 1 else tuple(values[: len(moving)])
     among = range(len(tree_leaves(chosen)))
-    moved = [place for place in places if place in among and leaves[place].is_floating_point()]
+    moved = {
+        place: index  # among the tensors
+        for index, place in enumerate(places)
+        if place in among and leaves[place].is_floating_point()
+    }
     if not moved:
         raise TypeError(
             f"{settings.who}: expected floating tensors to differentiate in, got "
@@ -230,7 +234,7 @@ def value_of_call(
     problem = Problem(
         settings,
         flat,
-        tuple(places.index(place) for place in moved),
+        tuple(moved.values()),
         tuple(sigmas[place] for place in moved),
     )
     tensors = [leaves[place] for place in places]
