@@ -10,6 +10,22 @@ from optdiff import nn as nn
 from optdiff._schedule_free import MetaScheduleFreeAdamW as MetaScheduleFreeAdamW
 from optdiff._schedule_free import MetaScheduleFreeSGD as MetaScheduleFreeSGD
 from optdiff._zero_order import zero_order as zero_order
+Layout: `meta` (optimizers whose steps stay in the graph), `state` (taking, giving back, cloning and
+cutting the state of modules and Meta optimizers), `_containers` (writing tensors into modules).
+Implicit: `implicit` (derivatives of roots and fixed points), `_root_rule`, `_implicit_rule`
+(behind them), `_explicit` (making closed-over tensors explicit), `linear_solve`, `linalg`;
+`fixed_point`, `root`, `minimize` (solvers, which give numbers), `testing` (problems with answers).
+"""
+
+from optdiff import fixed_point as fixed_point
+from optdiff import linalg as linalg
+from optdiff import linear_solve as linear_solve
+from optdiff import minimize as minimize
+from optdiff import root as root
+from optdiff.implicit import custom_fixed_point as custom_fixed_point
+from optdiff.implicit import custom_root as custom_root
+from optdiff.implicit import root_jvp as root_jvp
+from optdiff.implicit import root_vjp as root_vjp
 from optdiff.meta import MetaAdaBelief as MetaAdaBelief
 from optdiff.meta import MetaAdaDelta as MetaAdaDelta
 from optdiff.meta import MetaAdadelta as MetaAdadelta

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What iterative solvers share: the stopping test, and what happens when it is not met."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal, TypeAlias
+
+import torch
+
+from optdiff._implicit_rule import peel
+
+OnFailure: TypeAlias = Literal["warn", "raise", "ignore"]
+
+
+class ConvergenceWarning(UserWarning):
+    """A solver stopped before it met its tolerance; its result is the best it has."""
+
+
+class ConvergenceError(RuntimeError):
+    """The same as an error, for ``on_failure="raise"``."""
+
+
+def any_true(mask: torch.Tensor) -> bool:
+    """Whether any element is true, in any system of a batch: the one host sync of an iteration."""
+    return bool(peel(mask).any())
+
+
+def report_failure(
+    who: str, converged: torch.Tensor, reached: torch.Tensor, hint: str, on_failure: OnFailure
+) -> None:
+    """Warn or raise unless every system of a batch has converged.
+
+    Args:
+        who: Name of the solver.
+        converged: Whether it met its tolerance.
+        reached: What it reached instead, a norm.
+        hint: What was expected, after how long, and what to do.
+        on_failure: ``"warn"``, ``"raise"`` or ``"ignore"``.
+    """
+    if on_failure == "ignore":
+        return
+    met = peel(converged)
+    if bool(met.all()):
+        return
+    worst = float(peel(reached).max())
+    batch = f" in {int((~met).sum())} of {met.numel()} systems" if met.ndim else ""
+    expected, advice = hint.split("; ", 1)
+    message = f"{who}: expected {expected}, got {worst:.3g}{batch}; {advice}"
+    if on_failure == "raise":
+        raise ConvergenceError(message)
+    warnings.warn(message, ConvergenceWarning, stacklevel=2)
+
+
+def check_on_failure(who: str, on_failure: str) -> None:
+    """Refuse an unknown choice."""
+    if on_failure not in ("warn", "raise", "ignore"):
+        raise ValueError(
+            f"{who}: expected on_failure='warn', 'raise' or 'ignore', got {on_failure!r}"
+        )
+
+
+def default_tolerance(dtype: torch.dtype) -> float:
+    """``eps ** (2/3)``: 2e-5 in float32, 4e-11 in float64; rounding leaves room for it."""
+    return torch.finfo(dtype).eps ** (2 / 3)

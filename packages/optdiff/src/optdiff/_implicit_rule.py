@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One autograd.Function for everything that is defined by an equation instead of a formula.
+
+A *rule* knows how to solve its equation and the derivative of the solution:
+
+* ``run(inputs) -> (solution, aux)``: numbers only; nothing of it is differentiated;
+* ``backward(solution, inputs, cotangents, wanted) -> grads``, one for each wanted input;
+* ``jvp(solution, inputs, tangents) -> solution's tangents``; a tangent may be None.
+
+``backward`` and ``jvp`` are written in differentiable operations of the tensors they are given.
+Among these is the solution itself, which autograd knows as this Function's output, so that higher
+derivatives follow by recursion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol, TypeAlias
+
+import torch
+
+# torch.func has no public way to ask what a tensor is to it or to step below a level.
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch.autograd import forward_ad
+
+Leaves: TypeAlias = tuple[torch.Tensor, ...]
+
+
+class Rule(Protocol):
+    """An equation whose solution has a derivative."""
+
+    def run(self, inputs: Leaves) -> tuple[Leaves, Leaves]:
+        """Solve; gives the solution and tensors that carry no derivative."""
+
+    def backward(
+        self, solution: Leaves, inputs: Leaves, cotangents: Leaves, wanted: Sequence[int]
+    ) -> Leaves:
+        """Pull cotangents of the solution back to the wanted inputs."""
+
+    def jvp(
+        self, solution: Leaves, inputs: Leaves, tangents: Sequence[torch.Tensor | None]
+    ) -> Leaves:
+        """Push tangents of the inputs forward to the solution."""
+
+
+def solve_by_rule(rule: Rule, inputs: Sequence[torch.Tensor]) -> tuple[Leaves, Leaves]:
+    """Solution and aux of a rule; the solution is differentiable in the inputs."""
+    count = _Count()
+    outputs = _Implicit.apply(rule, count, *inputs)
+    return outputs[: count.solution], outputs[count.solution :]
+
+
+class _Count:
+    """How many of a Function's outputs are the solution: known only once it has run."""
+
+    solution: int
+
+
+class _Implicit(torch.autograd.Function):
+    @staticmethod
+    def forward(rule: Rule, count: _Count, *inputs: torch.Tensor) -> Leaves:
+        with torch.enable_grad():
+            solution, aux = rule.run(tuple(value.detach() for value in inputs))
+        count.solution = len(solution)
+        return tuple(value.detach() for value in (*solution, *aux))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Leaves) -> None:
+        ctx.rule, count, *tensors = inputs
+        ctx.count, ctx.aux = count.solution, len(output) - count.solution
+        ctx.mark_non_differentiable(*output[ctx.count :])
+        ctx.save_for_backward(*output[: ctx.count], *tensors)
+        ctx.save_for_forward(*output[: ctx.count], *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        solution, inputs = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        wanted = [
+            index
+            for index, needed in enumerate(ctx.needs_input_grad[2:])
+            if needed and inputs[index].is_floating_point()
+        ]
+        grads: list[torch.Tensor | None] = [None] * len(inputs)
+        if wanted:
+            found = ctx.rule.backward(solution, inputs, cotangents[: ctx.count], wanted)
+            for index, grad in zip(wanted, found, strict=True):
+                grads[index] = grad
+        return (None, None, *grads)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        values = (*ctx.saved_tensors, *tangents[2:])
+
+        def derive(values: Sequence[torch.Tensor | None]) -> Leaves:
+            solution, rest = values[: ctx.count], values[ctx.count :]
+            inputs, moving = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+            real = [
+                tangent if value.is_floating_point() else None
+                for value, tangent in zip(inputs, moving, strict=True)
+            ]
+            return ctx.rule.jvp(tuple(solution), tuple(inputs), real)
+
+        return (*_below_this_level(derive, values), *[None] * ctx.aux)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], rule: Rule, count: _Count, *inputs: torch.Tensor
+    ) -> tuple[Leaves, tuple[int, ...]]:
+        batched = _Batched(rule, in_dims[2:], info.randomness)
+        outputs = _Implicit.apply(batched, count, *inputs)
+        return outputs, (0,) * len(outputs)
+
+
+class _Batched:
+    """A rule for a batch of equations: each of its methods, mapped.
+
+    The equations do not meet, so neither do the derivatives; an input that all of them share
+    collects the sum of what each gives.
+    """
+
+    def __init__(self, rule: Rule, in_dims: tuple[int | None, ...], randomness: str) -> None:
+        self.rule = rule
+        self.in_dims = in_dims
+        self.randomness = randomness
+
+    def run(self, inputs: Leaves) -> tuple[Leaves, Leaves]:
+        return torch.vmap(self.rule.run, in_dims=(self.in_dims,), randomness=self.randomness)(
+            inputs
+        )
+
+    def backward(
+        self, solution: Leaves, inputs: Leaves, cotangents: Leaves, wanted: Sequence[int]
+    ) -> Leaves:
+        def one(solution: Leaves, inputs: Leaves, cotangents: Leaves) -> Leaves:
+            return self.rule.backward(solution, inputs, cotangents, wanted)
+
+        grads = torch.vmap(one, in_dims=(0, self.in_dims, 0), randomness=self.randomness)(
+            solution, inputs, cotangents
+        )
+        dims = (self.in_dims[index] for index in wanted)
+        return tuple(
+            grad.sum(0) if dim is None else grad.movedim(0, dim)
+            for grad, dim in zip(grads, dims, strict=True)
+        )
+
+    def jvp(
+        self, solution: Leaves, inputs: Leaves, tangents: Sequence[torch.Tensor | None]
+    ) -> Leaves:
+        moving = [index for index, tangent in enumerate(tangents) if tangent is not None]
+
+        def one(solution: Leaves, inputs: Leaves, moved: Leaves) -> Leaves:
+            each: list[torch.Tensor | None] = [None] * len(inputs)
+            for index, tangent in zip(moving, moved, strict=True):
+                each[index] = tangent
+            return self.rule.jvp(solution, inputs, each)
+
+        dims = (0, self.in_dims, tuple(self.in_dims[index] for index in moving))
+        moved = tuple(tangents[index] for index in moving)
+        return torch.vmap(one, in_dims=dims, randomness=self.randomness)(solution, inputs, moved)
+
+
+def peel(tensor: torch.Tensor) -> torch.Tensor:
+    """The plain tensor under all torch.func transforms: with every batch dimension, no graph."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.detach()
+
+
+@contextmanager
+def below_every_level() -> Iterator[None]:
+    """Step out of all torch.func transforms, to where plain tensors stay plain."""
+    with ExitStack() as stack:
+        while (interpreter := _interpreter()) is not None:
+            stack.enter_context(interpreter.lower())
+        yield
+
+
+def sample(tensor: torch.Tensor) -> torch.Tensor:
+    """The plain tensor of the first example, where transforms have batched it."""
+    while is_wrapped(tensor):
+        dim = torch._C._functorch.maybe_get_bdim(tensor)
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = tensor if dim < 0 else tensor.select(dim, 0)
+    return tensor.detach()
+
+
+def is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether a torch.func transform works on the tensor."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def is_tracked(tensor: torch.Tensor) -> bool:
+    """Whether a derivative may be taken in the tensor, at any level of nested transforms."""
+    if tensor.requires_grad:
+        return True
+    interpreter = _interpreter()
+    at_this_level = interpreter is None or _level(tensor) == interpreter.level()
+    by_forward_mode = interpreter is None or interpreter.key() == TransformType.Jvp
+    dual = forward_ad._current_level >= 0 and at_this_level and by_forward_mode
+    if dual and forward_ad.unpack_dual(tensor).tangent is not None:
+        return True
+    if interpreter is None:
+        return False
+    with interpreter.lower():
+        return is_tracked(torch._C._functorch.get_unwrapped(tensor) if at_this_level else tensor)
+
+
+def is_wrapped_or_tracked(tensor: torch.Tensor) -> bool:
+    """Whether the tensor is more than numbers to a transform or a derivative."""
+    return is_wrapped(tensor) or is_tracked(tensor)
+
+
+def under_transform() -> bool:
+    """Whether the code runs inside a torch.func transform or forward-mode differentiation."""
+    return _interpreter() is not None or forward_ad._current_level >= 0
+
+
+def _below_this_level(
+    derive: Callable[[Sequence[torch.Tensor | None]], Leaves],
+    values: Sequence[torch.Tensor | None],
+) -> Leaves:
+    """Call a rule's jvp where outer transforms see it.
+
+    Inside a Function's jvp torch has forward mode switched off at every level, so an outer
+    forward-mode transform would get zero from it. Work below this level, with everything on.
+    """
+    interpreter = _interpreter()
+    if interpreter is None:
+        return derive(values)
+    level = interpreter.level()
+    inner = [None if v is None else torch._C._functorch._unwrap_for_grad(v, level) for v in values]
+    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), interpreter.lower():
+        outputs = derive(inner)
+    return tuple(torch._C._functorch._wrap_for_grad(out, level) for out in outputs)
+
+
+def _interpreter() -> Any:
+    """The innermost torch.func transform, or None."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return None
+    return retrieve_current_functorch_interpreter()
+
+
+def _level(tensor: torch.Tensor) -> int:
+    return torch._C._functorch.maybe_get_level(tensor)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Krylov methods: conjugate gradients, on the normal equations too, BiCGStab, GMRES.
+
+Each iteration updates the systems that have not converged and leaves the others as they are, so a
+batch of systems under ``vmap`` takes as many iterations as its slowest, and every system gets the
+result it would get alone. Only the stopping test reads from the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+
+from optdiff._convergence import any_true
+from optdiff._implicit_rule import Leaves
+from optdiff.linear_solve._operators import Factory, Normal, Transposed, Vector, Zeros
+from optdiff.linear_solve._solver import LinearSolver, SolveInfo
+
+norm = torch.linalg.vector_norm
+
+
+@dataclass(frozen=True, eq=False)
+class CG(LinearSolver):
+    """Conjugate gradients."""
+
+    name: ClassVar[str] = "cg"
+    symmetric: ClassVar[bool] = True
+
+    def values(
+        self, matvec: Vector, b: torch.Tensor, x: torch.Tensor, precondition: Vector
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        """Preconditioned CG from an initial guess."""
+        stop = self.threshold(b)
+        r = b - matvec(x)
+        z = precondition(r)
+        p, rz = z, r @ z
+        active = norm(r) > stop
+        count = torch.zeros_like(active, dtype=torch.int64)
+        for _ in range(self.limit(b)):
+            if not any_true(active):
+                break
+            q = matvec(p)
+            alpha = _ratio(rz, p @ q, active)
+            x = x + alpha * p
+            r = r - alpha * q
+            z = precondition(r)
+            new = r @ z
+            p = z + _ratio(new, rz, active) * p
+            rz = new
+            count = count + active
+            active = active & (norm(r) > stop) & (alpha != 0)
+        residual = norm(r)
+        return x, SolveInfo(count, residual, residual <= stop)
+
+
+@dataclass(frozen=True, eq=False)
+class NormalCG(LinearSolver):
+    """Conjugate gradients on ``(A^T A + ridge I) x = A^T b``."""
+
+    name: ClassVar[str] = "normal_cg"
+
+    def solve_leaves(
+        self, factory: Factory, tensors: Leaves, b: Leaves, spec: Any, *, adjoint: bool = False
+    ) -> tuple[Leaves, SolveInfo]:
+        """Differentiable in what stands on both sides."""
+        domain = Zeros.like(b)
+        rhs = Transposed(factory, domain)(tensors)(b)
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        inner = _OnNormalEquations(**options)
+        return inner.solve_leaves(Normal(factory, domain), tensors, rhs, spec)
+
+
+@dataclass(frozen=True, eq=False)
+class _OnNormalEquations(CG):
+    """CG under the name that the user knows."""
+
+    name: ClassVar[str] = "normal_cg"
+
+
+@dataclass(frozen=True, eq=False)
+class BiCGStab(LinearSolver):
+    """Stabilized biconjugate gradients."""
+
+    name: ClassVar[str] = "bicgstab"
+
+    def values(
+        self, matvec: Vector, b: torch.Tensor, x: torch.Tensor, precondition: Vector
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        """Right-preconditioned, so the residual is that of the system itself."""
+        stop = self.threshold(b)
+        r = shadow = b - matvec(x)
+        p, rho = r, shadow @ r
+        active = norm(r) > stop
+        count = torch.zeros_like(active, dtype=torch.int64)
+        for _ in range(self.limit(b)):
+            if not any_true(active):
+                break
+            direction = precondition(p)
+            v = matvec(direction)
+            alpha = _ratio(rho, shadow @ v, active)
+            s = r - alpha * v
+            correction = precondition(s)
+            t = matvec(correction)
+            omega = _ratio(t @ s, t @ t, active)
+            x = x + alpha * direction + omega * correction
+            r = torch.where(active, s - omega * t, r)
+            new = shadow @ r
+            beta = _ratio(new, rho, active) * _ratio(alpha, omega, active)
+            p = torch.where(active, r + beta * (p - omega * v), p)
+            rho = new
+            count = count + active
+            active = active & (norm(r) > stop)
+            # The shadow residual became orthogonal: begin anew from the present residual.
+            lost = active & (rho.abs() <= torch.finfo(b.dtype).eps * norm(shadow) * norm(r))
+            shadow, p = torch.where(lost, r, shadow), torch.where(lost, r, p)
+            rho = torch.where(lost, r @ r, rho)
+        residual = norm(r)
+        return x, SolveInfo(count, residual, residual <= stop)
+
+
+@dataclass(frozen=True, eq=False)
+class GMRES(LinearSolver):
+    """Generalized minimal residuals, restarted."""
+
+    restart: int = 50
+
+    name: ClassVar[str] = "gmres"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (isinstance(self.restart, int) and self.restart >= 1):
+            raise ValueError(f"solve_gmres: expected restart >= 1, got {self.restart}")
+
+    def values(
+        self, matvec: Vector, b: torch.Tensor, x: torch.Tensor, precondition: Vector
+    ) -> tuple[torch.Tensor, SolveInfo]:
+        """Right-preconditioned, so what is minimal is the residual of the system itself."""
+        stop = self.threshold(b)
+        r = b - matvec(x)
+        active = norm(r) > stop
+        count = torch.zeros_like(active, dtype=torch.int64)
+        left = self.limit(b)
+        while left > 0 and any_true(active):
+            size = min(self.restart, left, b.numel())
+            step, steps, used = self._cycle(matvec, r, stop, active, precondition, size)
+            before = norm(r)
+            x = torch.where(active, x + precondition(step), x)
+            r = torch.where(active, b - matvec(x), r)
+            count = count + steps
+            left -= used
+            # A cycle that gains nothing would gain nothing for ever.
+            active = active & (norm(r) > stop) & (norm(r) < before)
+        residual = norm(r)
+        return x, SolveInfo(count, residual, residual <= stop)
+
+    @staticmethod
+    def _cycle(
+        matvec: Vector,
+        r: torch.Tensor,
+        stop: torch.Tensor,
+        active: torch.Tensor,
+        precondition: Vector,
+        size: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Arnoldi's process and the least squares problem, kept triangular by rotations."""
+        beta = norm(r)
+        basis = _ratio(1.0, beta, active) * r[None]
+        unit = torch.eye(size + 1, dtype=r.dtype, device=r.device)
+        rotation = unit  # all rotations so far
+        columns = []
+        steps = torch.zeros_like(active, dtype=torch.int64)
+        for k in range(size):
+            if not any_true(active):
+                break
+            w = matvec(precondition(basis[k]))
+            scale = norm(w)
+            h = basis @ w
+            w = w - h @ basis
+            again = basis @ w  # twice is enough
+            w = w - again @ basis
+            h = h + again
+            length = norm(w)
+            length = torch.where(length > torch.finfo(r.dtype).eps * scale, length, 0.0)
+            basis = torch.cat([basis, (_ratio(1.0, length, active) * w)[None]])
+            padding = torch.zeros(size - k - 1, dtype=r.dtype, device=r.device)
+            column = rotation @ torch.cat([h, length[None], padding])
+            radius = torch.hypot(column[k], column[k + 1])
+            turn = active & (radius > 0)
+            c = torch.where(turn, _ratio(column[k], radius, turn), 1.0)
+            s = _ratio(column[k + 1], radius, turn)
+            upper = c * rotation[k] + s * rotation[k + 1]
+            lower = c * rotation[k + 1] - s * rotation[k]
+            rotation = torch.cat([rotation[:k], upper[None], lower[None], rotation[k + 2 :]])
+            column = torch.cat([column[:k], radius[None], torch.zeros_like(column[k + 1 :])])
+            columns.append(torch.where(turn, column, unit[k])[:size])
+            # What was not turned takes no part: its coefficient is 0 in the triangular solve.
+            steps = steps + turn
+            active = turn & ((rotation[k + 1, 0] * beta).abs() > stop)
+        used = len(columns)
+        triangle = torch.stack(columns, dim=1)[:used]
+        known = torch.arange(used, device=r.device) < steps
+        target = torch.where(known, rotation[:used, 0] * beta, 0.0)
+        y = torch.linalg.solve_triangular(triangle, target[:, None], upper=True)[:, 0]
+        return y @ basis[:used], steps, used
+
+
+def _ratio(a: Any, b: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+    """``a / b`` in active systems, 0 in the others and where ``b`` is 0."""
+    valid = active & (b != 0)
+    return torch.where(valid, a / torch.where(valid, b, 1.0), 0.0)
