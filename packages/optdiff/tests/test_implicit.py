@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 
 import optcore
@@ -348,6 +349,48 @@ def test_fixed_points(transform):
     testing.assert_equal_under(transform, lambda a, b: solve(None, a, b), unrolled, args)
 
 
+def test_gradcheck_of_a_fixed_point():
+    step = functools.partial(torch.lerp, weight=torch.tensor(0.5))
+
+    @custom_fixed_point(lambda x, a: step(x, (a / x**2)))
+    def cube_root(init, a):
+        return a ** (1 / 3)
+
+    args = (A.clone().requires_grad_(),)
+    solve = functools.partial(cube_root, None)
+    assert torch.autograd.gradcheck(solve, args, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(solve, args, check_fwd_over_rev=True)
+
+
+def test_an_implicit_function_inside_the_optimality_of_another():
+    """The inner one is differentiated by the outer's linear solves, long after its own level."""
+    inner = custom_root(lambda x, a: x**3 - a)(lambda init, a: a ** (1 / 3))
+
+    @custom_root(lambda y, a: y - inner(None, y * a))  # y^3 = y a, so y^2 = a
+    def outer(init, a):
+        return a.sqrt()
+
+    for name in ("reverse", "forward", "reverse_reverse", "forward_reverse", "reverse_vmap"):
+        testing.assert_equal_under(name, functools.partial(outer, None), torch.sqrt, (A,))
+
+
+def test_forward_mode_without_torch_func():
+    root = custom_root(lambda x, a: x**2 - a)(lambda init, a: a.sqrt())
+    with forward_ad.dual_level():
+        dual = root(None, forward_ad.make_dual(torch.tensor(4.0), torch.tensor(2.0)))
+        assert forward_ad.unpack_dual(dual).tangent.item() == pytest.approx(0.5)
+
+
+def test_root_vjp_is_differentiable():
+    x = newton_cube(None, A, B)
+    args = (A.clone().requires_grad_(), B.clone().requires_grad_(), x.clone().requires_grad_())
+
+    def pulled(a, b, x):
+        return root_vjp(cube, x, (a, b), x)
+
+    assert torch.autograd.gradcheck(pulled, args)
+
+
 def test_root_vjp_and_root_jvp():
     problem = testing.coupled_pair()
     x = problem.solution(*problem.args)
@@ -462,6 +505,13 @@ REFUSED = [
         )(TWO),
         ValueError,
         "custom_root: expected an optimality that gets every tensor that requires grad as an",
+    ),
+    (
+        lambda: custom_root(lambda x, a: x - a.real)(lambda i, a: a.real.clone())(
+            None, torch.ones(2, dtype=torch.complex128, requires_grad=True)
+        ),
+        TypeError,
+        "implicit differentiation: expected real floating tensors to differentiate in, got a",
     ),
     (
         lambda: through(no_derivative_in_the_solution),

@@ -23,6 +23,7 @@ import torch
 # torch.func has no public way to ask what a tensor is to it or to step below a level.
 from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 Leaves: TypeAlias = tuple[torch.Tensor, ...]
@@ -47,6 +48,11 @@ class Rule(Protocol):
 
 def solve_by_rule(rule: Rule, inputs: Sequence[torch.Tensor]) -> tuple[Leaves, Leaves]:
     """Solution and aux of a rule; the solution is differentiable in the inputs."""
+    if any(value.is_complex() and is_tracked(value) for value in inputs):
+        raise TypeError(
+            "implicit differentiation: expected real floating tensors to differentiate in, got a "
+            "complex one; pass torch.view_as_real of it"
+        )
     count = _Count()
     outputs = _Implicit.apply(rule, count, *inputs)
     return outputs[: count.solution], outputs[count.solution :]
@@ -76,7 +82,12 @@ class _Implicit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        solution, inputs = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        # A backward may run after the level that it was recorded at: its tensors are wrapped still.
+        saved, cotangents = (
+            unwrap_dead_wrappers(ctx.saved_tensors),
+            unwrap_dead_wrappers(cotangents),
+        )
+        solution, inputs = saved[: ctx.count], saved[ctx.count :]
         wanted = [
             index
             for index, needed in enumerate(ctx.needs_input_grad[2:])
