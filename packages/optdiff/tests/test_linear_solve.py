@@ -135,6 +135,18 @@ def test_gmres_survives_a_singular_system_that_has_solutions():
     torch.testing.assert_close(matrix @ x, torch.tensor([1.0, 1.0, 0.0]))
 
 
+def test_gmres_grows_where_restarts_stall():
+    """Restarted on a cyclic shift it makes no progress at all before the last product."""
+    shift = torch.roll(torch.eye(120), 1, 0)
+    b = torch.zeros(120)
+    b[0] = 1.0
+    x, info = solve_gmres(return_info=True)(shift, b)
+    assert info.converged
+    torch.testing.assert_close(x, torch.linalg.solve(shift, b))
+    with pytest.warns(ConvergenceWarning, match="solve_gmres: expected a residual norm"):
+        solve_gmres(restart=50)(shift, b)
+
+
 def test_trees_and_mixed_precision():
     b = {"u": torch.ones(2), "v": [torch.ones(2, dtype=torch.float32)]}
     p = torch.tensor([2.0, 0.5, 3.0])

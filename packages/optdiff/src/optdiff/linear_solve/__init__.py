@@ -170,11 +170,12 @@ def solve_gmres(
     M: Any = None,
     return_info: bool = False,
     on_failure: OnFailure = "warn",
-    restart: int = 50,
+    restart: int | None = None,
 ) -> LinearSolver:
     """Generalized minimal residuals, for any regular operator.
 
-    With no more unknowns than ``restart`` it finds the solution in as many products.
+    With no more unknowns than ``restart`` it finds the solution in as many products. Restarts can
+    stall on operators far from symmetric, so by default the vectors to keep grow when they do.
 
     Args:
         ridge: As for :func:`solve_cg`, and so are the others.
@@ -185,7 +186,8 @@ def solve_gmres(
         M: Right preconditioner.
         return_info: Return ``(x, SolveInfo)``.
         on_failure: What to do when the tolerance is not met.
-        restart: Vectors to keep; more of them converge in fewer iterations.
+        restart: Vectors to keep, which bounds the memory; by default 50, and twice as many each
+            time that a restart did not halve the residual.
 
     Differentiable:
         As for :func:`solve_cg`.

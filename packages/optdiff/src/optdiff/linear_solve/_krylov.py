@@ -3,7 +3,8 @@
 
 Each iteration updates the systems that have not converged and leaves the others as they are, so a
 batch of systems under ``vmap`` takes as many iterations as its slowest, and every system gets the
-result it would get alone. Only the stopping test reads from the device.
+result it would get alone (but GMRES restarts all at once). Only the stopping test reads from the
+device.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from optdiff.linear_solve._operators import Factory, Normal, Transposed, Vector,
 from optdiff.linear_solve._solver import LinearSolver, SolveInfo
 
 norm = torch.linalg.vector_norm
+
+_FIRST_RESTART = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,13 +127,14 @@ class BiCGStab(LinearSolver):
 class GMRES(LinearSolver):
     """Generalized minimal residuals, restarted."""
 
-    restart: int = 50
+    restart: int | None = None
 
     name: ClassVar[str] = "gmres"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.restart, int) and self.restart >= 1):
+        restart = 1 if self.restart is None else self.restart
+        if not (isinstance(restart, int) and restart >= 1):
             raise ValueError(f"solve_gmres: expected restart >= 1, got {self.restart}")
 
     def values(
@@ -142,16 +146,22 @@ class GMRES(LinearSolver):
         active = norm(r) > stop
         count = torch.zeros_like(active, dtype=torch.int64)
         left = self.limit(b)
+        restart = _FIRST_RESTART if self.restart is None else self.restart
         while left > 0 and any_true(active):
-            size = min(self.restart, left, b.numel())
+            size = min(restart, left, b.numel())
             step, steps, used = self._cycle(matvec, r, stop, active, precondition, size)
             before = norm(r)
             x = torch.where(active, x + precondition(step), x)
             r = torch.where(active, b - matvec(x), r)
             count = count + steps
             left -= used
-            # A cycle that gains nothing would gain nothing for ever.
-            active = active & (norm(r) > stop) & (norm(r) < before)
+            active = active & (norm(r) > stop)
+            if self.restart is None and size < b.numel():
+                # Restarting may stall for ever where the whole space would give the solution.
+                if any_true(active & (norm(r) > before / 2)):
+                    restart = 2 * restart
+            else:
+                active = active & (norm(r) < before)  # what gained nothing would gain nothing again
         residual = norm(r)
         return x, SolveInfo(count, residual, residual <= stop)
 
