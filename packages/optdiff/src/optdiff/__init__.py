@@ -1,27 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Differentiate through optimization in PyTorch.
 
-Layout: `meta` (optimizers whose steps stay in the graph), `_schedule_free` (those that evaluate at
-an average), `state` (taking, giving back, cloning and cutting the state of modules and Meta
-optimizers), `_containers` (writing tensors into modules).
-"""
-
-from optdiff import nn as nn
-from optdiff._schedule_free import MetaScheduleFreeAdamW as MetaScheduleFreeAdamW
-from optdiff._schedule_free import MetaScheduleFreeSGD as MetaScheduleFreeSGD
-from optdiff._zero_order import zero_order as zero_order
-Layout: `meta` (optimizers whose steps stay in the graph), `state` (taking, giving back, cloning and
-cutting the state of modules and Meta optimizers), `_containers` (writing tensors into modules).
-Implicit: `implicit` (derivatives of roots and fixed points), `_root_rule`, `_implicit_rule`
-(behind them), `_explicit` (making closed-over tensors explicit), `linear_solve`, `linalg`;
-`fixed_point`, `root`, `minimize` (solvers, which give numbers), `testing` (problems with answers).
+Layout. Explicit: `meta` (optimizers whose steps stay in the graph), `_schedule_free` (those that
+evaluate at an average), `state` (taking, giving back, cloning and cutting the state of modules and
+Meta optimizers), `_containers` (writing tensors into modules). Implicit: `implicit` (derivatives
+of roots and fixed points), `_root_rule`, `_implicit_rule` (behind them), `_explicit` (making
+closed-over tensors explicit), `linear_solve`, `linalg`; `fixed_point`, `root`, `minimize` (solvers,
+which give numbers). Zero-order: `_zero_order`, `_zero_order_rule`, `_zero_order_settings`,
+`_directions`. `nn` (modules with meta-parameters), `testing` (problems with answers).
 """
 
 from optdiff import fixed_point as fixed_point
 from optdiff import linalg as linalg
 from optdiff import linear_solve as linear_solve
 from optdiff import minimize as minimize
+from optdiff import nn as nn
 from optdiff import root as root
+from optdiff._schedule_free import MetaScheduleFreeAdamW as MetaScheduleFreeAdamW
+from optdiff._schedule_free import MetaScheduleFreeSGD as MetaScheduleFreeSGD
+from optdiff._zero_order import zero_order as zero_order
 from optdiff.implicit import custom_fixed_point as custom_fixed_point
 from optdiff.implicit import custom_root as custom_root
 from optdiff.implicit import root_jvp as root_jvp
