@@ -11,6 +11,12 @@ import torch
 from optcore._tree import describe
 
 
+def guarded(group: dict[str, Any], who: str) -> dict[str, Any]:
+    """The group itself if a scheduler may set its ``lr``, else one that says why it may not."""
+    # A plain dict wherever one will do: torch.compile knows no other groups.
+    return group if _refusal(group.get("lr")) is None else ParamGroup(group, who)
+
+
 class ParamGroup(dict):  # type: ignore[type-arg]
     """A parameter group whose ``["lr"]`` is a number or a 0-d tensor, or refused with the reason.
 
@@ -31,30 +37,32 @@ class ParamGroup(dict):  # type: ignore[type-arg]
         self.who = who
 
     def __getitem__(self, key: str) -> Any:
-        if key == "lr":
-            self._check_rate()
+        refusal = _refusal(self.get("lr")) if key == "lr" else None
+        if refusal is not None:
+            raise TypeError(
+                f"{self.who}: expected a number as lr, for a scheduler to set, got {refusal}"
+            )
         return super().__getitem__(key)
-
-    def _check_rate(self) -> None:
-        rate = self.get("lr")
-        wanted = f"{self.who}: expected a number as lr, for a scheduler to set"
-        if rate is None:
-            raise TypeError(
-                f"{wanted}, got a transformation that has none; make it by "
-                "optcore.inject_hyperparams(optcore.adam)(lr=...), or use a class like optcore.Adam"
-            )
-        if callable(rate):
-            name = getattr(rate, "__qualname__", type(rate).__qualname__)
-            raise TypeError(
-                f"{wanted}, got the schedule {name}; use one of the two (.get('lr') gives it)"
-            )
-        if isinstance(rate, torch.Tensor) and rate.requires_grad:
-            raise TypeError(
-                f"{wanted}, got {describe(rate)} that requires grad; a learned rate is nobody "
-                "else's to set (.get('lr') gives it)"
-            )
-        if not isinstance(rate, Real) and getattr(rate, "ndim", 1):
-            raise TypeError(f"{wanted}, got {describe(rate)} (.get('lr') gives it)")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ParamGroup, (dict(self), self.who)
+
+
+def _refusal(rate: Any) -> str | None:
+    """What a scheduler cannot set, and what to do about it; None for what it can."""
+    if rate is None:
+        return (
+            "a transformation that has none; make it by "
+            "optcore.inject_hyperparams(optcore.adam)(lr=...), or use a class like optcore.Adam"
+        )
+    if callable(rate):
+        name = getattr(rate, "__qualname__", type(rate).__qualname__)
+        return f"the schedule {name}; use one of the two (.get('lr') gives it)"
+    if isinstance(rate, torch.Tensor) and rate.requires_grad:
+        return (
+            f"{describe(rate)} that requires grad; a learned rate is nobody else's to set "
+            "(.get('lr') gives it)"
+        )
+    if not isinstance(rate, Real) and getattr(rate, "ndim", 1):
+        return f"{describe(rate)} (.get('lr') gives it)"
+    return None

@@ -17,7 +17,7 @@ from optcore._kept import Kept, comparable
 from optcore._leafwise import check_gradient
 from optcore._masking import MaskedNode
 from optcore._optimizers import OPTIMIZERS
-from optcore._param_group import ParamGroup
+from optcore._param_group import guarded
 from optcore._rows import OptimizerRow
 from optcore._torch_state import (
     check_options,
@@ -93,7 +93,7 @@ class Optimizer(torch.optim.Optimizer):
             check_options(who, self.row, param_group, len(self.param_groups))
             self._group_transformation({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        self.param_groups[-1] = ParamGroup(self.param_groups[-1], who)
+        self.param_groups[-1] = guarded(self.param_groups[-1], who)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state, also from one of the torch.optim class with the same name.
@@ -319,7 +319,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._kept = {}
-        self.param_groups = [ParamGroup(group, type(self).__name__) for group in self.param_groups]
+        self.param_groups = [guarded(group, type(self).__name__) for group in self.param_groups]
         for group in self.param_groups:  # a checkpoint may lack what its writer had no name for
             for name, value in self.defaults.items():
                 if name != "differentiable":  # a default that torch adds on the way
