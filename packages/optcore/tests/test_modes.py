@@ -136,3 +136,28 @@ def test_a_scalar_parameter_keeps_its_dtype_beside_a_wider_hyperparameter():
     for tx in (optcore.adam(lr=torch.tensor(0.1)), optcore.sgd(lr=torch.tensor(0.1))):
         (update,), _ = tx.update([w], tx.init([w]), inplace=False)
         assert update.dtype == torch.float32
+
+
+def test_out_of_place_changes_the_default_mode_only():
+    params, grads = torch.zeros(2), torch.ones(2)
+    tx = optcore.sgd(lr=0.5, momentum=0.9)
+    state = tx.init(params)
+    kept = state[0].trace.clone()
+    with optcore.out_of_place():
+        updates, _ = tx.update(grads, state)
+        moved = optcore.apply_updates(params, updates)
+    assert torch.equal(state[0].trace, kept)
+    assert not params.any()
+    assert torch.equal(moved, torch.full((2,), -0.5))
+    with optcore.out_of_place():
+        optcore.apply_updates(params, updates, inplace=True)
+    optcore.apply_updates(params, updates)
+    assert torch.equal(params, torch.full((2,), -1.0))
+
+
+def test_constant_gradients_that_are_meant_are_not_warned_of():
+    params = torch.ones(2, requires_grad=True) * 2
+    tx = optcore.sgd(lr=0.5)
+    with optcore.out_of_place(first_order=True):
+        updates, _ = tx.update(torch.ones(2), tx.init(params), params, inplace=False)
+        assert optcore.apply_updates(params, updates).requires_grad

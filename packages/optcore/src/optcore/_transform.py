@@ -6,7 +6,8 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import lru_cache
 from numbers import Real
 from types import MappingProxyType
@@ -36,6 +37,8 @@ from optcore._tree import (
 )
 
 _NO_GRAPH = "_optcore_update_without_graph"  # mark on updates whose caller asked for a graph
+_OUT_OF_PLACE = ContextVar("out_of_place", default=False)
+_FIRST_ORDER = ContextVar("first_order", default=False)
 
 
 class EmptyState(NamedTuple):
@@ -188,7 +191,8 @@ class GradientTransformation:
                 f"{self._name}: expected params, got None; call update(updates, state, params)"
             )
         if inplace is None:
-            inplace = not differentiates((updates, state, extra, list(self.tensors(state))), params)
+            given = (updates, state, extra, list(self.tensors(state)))
+            inplace = not (differentiates(given, params) or _OUT_OF_PLACE.get())
         elif inplace is False and _carries_no_graph(updates):
             if any(p.grad_fn is not None for p in tensors_in([params])):
                 _warn_no_graph(self._name)
@@ -358,6 +362,28 @@ def stateless_init(params: Tree, **_: Any) -> EmptyState:
     return EmptyState()
 
 
+@contextmanager
+def out_of_place(*, first_order: bool = False) -> Iterator[None]:
+    """Inside, ``inplace=None`` means False: for loops that differentiate what looks constant.
+
+    Args:
+        first_order: Gradients without a graph are meant: do not warn of them.
+
+    Example:
+        >>> before = torch.ones(1)
+        >>> with out_of_place():
+        ...     after = apply_updates(before, torch.ones(1))
+        >>> before, after
+        (tensor([1.]), tensor([2.]))
+    """
+    tokens = _OUT_OF_PLACE.set(True), _FIRST_ORDER.set(first_order)
+    try:
+        yield
+    finally:
+        _OUT_OF_PLACE.reset(tokens[0])
+        _FIRST_ORDER.reset(tokens[1])
+
+
 def differentiates(trees: Iterable[Tree], params: Tree = None) -> bool:
     """Whether something in these trees is being differentiated, or a parameter is not a leaf."""
     if torch.compiler.is_compiling():
@@ -408,6 +434,8 @@ def _mark_no_graph(updates: Tree, given: Tree) -> Tree:
 
 
 def _warn_no_graph(who: str) -> None:
+    if _FIRST_ORDER.get():
+        return
     warnings.warn(
         f"{who}: expected gradients with a graph for inplace=False, got gradients without one "
         "although the parameters have one, so nothing flows through this step's gradients; call "
@@ -457,7 +485,7 @@ def apply_updates(params: Tree, updates: Tree, *, inplace: bool | None = None) -
             )
     marked = any(getattr(u, _NO_GRAPH, False) for u in steps if u is not None)
     if inplace is None:
-        inplace = not (marked or differentiates([steps], old))
+        inplace = not (marked or differentiates([steps], old) or _OUT_OF_PLACE.get())
     if marked and any(p is not None and p.grad_fn is not None for p in old):
         _warn_no_graph(who)
     if inplace:

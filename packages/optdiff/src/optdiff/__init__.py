@@ -3,7 +3,9 @@
 
 Layout. Explicit: `meta` (optimizers whose steps stay in the graph), `_schedule_free` (those that
 evaluate at an average), `state` (taking, giving back, cloning and cutting the state of modules and
-Meta optimizers), `_containers` (writing tensors into modules). Implicit: `implicit` (derivatives
+Meta optimizers), `_containers` (writing tensors into modules), `_unroll` (functional loops; `_steps`
+their steps, `_recompute` functions that run again for every derivative, `_recording` what such a run
+repeats), `_forward` (hypergradients in forward mode), `_innerloop` (the form of higher). Implicit: `implicit` (derivatives
 of roots and fixed points), `_root_rule`, `_implicit_rule` (behind them), `_explicit` (making
 closed-over tensors explicit), `linear_solve`, `linalg`; `fixed_point`, `root`, `minimize` (solvers,
 which give numbers). Zero-order: `_zero_order`, `_zero_order_rule`, `_zero_order_settings`,
@@ -16,8 +18,12 @@ from optdiff import linear_solve as linear_solve
 from optdiff import minimize as minimize
 from optdiff import nn as nn
 from optdiff import root as root
+from optdiff._forward import forward_hypergradient as forward_hypergradient
+from optdiff._innerloop import DifferentiableOptimizer as DifferentiableOptimizer
+from optdiff._innerloop import innerloop_ctx as innerloop_ctx
 from optdiff._schedule_free import MetaScheduleFreeAdamW as MetaScheduleFreeAdamW
 from optdiff._schedule_free import MetaScheduleFreeSGD as MetaScheduleFreeSGD
+from optdiff._unroll import unroll as unroll
 from optdiff._zero_order import zero_order as zero_order
 from optdiff.implicit import custom_fixed_point as custom_fixed_point
 from optdiff.implicit import custom_root as custom_root

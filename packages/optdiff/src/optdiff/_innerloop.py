@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An inner loop on a copy of a module, in the form that users of higher know."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+import optcore
+from optcore import GradientTransformation, ParamDict, apply_updates
+from optdiff._containers import replace_tensors
+from optdiff.meta import trainable
+from optdiff.state import module_clone, stop_gradient
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class _Group(NamedTuple):
+    names: tuple[str, ...]  # of the parameters in the module
+    transformation: GradientTransformation
+    state: Any
+
+
+class DifferentiableOptimizer:
+    """Steps on the copy that :func:`innerloop_ctx` gives; made by it."""
+
+    def __init__(self, module: nn.Module, groups: Sequence[_Group], track: bool) -> None:
+        self._module = module
+        self._groups = list(groups)
+        self._track = track
+
+    def step(self, loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Replace the parameters of the copy by those after one step on ``loss``.
+
+        Args:
+            loss: Scalar ``()`` computed from the copy.
+
+        Returns:
+            The new parameters, those that the optimizer does not move included.
+
+        Raises:
+            TypeError: ``loss`` is not a tensor.
+            ValueError: ``loss`` is not a scalar, has no graph, or depends on no parameter; the
+                copy is as before then.
+        """
+        who = "DifferentiableOptimizer.step"
+        optcore.check_loss(who, loss)
+        params = trainable(self._module)
+        wanted = [name for group in self._groups for name in group.names]
+        found = torch.autograd.grad(
+            loss, [params[name] for name in wanted], create_graph=self._track, allow_unused=True
+        )
+        if all(grad is None for grad in found):
+            raise ValueError(
+                f"{who}: expected a loss that depends on the parameters of the copy, got one that "
+                "depends on none; compute it from the module that innerloop_ctx gives"
+            )
+        grads = dict(zip(wanted, found, strict=True))
+        new: dict[int, torch.Tensor] = {}
+        groups = []
+        for group in self._groups:
+            old = ParamDict((name, params[name]) for name in group.names)
+            own = ParamDict((name, grads[name]) for name in group.names)
+            updates, state = group.transformation.apply(own, group.state, old, False, {})
+            moved = apply_updates(old, updates, inplace=False)
+            new.update((id(old[name]), moved[name]) for name in old)
+            groups.append(group._replace(state=state))
+        replace_tensors(self._module, new)
+        self._groups = groups
+        if not self._track:
+            stop_gradient(self._module)
+            self._groups = [
+                group._replace(state=optcore.map_tensors(torch.Tensor.detach, group.state))
+                for group in groups
+            ]
+        return tuple(self._module.parameters())
+
+
+@contextmanager
+def innerloop_ctx(
+    module: Module,
+    optimizer: torch.optim.Optimizer | GradientTransformation,
+    *,
+    copy_initial_weights: bool = True,
+    override: Mapping[str, Sequence[Any]] | None = None,
+    track_higher_grads: bool = True,
+) -> Iterator[tuple[Module, DifferentiableOptimizer]]:
+    """A copy of a module, and a differentiable optimizer of it that starts where yours stands.
+
+    The copy is a module of the same class with buffers of its own; ``module`` and ``optimizer``
+    stay as they are. After ``step`` the copy's parameters are functions of its first ones: list
+    them before the loop to differentiate in them.
+
+    Args:
+        module: The module.
+        optimizer: An optimizer of its parameters, of torch.optim (one that optcore has too) or of
+            optcore, with its hyperparameters by group and its state; or a transformation.
+        copy_initial_weights: False: the copy starts from the parameters of ``module`` themselves,
+            so that a later ``backward`` reaches them (MAML). True: from detached copies.
+        override: Keyword -> its value in each group, or in all groups if there is one; tensors
+            make it learnable, e.g. ``{"lr": [lr]}``.
+        track_higher_grads: False: cut the graph after each step, to evaluate.
+
+    Raises:
+        TypeError: ``module`` is no module, or ``optimizer`` no optimizer that optcore has too.
+        ValueError: An option that optcore does not have, parameters that are not the module's or
+            do not require grad, or an ``override`` that does not fit.
+
+    Differs:
+        In higher the copy is called ``fmodel(x, params=...)`` too: here
+        ``torch.func.functional_call(copy, params, (x,))``; ``fmodel.parameters(time=0)`` is the
+        list taken before the loop.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> sgd = torch.optim.SGD(net.parameters(), lr=0.25)
+        >>> with innerloop_ctx(net, sgd, copy_initial_weights=False) as (fnet, diffopt):
+        ...     _ = diffopt.step((fnet.weight**2).sum())  # w' = w - 0.25 * 2 w = w / 2
+        ...     fnet.weight.sum().backward()
+        >>> net.weight.grad
+        tensor([[0.5000]])
+
+    Reference:
+        Grefenstette et al., 2019, arXiv:1910.01727, section 4.
+    """
+    who = "innerloop_ctx"
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{who}: expected an nn.Module, got {type(module).__name__}")
+    groups = _groups(who, module, optimizer, dict(override or {}))
+    twin = module_clone(module, by="deepcopy" if copy_initial_weights else "reference")
+    yield twin, DifferentiableOptimizer(twin, groups, track_higher_grads)
+
+
+def _groups(
+    who: str, module: nn.Module, optimizer: Any, override: dict[str, Sequence[Any]]
+) -> list[_Group]:
+    params = trainable(module)
+    if isinstance(optimizer, GradientTransformation):
+        if override:
+            raise ValueError(
+                f"{who}: expected no override with a transformation, got {sorted(override)}; give "
+                "the tensors to the transformation"
+            )
+        return [_Group(tuple(params), optimizer, optimizer.init(params))]
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"{who}: expected a torch.optim.Optimizer or a GradientTransformation, got "
+            f"{type(optimizer).__name__}"
+        )
+    own = _own(optimizer)
+    for name, values in override.items():
+        _override(who, own, name, values)
+    names = {id(param): name for name, param in params.items()}
+    groups = []
+    for group in own.param_groups:
+        if any(id(param) not in names for param in group["params"]):
+            raise ValueError(
+                f"{who}: expected an optimizer of parameters of the module that require grad, got "
+                f"others in a group of {type(optimizer).__name__}"
+            )
+        members = ParamDict((names[id(param)], param) for param in group["params"])
+        groups.append(_Group(tuple(members), *own.functional(members)))
+    return groups
+
+
+def _own(optimizer: torch.optim.Optimizer) -> optcore.Optimizer:
+    """An optimizer of optcore with groups of its own, to be read only: the state is shared."""
+    if not isinstance(optimizer, optcore.Optimizer):
+        return optcore.from_torch(optimizer)
+    own = copy.copy(optimizer)
+    own.param_groups = [dict(group) for group in optimizer.param_groups]
+    return own
+
+
+def _override(who: str, own: optcore.Optimizer, name: str, values: Sequence[Any]) -> None:
+    names = own.row.defaults if own.row else {}
+    if name not in names:
+        raise ValueError(f"{who}: expected override of one of {sorted(names)}, got {name!r}")
+    groups = own.param_groups
+    if len(values) not in (1, len(groups)):
+        raise ValueError(
+            f"{who}: expected override[{name!r}] of 1 or {len(groups)} values, one per group, got "
+            f"{len(values)}"
+        )
+    for index, group in enumerate(groups):
+        group[name] = values[index if len(values) > 1 else 0]

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions of tensors that keep their inputs only, and are run again for every derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch.autograd import forward_ad
+
+Tensors = Sequence[torch.Tensor]
+Results = tuple[torch.Tensor, ...]
+
+
+class Repeatable(Protocol):
+    """A function that gives the same results however often it is called."""
+
+    differentiable: tuple[bool, ...]  # which results have a derivative; known after the first call
+
+    def __call__(self, tensors: Tensors, graph: bool) -> Results:
+        """The results: without history, or with ``graph`` connected to inputs that require grad."""
+
+
+def recomputed(function: Repeatable, *tensors: torch.Tensor) -> Results:
+    r"""``function(tensors)``, whose derivatives are computed by running it again.
+
+    Only the inputs are kept. The pullback :math:`(x, \bar y) \mapsto \bar y\,\partial f(x)` is a
+    repeatable function too and goes the same way, so derivatives of every order keep nothing but
+    inputs, in torch.autograd, torch.func and forward mode alike.
+    """
+    return _Recomputed.apply(function, *tensors)
+
+
+def transforms_active() -> bool:
+    """Whether the code runs inside a torch.func transform, where tensors cannot be made leaves."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
+def is_continuous(tensor: torch.Tensor) -> bool:
+    """Whether its type can be differentiated in."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(function: Repeatable, *tensors: torch.Tensor) -> Results:
+        given = {id(tensor) for tensor in tensors}
+        results = function(tensors, False)
+        # autograd cannot save an input that is a result too, such as a cotangent handed through
+        return tuple(r.view_as(r) if id(r) in given else r for r in results)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
+        ctx.function, *tensors = inputs
+        fixed = [not smooth for smooth in ctx.function.differentiable]
+        ctx.mark_non_differentiable(*_chosen(output, fixed))
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[1:])
+        moving = _chosen(cotangents, ctx.function.differentiable)
+        found = iter(recomputed(_Pullback(ctx.function, wanted), *tensors, *moving))
+        return (None, *(next(found) if need else None for need in wanted))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        moves = [
+            tangent is not None and is_continuous(tensor)
+            for tangent, tensor in zip(tangents, tensors, strict=True)
+        ]
+        pushforward = _Pushforward(ctx.function, moves)
+        found = iter(recomputed(pushforward, *tensors, *_chosen(tangents, moves)))
+        return tuple(next(found) if smooth else None for smooth in ctx.function.differentiable)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], function: Repeatable, *tensors: torch.Tensor
+    ) -> tuple[Results, tuple[int, ...]]:
+        results = recomputed(_Batched(function, in_dims[1:], info), *tensors)
+        return results, (0,) * len(results)
+
+
+class _Pullback:
+    """``(inputs, cotangents) -> gradients`` of a function, for the inputs that are wanted."""
+
+    def __init__(self, function: Repeatable, wanted: Sequence[bool]) -> None:
+        self._function = function
+        self._wanted = wanted
+        self.differentiable = (True,) * sum(wanted)
+
+    def __call__(self, tensors: Tensors, graph: bool) -> Results:
+        inputs, cotangents = tensors[: len(self._wanted)], tensors[len(self._wanted) :]
+        if transforms_active():  # tensors of a transform have no graph of their own
+            chosen = _chosen(inputs, self._wanted)
+            return torch.func.vjp(lambda *new: self._smooth(inputs, new), *chosen)[1](cotangents)
+        own = [
+            _connected(tensor, graph) if wanted else (tensor if graph else tensor.detach())
+            for tensor, wanted in zip(inputs, self._wanted, strict=True)
+        ]
+        with torch.enable_grad():
+            results = self._smooth(own, _chosen(own, self._wanted))
+        pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if r.requires_grad]
+        if not pairs:
+            return tuple(map(torch.zeros_like, _chosen(own, self._wanted)))
+        return torch.autograd.grad(
+            [result for result, _ in pairs],
+            _chosen(own, self._wanted),
+            [cotangent for _, cotangent in pairs],
+            create_graph=graph,
+            materialize_grads=True,
+        )
+
+    def _smooth(self, inputs: Tensors, new: Tensors) -> Results:
+        results = self._function(_merged(inputs, self._wanted, new), True)
+        return tuple(_chosen(results, self._function.differentiable))
+
+
+class _Pushforward:
+    """``(inputs, tangents) -> tangents of the results``, for the inputs that move."""
+
+    def __init__(self, function: Repeatable, moves: Sequence[bool]) -> None:
+        self._function = function
+        self._moves = moves
+        self.differentiable = (True,) * sum(function.differentiable)
+
+    def __call__(self, tensors: Tensors, graph: bool) -> Results:
+        inputs, tangents = tensors[: len(self._moves)], tensors[len(self._moves) :]
+        if transforms_active():
+            chosen = tuple(_chosen(inputs, self._moves))
+            return torch.func.jvp(lambda *new: self._smooth(inputs, new), chosen, tuple(tangents))[
+                1
+            ]
+        own = inputs if graph else [tensor.detach() for tensor in inputs]
+        # torch.func.jvp refuses to run inside the dual level that this may be called from
+        inside = forward_ad._current_level >= 0
+        with (
+            nullcontext() if inside else forward_ad.dual_level(),
+            forward_ad._set_fwd_grad_enabled(True),
+            torch.enable_grad(),
+        ):
+            duals = [
+                forward_ad.make_dual(_connected(tensor, graph), tangent)
+                for tensor, tangent in zip(_chosen(own, self._moves), tangents, strict=True)
+            ]
+            pairs = [forward_ad.unpack_dual(result) for result in self._smooth(own, duals)]
+        found = [torch.zeros_like(p) if t is None else t for p, t in pairs]
+        return tuple(found if graph else [tangent.detach() for tangent in found])
+
+    def _smooth(self, inputs: Tensors, new: Tensors) -> Results:
+        results = self._function(_merged(inputs, self._moves, new), True)
+        return tuple(_chosen(results, self._function.differentiable))
+
+
+class _Batched:
+    """A function under vmap, as a function of the batched tensors."""
+
+    def __init__(self, function: Repeatable, in_dims: Sequence[int | None], info: Any) -> None:
+        self._function = function
+        self._in_dims = tuple(in_dims)
+        self._randomness = info.randomness
+
+    @property
+    def differentiable(self) -> tuple[bool, ...]:
+        return self._function.differentiable
+
+    def __call__(self, tensors: Tensors, graph: bool) -> Results:
+        def one(*single: torch.Tensor) -> Results:
+            return self._function(single, graph)
+
+        if not graph:
+            tensors = [tensor.detach() for tensor in tensors]
+        return torch.vmap(one, self._in_dims, randomness=self._randomness)(*tensors)
+
+
+def _connected(tensor: torch.Tensor, graph: bool) -> torch.Tensor:
+    """The tensor as an input of its own that requires grad."""
+    if graph and tensor.requires_grad:
+        return tensor.view_as(tensor)
+    return tensor.detach().requires_grad_()
+
+
+def _chosen(values: Sequence[Any], choice: Sequence[bool]) -> list[Any]:
+    return [value for value, chosen in zip(values, choice, strict=True) if chosen]
+
+
+def _merged(values: Tensors, choice: Sequence[bool], new: Tensors) -> list[torch.Tensor]:
+    fresh = iter(new)
+    return [next(fresh) if chosen else value for value, chosen in zip(values, choice, strict=True)]

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a computation again in the surroundings of its first run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.weak import WeakTensorKeyDictionary
+
+States = list[tuple[Callable[[Any], Any], Any]]  # (setter, what to give it)
+
+
+class _Called(NamedTuple):
+    """A module as the first run found it."""
+
+    module: nn.Module
+    training: bool
+    buffers: dict[str, torch.Tensor]
+    frozen: dict[str, tuple[torch.Tensor, int]]  # parameter and its version
+
+
+class Snapshots:
+    """Copies of buffers, shared by all recordings that find a buffer unchanged."""
+
+    def __init__(self) -> None:
+        self._copies = WeakTensorKeyDictionary()  # tensor -> (version, copy)
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy of the tensor as it is now."""
+        version, copied = self._copies.get(tensor, (None, None))
+        if version != tensor._version:
+            copied = tensor.detach().clone()
+            self._copies[tensor] = (tensor._version, copied)
+        return copied
+
+
+class Recording:
+    """What a computation reads besides its inputs, noted in its first run and given to the others.
+
+    That is: the random number generators (CPU, accelerators, and ``generators``), the autocast
+    state, and of every module called in it the buffers and the training flag. A later run works on
+    copies of the buffers and leaves everything behind as it was.
+
+    Args:
+        who: Who is named in errors.
+        snapshots: Where copies of buffers are shared with other recordings.
+        generators: Further random number generators.
+    """
+
+    def __init__(
+        self, who: str, snapshots: Snapshots, generators: Iterable[torch.Generator] = ()
+    ) -> None:
+        self._who = who
+        self._snapshots = snapshots
+        self._generators = list(generators)
+        self._random: States | None = None
+        self._autocast: list[dict[str, Any]] = []
+        self._called: dict[nn.Module, _Called] = {}
+
+    @property
+    def made(self) -> bool:
+        """Whether the first run has begun."""
+        return self._random is not None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run inside: record the first time, repeat afterwards.
+
+        Raises:
+            RuntimeError: A parameter of a module that was called has been overwritten since.
+        """
+        if self._random is None:
+            self._random = _random_states(self._generators)
+            self._autocast = _autocast_states()
+            with self._watched():
+                yield
+            return
+        self._check_parameters()
+        live = _random_states(self._generators)
+        with ExitStack() as stack:
+            stack.callback(_restore, live)
+            _restore(self._random)
+            for state in self._autocast:
+                stack.enter_context(torch.autocast(**state))
+            stack.enter_context(self._modules_as_found())
+            yield
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        found = WeakTensorKeyDictionary()  # buffer -> copy: several modules may share a buffer
+
+        def copied(buffer: torch.Tensor) -> torch.Tensor:
+            if buffer not in found:
+                found[buffer] = self._snapshots.of(buffer)
+            return found[buffer]
+
+        def note(module: nn.Module, _: Any) -> None:
+            if module in self._called or threading.get_ident() != thread:
+                return
+            wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+            buffers = {
+                name: copied(buffer)
+                for name, buffer in module._buffers.items()
+                if buffer is not None and not wrapped(buffer)
+            }
+            frozen = {
+                name: (param, param._version)
+                for name, param in module._parameters.items()
+                if isinstance(param, nn.Parameter)
+            }
+            self._called[module] = _Called(module, module.training, buffers, frozen)
+
+        hook = register_module_forward_pre_hook(note)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def _modules_as_found(self) -> Iterator[None]:
+        live = [(m, m.training, dict(m._buffers)) for m in self._called]
+        own: dict[int, torch.Tensor] = {}  # one copy of a buffer that several modules share
+        for module, training, buffers, _ in self._called.values():
+            module.training = training
+            for name, kept in buffers.items():
+                module._buffers[name] = own.setdefault(id(kept), kept.clone())
+        try:
+            yield
+        finally:
+            for module, training, was in live:
+                module.training = training
+                module._buffers.update(was)
+
+    def _check_parameters(self) -> None:
+        for module, _, _, frozen in self._called.values():
+            for name, (param, version) in frozen.items():
+                if param._version != version:
+                    raise RuntimeError(
+                        f"{self._who}: expected parameters that steps read to stay as they were "
+                        f"until the backward pass, got one overwritten, at {name!r} of "
+                        f"{type(module).__name__}; go backward before changing it"
+                    )
+
+
+def _random_states(generators: Iterable[torch.Generator]) -> States:
+    states: States = [(torch.set_rng_state, torch.get_rng_state())]
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None:
+        device = torch.get_device_module(accelerator)
+        in_use = getattr(device, "is_initialized", device.is_available)
+        if in_use():  # else nothing random has happened there
+            if hasattr(device, "get_rng_state_all"):
+                states.append((device.set_rng_state_all, device.get_rng_state_all()))
+            else:
+                states.append((device.set_rng_state, device.get_rng_state()))
+    states += [(generator.set_state, generator.get_state()) for generator in generators]
+    return states
+
+
+def _restore(states: States) -> None:
+    for setter, state in states:
+        setter(state)
+
+
+def _autocast_states() -> list[dict[str, Any]]:
+    accelerator = torch.accelerator.current_accelerator()
+    kinds = {"cpu", "cpu" if accelerator is None else accelerator.type}
+    return [
+        {
+            "device_type": kind,
+            "enabled": torch.is_autocast_enabled(kind),
+            "dtype": torch.get_autocast_dtype(kind),
+            "cache_enabled": torch.is_autocast_cache_enabled(),
+        }
+        for kind in sorted(kinds)
+        if torch.amp.is_autocast_available(kind)
+    ]

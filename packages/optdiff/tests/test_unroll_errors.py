@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input of unroll gets one clear error; nothing is silently constant."""
+
+import re
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import optdiff
+
+W = torch.ones(3, dtype=torch.float64)
+
+
+def halve(w, i, *args):
+    return w / 2
+
+
+OPTIONS = [
+    ((3, W, 2), {}, TypeError, "unroll: expected a callable step, got int"),
+    ((halve, W, -1), {}, ValueError, "unroll: expected num_steps >= 0, got -1"),
+    ((halve, W, 2.0), {}, TypeError, "unroll: expected num_steps as an integer >= 0, got float"),
+    ((halve, W, True), {}, TypeError, "unroll: expected num_steps as an integer >= 0, got bool"),
+    (
+        (halve, W, 0),
+        {"has_aux": True},
+        ValueError,
+        "unroll: expected num_steps >= 1, got 0",
+    ),
+    ((halve, W, 2), {"truncate": 0}, ValueError, "unroll: expected truncate >= 1, got 0"),
+    ((halve, W, 2), {"checkpoint": 0}, ValueError, "unroll: expected checkpoint >= 1, got 0"),
+    (
+        (halve, W, 2),
+        {"checkpoint": "log"},
+        TypeError,
+        "unroll: expected checkpoint as None, 'sqrt' or an integer >= 1, got 'log'",
+    ),
+    (
+        (lambda w, i: [w], W, 2),
+        {},
+        ValueError,
+        "unroll: expected step to return a carry like the one it got, ",
+    ),
+    (
+        (lambda w, i: (w, w), W, 2),
+        {"checkpoint": 1},
+        ValueError,
+        "unroll: expected step to return a carry like the one it got, ",
+    ),
+    (
+        (halve, W, 2),
+        {"has_aux": True},
+        TypeError,
+        "unroll: expected step to return (carry, output) for has_aux=True, got Tensor, at step 0",
+    ),
+    (
+        (lambda w, i: (w, 1.0), W, 2),
+        {"has_aux": True},
+        TypeError,
+        "unroll: expected outputs as trees of tensors, got a float leaf",
+    ),
+]
+
+
+@pytest.mark.parametrize(("args", "options", "error", "message"), OPTIONS)
+def test_options(args, options, error, message):
+    with pytest.raises(error, match="^" + re.escape(message)):
+        optdiff.unroll(*args, **options)
+
+
+def test_a_changed_structure_names_the_step():
+    with pytest.raises(ValueError, match=r"at step 2; to return \(carry, output\) set has_aux"):
+        optdiff.unroll(lambda w, i: {0: w, 1: w, 2: [w]}[i], W, 5, checkpoint="sqrt")
+
+
+PHI = torch.ones(3, dtype=torch.float64, requires_grad=True)
+DERIVED = PHI * 2
+NET = nn.Linear(3, 3, dtype=torch.float64)
+HELD = {"list": [PHI]}
+
+
+class Bound:
+    def __init__(self, phi):
+        self.phi = phi
+
+    def step(self, w, i):
+        return w * self.phi
+
+
+CLOSED_OVER = {
+    "leaf": lambda w, i: w * PHI,
+    "derived": lambda w, i: w * DERIVED,
+    "in a container": lambda w, i: w * HELD["list"][0],
+    "returned": lambda w, i: PHI,
+    "module": lambda w, i: NET(w),
+    "method": Bound(PHI).step,
+    "partial": partial(lambda phi, w, i: w * phi, PHI),
+    "through gradients only": lambda w, i: w - torch.func.grad(lambda w: (w * PHI).sum())(w),
+}
+
+
+@pytest.mark.parametrize("step", CLOSED_OVER.values(), ids=CLOSED_OVER.keys())
+@pytest.mark.parametrize("w", [W, W.clone().requires_grad_()], ids=["constant", "learned"])
+def test_closed_over_tensors_under_checkpoint(step, w):
+    message = (
+        "unroll: expected a step that under checkpoint gets everything to be differentiated from "
+        "its carry and args, got one that reads another tensor f"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        optdiff.unroll(step, w, 4, checkpoint=2)
+    assert optdiff.unroll(step, w, 4).requires_grad
+
+
+def test_a_closed_over_tensor_in_a_later_step():
+    with pytest.raises(ValueError, match=r"float64\[3\] that requires grad, at step 3; pass that"):
+        optdiff.unroll(lambda w, i: w * (1, 1, 1, PHI)[i], W, 4, checkpoint=2)
+
+
+def over(step_of):
+    return lambda phi: optdiff.unroll(step_of(phi), torch.ones(3), 4, checkpoint=2).sum()
+
+
+UNDER = {
+    "grad": lambda f: torch.func.grad(f)(W),
+    "jvp": lambda f: torch.func.jvp(f, (W,), (W,)),
+    "vmap": lambda f: torch.func.vmap(f)(torch.ones(2, 3)),
+    "vmap of grad": lambda f: torch.func.vmap(torch.func.grad(f))(torch.ones(2, 3)),
+}
+
+
+@pytest.mark.parametrize("transform", UNDER.values(), ids=UNDER.keys())
+@pytest.mark.parametrize(
+    "step_of",
+    [
+        lambda phi: lambda w, i: w * phi,
+        lambda phi: Bound(phi).step,
+        lambda phi: partial(lambda held, w, i: w * held[0], [phi * 2]),
+        lambda phi: lambda w, i, phi=phi: w * phi,
+    ],
+    ids=["closure", "method", "partial", "default"],
+)
+def test_closed_over_tensors_of_a_transform(transform, step_of):
+    with pytest.raises(ValueError, match="expected a step that under checkpoint gets everything"):
+        transform(over(step_of))
+
+
+def test_closed_over_parameters_under_vmap():
+    with pytest.raises(ValueError, match="expected a step that under checkpoint gets everything"):
+        torch.func.vmap(lambda w: optdiff.unroll(lambda w, i: w * PHI, w, 4, checkpoint=2))(
+            torch.ones(2, 3)
+        )
+
+
+def test_what_a_step_makes_for_itself_is_its_own():
+    def step(w, i):
+        inner = w.detach().requires_grad_()
+        (g,) = torch.autograd.grad((inner**2).sum(), inner, create_graph=True)
+        return w - 0.1 * g * inner
+
+    w = W.clone().requires_grad_()
+    found = torch.autograd.grad(optdiff.unroll(step, w, 4, checkpoint=2).sum(), w)
+    torch.testing.assert_close(found, (torch.ones(3),))
+
+
+def test_parameters_of_a_net_that_is_called_with_others_are_no_matter():
+    frozen = {name: p.detach() for name, p in NET.named_parameters()}
+
+    def step(w, i):
+        return torch.func.functional_call(NET, frozen, (w,)).tanh()
+
+    w = W.clone().requires_grad_()
+    found, expected = (
+        torch.autograd.grad(optdiff.unroll(step, w, 4, checkpoint=c).sum(), w) for c in (2, None)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_frozen_parameter_that_changes_before_the_backward_pass():
+    net = nn.Linear(3, 3).requires_grad_(False)
+    w = W.clone().requires_grad_()
+    last = optdiff.unroll(lambda w, i: net(w), w, 4, checkpoint=2)
+    net.weight.mul_(2)
+    message = (
+        "unroll: expected parameters that steps read to stay as they were until the backward "
+        "pass, got one overwritten, at 'weight' of Linear; go backward before changing it"
+    )
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        last.sum().backward()
+
+
+def test_a_start_that_is_overwritten_before_the_backward_pass():
+    w = W.clone().requires_grad_()
+    last = optdiff.unroll(halve, w * 2, 4, torch.ones(1).requires_grad_(), checkpoint=2)
+    torch.autograd.grad(last.sum(), w)
+    start = w * 2
+    last = optdiff.unroll(halve, start, 4, checkpoint=2)
+    start.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        last.sum().backward()
