@@ -39,9 +39,10 @@ class Meter(TorchDispatchMode):
             if not isinstance(result, torch.Tensor) or result._is_zerotensor():
                 continue  # the latter have no storage
             storage = result.untyped_storage()
-            if storage.data_ptr() not in self._alive:
+            known, size = self._alive.get(storage.data_ptr(), (None, 0))
+            if known is None or known.expired():  # an address may serve again
                 self._alive[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
-                self._now += storage.nbytes()
+                self._now += storage.nbytes() - size
         if self._now > 1.02 * self.peak:
             self._alive = {k: v for k, v in self._alive.items() if not v[0].expired()}
             self._now = sum(size for _, size in self._alive.values())
