@@ -18,6 +18,9 @@ collect_ignore = ["benchmarks"] + [
     if find_spec(library) is None
 ]
 
+# The same examples in every run, however slow the machine; ``--hypothesis-profile`` still wins.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 settings.register_profile(
     "fuzz",
     max_examples=2000,
