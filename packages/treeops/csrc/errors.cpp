@@ -36,6 +36,7 @@ Ref find_attribute(PyObject* object, const char* name) {
 Ref type_name(PyTypeObject* type) {
     PyObject* object = reinterpret_cast<PyObject*>(type);
     Ref qualname = attribute(object, "__qualname__");
+    if (!PyUnicode_Check(qualname.get())) return check(PyUnicode_FromString(type->tp_name));
     Ref module = attribute(object, "__module__");
     if (!PyUnicode_Check(module.get()) ||
         PyUnicode_CompareWithASCIIString(module.get(), "builtins") == 0) {

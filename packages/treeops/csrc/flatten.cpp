@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flatten.h"
 
-#include <cstring>
-
 #include "stack.h"
 #include "state.h"
 
@@ -368,15 +366,6 @@ Ref take_treespec(State& state, const FlattenOptions& options, Flattened& flatte
                          flattened.found_custom ? options.space : state.empty_string.get());
 }
 
-Ref take_leaves(Flattened& flattened) {
-    const std::size_t size = flattened.leaves.size();
-    Ref list = check(PyList_New(static_cast<Py_ssize_t>(size)));
-    if (size > 0) {
-        std::memcpy(reinterpret_cast<PyListObject*>(list.get())->ob_item, flattened.leaves.data(),
-                    size * sizeof(PyObject*));
-        flattened.leaves.disown();
-    }
-    return list;
-}
+Ref take_leaves(Flattened& flattened) { return take_as_list(flattened.leaves); }
 
 }  // namespace treeops

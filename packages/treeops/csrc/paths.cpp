@@ -37,7 +37,9 @@ Ref step_text(const PathStep& step) {
 class PathCollector {
   public:
     explicit PathCollector(const Node* root)
-        : stack_(root), node_(root), paths_(check(PyList_New(static_cast<Py_ssize_t>(root->num_leaves)))) {}
+        : stack_(root), node_(root) {
+        paths_.reserve(root->num_leaves);
+    }
 
     Ref collect() {
         if (node_->kind == NodeKind::kLeaf) {
@@ -45,7 +47,7 @@ class PathCollector {
         } else {
             visit();
         }
-        return std::move(paths_);
+        return take_as_list(paths_);
     }
 
   private:
@@ -71,13 +73,12 @@ class PathCollector {
             PyTuple_SET_ITEM(path.get(), i, new_reference(entries_[static_cast<std::size_t>(i)]));
         }
         if (last) PyTuple_SET_ITEM(path.get(), size, last.release());
-        PyList_SET_ITEM(paths_.get(), next_++, path.release());
+        paths_.push_stolen(std::move(path));
     }
 
     const StackGuard stack_;
     const Node* node_;
-    Ref paths_;
-    Py_ssize_t next_ = 0;
+    References paths_;
     References entries_;
 };
 

@@ -72,16 +72,17 @@ class Loader {
     NodeList& nodes() { return nodes_; }
 
   private:
-    // Item `index` of a node, or an error if the node is too short.
+    // An inner node has `size` parts; a leaf and None are a number alone.
+    static void check_parts(PyObject* item, Py_ssize_t size) {
+        const Py_ssize_t found = PyTuple_Check(item) ? PyTuple_GET_SIZE(item) : 0;
+        if (found != size) raise_malformed("a node with the wrong number of parts");
+    }
     static PyObject* part(PyObject* item, Py_ssize_t index) {
-        if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) <= index) {
-            raise_malformed("a node that is too short");
-        }
         return PyTuple_GET_ITEM(item, index);
     }
     static std::size_t arity_of(PyObject* item) {
         PyObject* value = part(item, 1);
-        if (!PyLong_Check(value)) raise_malformed("a number of children that is no int");
+        if (!PyLong_CheckExact(value)) raise_malformed("a number of children that is no int");
         const std::size_t arity = PyLong_AsSize_t(value);
         if (arity == static_cast<std::size_t>(-1) && PyErr_Occurred()) {
             PyErr_Clear();
@@ -104,6 +105,16 @@ class Loader {
                   type_name(type).get(), space_);
         }
         return found;
+    }
+    // Of a namedtuple, or what a struct sequence shows as a tuple.
+    static std::size_t num_fields(NodeKind kind, PyObject* type) {
+        if (kind == NodeKind::kNamedTuple) {
+            Ref fields = check(PySequence_Tuple(attribute(type, "_fields").get()));
+            return static_cast<std::size_t>(PyTuple_GET_SIZE(fields.get()));
+        }
+        const std::size_t size = PyLong_AsSize_t(attribute(type, "n_sequence_fields").get());
+        if (PyErr_Occurred()) throw PythonError{};
+        return size;
     }
     void load_children(std::size_t index, std::size_t arity, int depth);
 
@@ -131,8 +142,9 @@ void Loader::load_children(std::size_t index, std::size_t arity, int depth) {
 void Loader::load(int depth) {
     if (finished()) raise_malformed("too few nodes");
     PyObject* item = PyTuple_GET_ITEM(items_, position_++);
-    PyObject* kind_object = PyLong_Check(item) ? item : part(item, 0);
-    if (!PyLong_Check(kind_object)) raise_malformed("a node kind that is no int");
+    if (PyTuple_Check(item) && PyTuple_GET_SIZE(item) == 0) raise_malformed("a node of no kind");
+    PyObject* kind_object = PyTuple_Check(item) ? part(item, 0) : item;
+    if (!PyLong_CheckExact(kind_object)) raise_malformed("a node kind that is no int");
     const long number = PyLong_AsLong(kind_object);
     if (number == -1 && PyErr_Occurred()) PyErr_Clear();
     if (number < 0 || number > static_cast<long>(NodeKind::kStructSequence)) {
@@ -141,30 +153,38 @@ void Loader::load(int depth) {
     const auto kind = static_cast<NodeKind>(number);
     switch (kind) {
         case NodeKind::kLeaf:
+            check_parts(item, 0);
             nodes_.add_leaf();
             ++num_leaves_;
             return;
         case NodeKind::kNone:
+            check_parts(item, 0);
             if (none_is_leaf_) raise_malformed("a None node where None is a leaf");
             nodes_.open(kind, 0);
             return;
         case NodeKind::kTuple:
         case NodeKind::kList: {
+            check_parts(item, 2);
             const std::size_t arity = arity_of(item);
             return load_children(nodes_.open(kind, arity), arity, depth);
         }
         case NodeKind::kDict:
         case NodeKind::kOrderedDict:
         case NodeKind::kDefaultDict: {
+            const Py_ssize_t mark = kind == NodeKind::kDefaultDict ? 3 : 2;
+            const bool in_order = kind != NodeKind::kOrderedDict && PyTuple_Check(item) &&
+                                  PyTuple_GET_SIZE(item) == mark + 1;
+            check_parts(item, in_order ? mark + 1 : mark);
             PyObject* keys = part(item, 1);
             if (!PyTuple_Check(keys)) raise_malformed("keys that are no tuple");
             Ref factory = kind == NodeKind::kDefaultDict ? Ref::borrow(part(item, 2)) : Ref();
+            if (factory && factory.get() != Py_None && !PyCallable_Check(factory.get())) {
+                raise_malformed("a default_factory that cannot be called");
+            }
             Ref unique = check(PyFrozenSet_New(keys));
             if (PySet_GET_SIZE(unique.get()) != PyTuple_GET_SIZE(keys)) {
                 raise_malformed("a key that occurs twice");
             }
-            const Py_ssize_t mark = kind == NodeKind::kDefaultDict ? 3 : 2;
-            const bool in_order = kind != NodeKind::kOrderedDict && PyTuple_GET_SIZE(item) > mark;
             if (in_order && PyTuple_GET_ITEM(item, mark) != Py_True) {
                 raise_malformed("a mark of order that is not True");
             }
@@ -176,24 +196,36 @@ void Loader::load(int depth) {
             return load_children(index, arity, depth);
         }
         case NodeKind::kDeque: {
+            check_parts(item, 3);
             const std::size_t arity = arity_of(item);
             PyObject* maxlen = part(item, 2);
-            if (maxlen != Py_None && !PyLong_Check(maxlen))
-                raise_malformed("a maxlen that is no int");
+            if (maxlen != Py_None) {
+                if (!PyLong_CheckExact(maxlen)) raise_malformed("a maxlen that is no int");
+                const Py_ssize_t most = PyLong_AsSsize_t(maxlen);
+                if (most < 0) PyErr_Clear();  // of an int too large
+                if (most < 0 || static_cast<std::size_t>(most) < arity) {
+                    raise_malformed("a maxlen that its items exceed");
+                }
+            }
             return load_children(nodes_.open(kind, arity, Ref(), Ref::borrow(maxlen)), arity,
                                  depth);
         }
         case NodeKind::kNamedTuple:
         case NodeKind::kStructSequence: {
+            check_parts(item, 3);
             const std::size_t arity = arity_of(item);
             PyTypeObject* type = class_of(item);
             const bool fits = kind == NodeKind::kNamedTuple ? is_namedtuple_class(type)
                                                             : is_structseq_class(type);
             if (!fits) raise_malformed("a class that is no namedtuple or struct sequence any more");
+            if (arity != num_fields(kind, part(item, 2))) {
+                raise_malformed("a number of fields that its class does not have");
+            }
             Ref subject = Ref::borrow(reinterpret_cast<PyObject*>(type));
             return load_children(nodes_.open(kind, arity, std::move(subject)), arity, depth);
         }
         case NodeKind::kCustom: {
+            check_parts(item, 5);
             const std::size_t arity = arity_of(item);
             Ref subject = Ref::borrow(reinterpret_cast<PyObject*>(registration_of(class_of(item))));
             PyObject* entries = part(item, 4);
@@ -215,25 +247,26 @@ void Loader::load(int depth) {
 }  // namespace
 
 Ref dump_treespec(const TreeSpec* spec) {
-    Ref nodes = check(PyTuple_New(Py_SIZE(spec)));
-    for (Py_ssize_t i = 0; i < Py_SIZE(spec); ++i) {
-        PyTuple_SET_ITEM(nodes.get(), i, dump_node(spec->nodes[i]).release());
-    }
+    References items;
+    for (Py_ssize_t i = 0; i < Py_SIZE(spec); ++i) items.push_stolen(dump_node(spec->nodes[i]));
+    Ref nodes = take_as_tuple(items);
     return check(Py_BuildValue("(lOOO)", kVersion, spec->none_is_leaf ? Py_True : Py_False,
                                spec->space, nodes.get()));
 }
 
 Ref load_treespec(State& state, PyObject* payload) {
-    if (PyTuple_GET_SIZE(payload) < 1 || !PyLong_Check(PyTuple_GET_ITEM(payload, 0))) {
+    if (PyTuple_GET_SIZE(payload) < 1 || !PyLong_CheckExact(PyTuple_GET_ITEM(payload, 0))) {
         raise_malformed("no version");
     }
     PyObject* version = PyTuple_GET_ITEM(payload, 0);
     int overflow = 0;
-    if (PyLong_AsLongAndOverflow(version, &overflow) != kVersion || overflow != 0) {
+    const long number = PyLong_AsLongAndOverflow(version, &overflow);
+    if (overflow != 0) raise_malformed("a version that no release has");
+    if (number != kVersion) {
         raise(PyExc_ValueError,
-              "PyTreeSpec: expected a pickle of version %ld, got version %S; load it with the "
+              "PyTreeSpec: expected a pickle of version %ld, got version %ld; load it with the "
               "treeops release that wrote it",
-              kVersion, version);
+              kVersion, number);
     }
     PyObject *none_is_leaf, *space, *items;
     if (PyTuple_GET_SIZE(payload) != 4) raise_malformed("the wrong number of fields");

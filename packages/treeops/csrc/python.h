@@ -104,4 +104,19 @@ class References {
     absl::InlinedVector<PyObject*, 64> items_;
 };
 
+// A list or a tuple takes over all references at the end: half filled it could be seen, and read, by
+// code that the garbage collector runs.
+inline Ref take_as_list(References& items) {
+    Ref list = check(PyList_New(static_cast<Py_ssize_t>(items.size())));
+    std::copy_n(items.data(), items.size(), reinterpret_cast<PyListObject*>(list.get())->ob_item);
+    items.disown();
+    return list;
+}
+inline Ref take_as_tuple(References& items) {
+    Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(items.size())));
+    std::copy_n(items.data(), items.size(), reinterpret_cast<PyTupleObject*>(tuple.get())->ob_item);
+    items.disown();
+    return tuple;
+}
+
 }  // namespace treeops

@@ -256,3 +256,40 @@ def test_classes_with_hostile_metaclasses() -> None:
 
     with pytest.raises(LookupError, match="hostile"):
         treeops.tree_leaves([Hostile()])
+
+
+def test_classes_whose_names_are_no_strings() -> None:
+    class Meta(type):
+        def __getattribute__(cls, name: str) -> Any:
+            if name in ("__qualname__", "__module__"):
+                return 12345
+            return super().__getattribute__(name)
+
+    class Nameless(metaclass=Meta):
+        pass
+
+    for tree in ([1], (1,), {"a": 1}, [[1]]):
+        with pytest.raises(ValueError, match="got Nameless"):
+            treeops.tree_map(lambda *leaves: leaves, tree, Nameless())
+
+
+def test_results_are_whole_when_the_collector_runs() -> None:
+    tree = [[object(), {"a": object()}] for _ in range(2000)]
+    treespec = treeops.tree_structure(tree)
+
+    def read_all(phase: str, info: dict[str, int]) -> None:
+        for container in gc.get_objects(generation=0):
+            if type(container) in (list, tuple):
+                for item in container:
+                    type(item)
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(read_all)
+    gc.set_threshold(50)
+    try:
+        assert len(treespec.paths()) == len(treespec.accessors()) == treespec.num_leaves
+        assert treeops.tree_unflatten(treespec, range(treespec.num_leaves))[0][0] == 0
+        assert treespec.__reduce__()[1][1] is False
+    finally:
+        gc.callbacks.remove(read_all)
+        gc.set_threshold(*threshold)

@@ -131,13 +131,15 @@ def payload(spec: treeops.PyTreeSpec) -> tuple[Any, ...]:
 
 
 LEAF, LIST, DICT = 1, 4, 5
+Point = namedtuple("Point", ["x", "y"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((2, False, "", (LEAF,)), "of version 1, got version 2;"),
-        ((10**30, False, "", (LEAF,)), "of version 1, got version 10000"),
+        ((10**5000, False, "", (LEAF,)), "a version that no release has"),
+        ((True, False, "", (LEAF,)), "no version"),
         ((), "no version"),
         ((1, False, ""), "wrong number of fields"),
         ((1, 0, "", (LEAF,)), "fields of the wrong type"),
@@ -146,15 +148,27 @@ LEAF, LIST, DICT = 1, 4, 5
         ((1, False, "", ((LIST, 2), LEAF)), "too few nodes"),
         ((1, False, "", ((LIST, -1),)), "out of range"),
         ((1, False, "", ((LIST, "2"),)), "no int"),
-        ((1, False, "", ((LIST,),)), "too short"),
+        ((1, False, "", ((LIST,),)), "the wrong number of parts"),
+        ((1, False, "", (LIST,)), "the wrong number of parts"),
+        ((1, False, "", ((LEAF,),)), "the wrong number of parts"),
+        ((1, False, "", ((DICT, ("a",), True, 5), LEAF)), "the wrong number of parts"),
+        ((1, False, "", ((),)), "a node of no kind"),
+        ((1, False, "", (True,)), "a node kind that is no int"),
         ((1, False, "", (99,)), "unknown node kind"),
-        ((1, False, "", ("x",)), "too short"),
+        ((1, False, "", ("x",)), "a node kind that is no int"),
         ((1, False, "", ((DICT, ["a"]), LEAF)), "keys that are no tuple"),
         ((1, False, "", ((DICT, ("a", "a")), LEAF, LEAF)), "a key that occurs twice"),
         ((1, True, "", (2,)), "None is a leaf"),
         ((1, False, "", ((6, 1, int), LEAF)), "no namedtuple"),
         ((1, False, "", ((6, 1, "int"), LEAF)), "no class"),
-        ((1, False, "", ((9, 1, "3"), LEAF)), "maxlen"),
+        ((1, False, "", ((6, 1, Point), LEAF)), "fields that its class does not have"),
+        ((1, False, "", ((10, 1, time.struct_time), LEAF)), "fields that its class does not have"),
+        ((1, False, "", ((8, ("a",), 5), LEAF)), "a default_factory that cannot be called"),
+        ((1, False, "", ((9, 1, "3"), LEAF)), "a maxlen that is no int"),
+        ((1, False, "", ((9, 1, True), LEAF)), "a maxlen that is no int"),
+        ((1, False, "", ((9, 2, 1), LEAF, LEAF)), "a maxlen that its items exceed"),
+        ((1, False, "", ((9, 0, -1),)), "a maxlen that its items exceed"),
+        ((1, False, "", ((9, 0, 10**30),)), "a maxlen that its items exceed"),
         ((1, False, SPACE, ((0, 1, Node, None, ()), LEAF)), "entries"),
         ((1, False, "", ((0, 0, Node, None, None),)), "to be registered in namespace ''"),
     ],
