@@ -141,18 +141,23 @@ def _check_leaves(
             if grad is not None:
                 check_gradient(who, grad)
     for column in like:
-        for index, (grad, own) in enumerate(zip(deferred.grads, column, strict=True)):
-            if grad is not None and own is not None and own.shape != grad.shape:
-                raise ValueError(
-                    f"{who}: expected a gradient like its parameter {describe(own)}, got "
-                    f"{describe(grad)}, at {path_to(deferred.tree, index)}"
-                )
+        check_shapes(who, deferred.grads, column, deferred.tree)
     for name, hyperparam in hyperparams.items():
         if name in trees or isinstance(hyperparam, torch.Tensor):
             values = trees.get(name, [hyperparam] * len(deferred.grads))
             for index, (grad, value) in enumerate(zip(deferred.grads, values, strict=True)):
                 if grad is not None and isinstance(value, torch.Tensor) and value.ndim:
                     check_broadcast(who, value, grad, deferred.tree, index)
+
+
+def check_shapes(who: str, grads: Sequence[Any], like: Sequence[Any], tree: Tree) -> None:
+    """Refuse a gradient of another shape than what belongs to its parameter."""
+    for index, (grad, own) in enumerate(zip(grads, like, strict=True)):
+        if grad is not None and own is not None and own.shape != grad.shape:
+            raise ValueError(
+                f"{who}: expected a gradient like its parameter {describe(own)}, got "
+                f"{describe(grad)}, at {path_to(tree, index)}"
+            )
 
 
 def check_gradient(who: str, grad: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from optcore._leafwise import check_gradient
+from optcore._leafwise import check_gradient, check_shapes
 from optcore._masking import (
     MaskedState,
     apply_to,
@@ -184,6 +184,8 @@ def _partition_update(
     for leaf in leaves:  # before the first group's state changes
         if leaf is not None:
             check_gradient("partition", leaf)
+    if params is not None:
+        check_shapes("partition", leaves, tree_leaves(params), updates)
     states = {}
     new = leaves
     for label, inner in transforms.items():
