@@ -24,6 +24,7 @@ def below_five(count):
 
 
 TRANSFORMATIONS = {
+    "lbfgs without a search": optcore.lbfgs(0.1, memory_size=3, linesearch=None),
     "clip, adam, schedule": optcore.chain(optcore.clip_by_global_norm(1.0), optcore.adam(SCHEDULE)),
     "sgd with everything": optcore.sgd(0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
     "adamw of some": optcore.adamw(0.1, mask=MASK),

@@ -161,3 +161,27 @@ def test_constant_gradients_that_are_meant_are_not_warned_of():
     with optcore.out_of_place(first_order=True):
         updates, _ = tx.update(torch.ones(2), tx.init(params), params, inplace=False)
         assert optcore.apply_updates(params, updates).requires_grad
+
+
+@pytest.mark.parametrize("inplace", [False, True, None])
+def test_a_tensor_at_two_leaves_is_one_parameter(inplace):
+    tx = optcore.adam(lr=0.1)
+    weight = torch.tensor([1.0, 2.0])
+    params = {"a": weight, "b": weight}
+    state = tx.init(params)
+    for _ in range(3):
+        grads = {"a": torch.ones(2), "b": torch.ones(2)}
+        updates, state = tx.update(grads, state, params, inplace=inplace)
+        params = optcore.apply_updates(params, updates, inplace=inplace)
+    assert params["a"] is params["b"]
+    torch.testing.assert_close(params["a"], torch.tensor([0.4, 1.4]))
+
+
+@pytest.mark.parametrize("inplace", [False, True, None])
+def test_integer_parameters_take_no_update(inplace):
+    with pytest.raises(TypeError, match=r"^apply_updates: expected a floating parameter, .* \[0\]"):
+        optcore.apply_updates([torch.ones(2).int()], [torch.ones(2)], inplace=inplace)
+
+
+def test_chain_flat_is_chain():
+    assert optcore.chain_flat is optcore.chain

@@ -54,6 +54,7 @@ from optcore._asgd import scale_by_asgd as scale_by_asgd
 from optcore._averaging import EmaState as EmaState
 from optcore._averaging import ema as ema
 from optcore._chain import chain as chain
+from optcore._chain import chain_flat as chain_flat
 from optcore._clipping import adaptive_grad_clip as adaptive_grad_clip
 from optcore._clipping import clip as clip
 from optcore._clipping import clip_by_block_rms as clip_by_block_rms

@@ -48,6 +48,9 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
     )
 
 
+chain_flat = chain  # TorchOpt's name of the one that flattens its members into a list
+
+
 def _chain_init(params: Tree, *, transformations: Any) -> tuple[Tree, ...]:
     return tuple(transformation.init(params) for transformation in transformations)
 

@@ -175,12 +175,15 @@ def _searches(who: str, linesearch: Any) -> list[GradientTransformation]:
 
 
 def _lbfgs_init(params: Tree, *, memory_size: int, **_: Any) -> ScaleByLBFGSState:
-    nothing = zeros_like(_WHO, params)  # the memory is never overwritten: one tree for all of it
-    memory = (nothing,) * memory_size
-    leaves = tree_leaves(nothing)
-    weight = inner(leaves, leaves)
+    # A tree for each: the memory is never overwritten, but torch.compile would guard on sharing.
+    params_memory, updates_memory = (
+        tuple(zeros_like(_WHO, params) for _ in range(memory_size)) for _ in range(2)
+    )
+    leaves = tree_leaves(params_memory[0])
+    weights = inner(leaves, leaves).expand(memory_size).clone()
+    old_params, old_updates = zeros_like(_WHO, params), zeros_like(_WHO, params)
     return ScaleByLBFGSState(
-        counts_like(params), nothing, nothing, memory, memory, weight.expand(memory_size).clone()
+        counts_like(params), old_params, old_updates, params_memory, updates_memory, weights
     )
 
 

@@ -178,6 +178,9 @@ class GradientTransformation:
         Raises:
             ValueError: ``updates`` or ``params`` differ in structure from the parameters that the
                 state was made for, or ``params`` are needed and missing; the state is as before.
+                In place, what a link of a chain finds in the numbers themselves (as
+                ``clip_grad_norm(error_if_nonfinite=True)``) comes after the links before it have
+                moved: put such a link first.
 
         Warns:
             UserWarning: ``inplace=False`` asks for a differentiable step but the gradients carry
@@ -450,7 +453,8 @@ def apply_updates(params: Tree, updates: Tree, *, inplace: bool | None = None) -
 
     Args:
         params: Tree of tensors.
-        updates: Tree like ``params``; a None leaf leaves its parameter alone.
+        updates: Tree like ``params``; a None leaf leaves its parameter alone. A tensor that stands
+            at several leaves is one parameter: it gets the sum of their updates and stays one.
         inplace: False: new tensors, differentiable in both arguments. True: parameters are
             overwritten and returned. None: True only if no update requires grad or was made with
             ``inplace=False``, and every parameter is a leaf outside any transform.
@@ -459,7 +463,7 @@ def apply_updates(params: Tree, updates: Tree, *, inplace: bool | None = None) -
         The new parameters, in the dtype of the old ones.
 
     Raises:
-        TypeError: A leaf is neither a tensor nor None.
+        TypeError: A leaf is neither a tensor nor None, or an integer parameter has an update.
         ValueError: Different structures or shapes; no parameter is changed then.
 
     Example:
@@ -478,6 +482,11 @@ def apply_updates(params: Tree, updates: Tree, *, inplace: bool | None = None) -
                 f"{who}: expected tensors, got a parameter {describe(p)} and an update "
                 f"{describe(u)}, at leaf {path_to(params, index)}"
             )
+        if not (p.dtype.is_floating_point or p.dtype.is_complex):
+            raise TypeError(
+                f"{who}: expected a floating parameter, got {describe(p)}, at leaf "
+                f"{path_to(params, index)}; give it the update None"
+            )
         if u.shape != p.shape:
             raise ValueError(
                 f"{who}: expected an update like its parameter {describe(p)}, got {describe(u)}, "
@@ -494,8 +503,11 @@ def apply_updates(params: Tree, updates: Tree, *, inplace: bool | None = None) -
             if moving:
                 torch._foreach_add_([old[i] for i in moving], [steps[i] for i in moving])
         return params
-    new = [p if u is None or p is None else _moved(p, u) for p, u in zip(old, steps, strict=True)]
-    return tree_unflatten(spec, new)
+    moved: dict[torch.Tensor, torch.Tensor] = {}  # hashed by identity: tied leaves stay tied
+    for p, u in zip(old, steps, strict=True):
+        if u is not None and p is not None:
+            moved[p] = _moved(moved.get(p, p), u)
+    return tree_unflatten(spec, [p if p is None else moved.get(p, p) for p in old])
 
 
 def _moved(param: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
