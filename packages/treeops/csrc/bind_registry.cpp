@@ -23,7 +23,9 @@ py::object with_python_errors(Body&& body) {
 
 State& alive(const std::shared_ptr<State>& state) {
     if (state->module == nullptr) {
-        raise(PyExc_RuntimeError, "treeops: expected a running interpreter, got one shutting down");
+        raise(PyExc_RuntimeError,
+              "treeops: expected the module of this function to be loaded, got one that is gone; "
+              "import treeops again");
     }
     return *state;
 }

@@ -48,9 +48,14 @@ std::uint32_t child_index(const char* who, const Node& node, PyObject* object) {
         raise(PyExc_TypeError, "%s: expected index to be an int, got %S", who,
               describe_object(object).get());
     }
-    Py_ssize_t index = PyNumber_AsSsize_t(object, PyExc_IndexError);
-    if (index == -1 && PyErr_Occurred()) throw PythonError{};
+    number = check(PyNumber_Index(object));
     const auto arity = static_cast<Py_ssize_t>(node.arity);
+    const Py_ssize_t index = PyLong_AsSsize_t(number.get());
+    if (index == -1 && PyErr_Occurred()) {
+        PyErr_Clear();
+        raise(PyExc_IndexError, "%s: expected an index of one of %zd children, got one far outside",
+              who, arity);
+    }
     if (index < -arity || index >= arity) {
         raise(PyExc_IndexError, "%s: expected an index of one of %zd children, got %zd", who, arity,
               index);
@@ -147,8 +152,8 @@ PyObject* treespec_is_one_level(PyObject* self, PyObject*) {
 PyObject* treespec_is_leaf(PyObject* self, PyObject* arguments, PyObject* keywords) {
     static const char* names[] = {"strict", nullptr};
     int strict = 1;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "|$p:is_leaf", const_cast<char**>(names),
-                                     &strict)) {
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "|$p:PyTreeSpec.is_leaf",
+                                     const_cast<char**>(names), &strict)) {
         return nullptr;
     }
     const Node& root = as_treespec(self)->root();
@@ -174,13 +179,13 @@ PyObject* compare_treespecs(PyObject* self, PyObject* arguments, PyObject* keywo
 }
 
 PyObject* treespec_is_prefix(PyObject* self, PyObject* arguments, PyObject* keywords) {
-    return compare_treespecs(self, arguments, keywords, "PyTreeSpec.is_prefix", "O|$p:is_prefix",
-                             false);
+    return compare_treespecs(self, arguments, keywords, "PyTreeSpec.is_prefix",
+                             "O|$p:PyTreeSpec.is_prefix", false);
 }
 
 PyObject* treespec_is_suffix(PyObject* self, PyObject* arguments, PyObject* keywords) {
-    return compare_treespecs(self, arguments, keywords, "PyTreeSpec.is_suffix", "O|$p:is_suffix",
-                             true);
+    return compare_treespecs(self, arguments, keywords, "PyTreeSpec.is_suffix",
+                             "O|$p:PyTreeSpec.is_suffix", true);
 }
 
 PyObject* treespec_broadcast_to_common_suffix(PyObject* self, PyObject* other) {
@@ -204,7 +209,7 @@ PyObject* treespec_transform(PyObject* self, PyObject* arguments, PyObject* keyw
     static const char* names[] = {"f_node", "f_leaf", nullptr};
     PyObject* node_func = Py_None;
     PyObject* leaf_func = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "|OO:transform",
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "|OO:PyTreeSpec.transform",
                                      const_cast<char**>(names), &node_func, &leaf_func)) {
         return nullptr;
     }
@@ -241,12 +246,12 @@ PyObject* run_traverse(PyObject* self, PyObject* arguments, PyObject* keywords, 
 }
 
 PyObject* treespec_traverse_method(PyObject* self, PyObject* arguments, PyObject* keywords) {
-    return run_traverse(self, arguments, keywords, "PyTreeSpec.traverse", "O|OO:traverse",
-                        NodeCall::kContainer);
+    return run_traverse(self, arguments, keywords, "PyTreeSpec.traverse",
+                        "O|OO:PyTreeSpec.traverse", NodeCall::kContainer);
 }
 
 PyObject* treespec_walk(PyObject* self, PyObject* arguments, PyObject* keywords) {
-    return run_traverse(self, arguments, keywords, "PyTreeSpec.walk", "O|OO:walk",
+    return run_traverse(self, arguments, keywords, "PyTreeSpec.walk", "O|OO:PyTreeSpec.walk",
                         NodeCall::kParts);
 }
 

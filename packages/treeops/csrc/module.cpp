@@ -157,6 +157,10 @@ PyObject* all_leaves(PyObject* module, Arguments arguments, Py_ssize_t count, Py
         const Call call{state_of_module(module), "all_leaves", arguments, count, names};
         check_positional(call, 1, 2, "iterable, is_leaf");
         const FlattenOptions options = parse_flatten_options(call, 1);
+        if (Py_TYPE(arguments[0])->tp_iter == nullptr && !PySequence_Check(arguments[0])) {
+            raise(PyExc_TypeError, "%s: expected an iterable, got %S", call.who,
+                  describe_object(arguments[0]).get());
+        }
         Ref iterator = check(PyObject_GetIter(arguments[0]));
         while (PyObject* next = PyIter_Next(iterator.get())) {
             Ref item = Ref::steal(next);

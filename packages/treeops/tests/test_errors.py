@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 import treeops
+import treeops.dataclasses
+import treeops.functools
 
 Pair = namedtuple("Pair", ["left", "right"])
 Trio = namedtuple("Trio", ["a", "b", "c"])
@@ -22,6 +25,12 @@ class Node:
 
     def __init__(self, parts: Any) -> None:
         self.parts = parts
+
+
+@dataclasses.dataclass
+class Plain:
+    x: Any
+    y: Any
 
 
 class Secret:
@@ -36,6 +45,36 @@ def registered() -> Any:
     )
     yield
     treeops.unregister_pytree_node(Node, namespace=SPACE)
+
+
+class Registering(type):
+    """Changes the registry whenever a class is looked at."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "_fields":
+            treeops.register_pytree_node(Secret, tuple, tuple, namespace=SPACE)
+            treeops.unregister_pytree_node(Secret, namespace=SPACE)
+        return super().__getattribute__(name)
+
+
+Restless = Registering("Restless", (tuple,), {})
+
+
+class Clearing:
+    """A key that empties its dict when it is compared."""
+
+    def __init__(self, owner: dict[Any, Any]) -> None:
+        self.owner = owner
+
+    def __lt__(self, other: Clearing) -> bool:
+        self.owner.clear()
+        return False
+
+
+def clearing(value: Any) -> dict[Any, Any]:
+    tree: dict[Any, Any] = {}
+    tree.update({Clearing(tree): value, Clearing(tree): value})
+    return tree
 
 
 def keep(*leaves: Any) -> Any:
@@ -66,6 +105,30 @@ def bad_truth(node: Any) -> Any:
             raise LookupError("undecided")
 
     return Undecided()
+
+
+def damaged(tree: Any, position: int, part: Any) -> Callable[[], Any]:
+    """Makes a treespec of its pickle with one part of the root replaced."""
+
+    def call() -> Any:
+        treespec = treeops.tree_structure(tree, namespace=SPACE)
+        rebuild, (version, none_is_leaf, space, nodes) = treespec.__reduce__()
+        root = (*nodes[0][:position], part, *nodes[0][position + 1 :])
+        return rebuild(version, none_is_leaf, space, (root, *nodes[1:]))
+
+    return call
+
+
+def none_node_among_none_leaves() -> Any:
+    rebuild, (version, _, space, nodes) = treeops.tree_structure(None).__reduce__()
+    return rebuild(version, True, space, nodes)
+
+
+def pickled(what: str) -> str:
+    return (
+        f"PyTreeSpec: expected a pickle made by treeops, got one with {what}; it is damaged or was "
+        "not made by PyTreeSpec.__reduce__"
+    )
 
 
 NODE = f"{Node.__module__}.Node"
@@ -381,6 +444,119 @@ CASES = [
         RuntimeError,
         f"tree_flatten: expected the flatten function of {NODE} to return one entry per child, "
         "got 1 children and 2 entries",
+    ),
+    # damaged pickles
+    (
+        damaged([1], 1, "1"),
+        ValueError,
+        pickled("a number of children that is no int"),
+    ),
+    (
+        damaged([1], 1, 2**32),
+        OverflowError,
+        "PyTreeSpec: expected fewer than 2**32 nodes, got more",
+    ),
+    (
+        damaged(Pair(1, 2), 2, "Pair"),
+        ValueError,
+        pickled("a node class that is no class"),
+    ),
+    (
+        damaged(Pair(1, 2), 2, tuple),
+        ValueError,
+        pickled("a class that is no namedtuple or struct sequence any more"),
+    ),
+    (
+        none_node_among_none_leaves,
+        ValueError,
+        pickled("a None node where None is a leaf"),
+    ),
+    (
+        damaged({"a": 1}, 2, 1),
+        ValueError,
+        pickled("a mark of order that is not True"),
+    ),
+    (
+        damaged(deque([1]), 2, "3"),
+        ValueError,
+        pickled("a maxlen that is no int"),
+    ),
+    (
+        damaged(Node([(1,), "m"]), 4, ("a", "b")),
+        ValueError,
+        pickled("entries that do not match the children"),
+    ),
+    # trees and registries that change
+    (
+        lambda: list(treeops.tree_iter(clearing(1))),
+        RuntimeError,
+        "tree_iter: expected the tree to stay as it is while it is walked, got a mapping that "
+        "changed; do not change containers in comparisons of keys",
+    ),
+    (
+        lambda: treeops.tree_leaves(Restless()),
+        RuntimeError,
+        "treeops: expected the registry to stay as it is while a class is looked at, got a change "
+        f"each time {Restless.__module__}.Restless was; do not register nodes in a metaclass",
+    ),
+    # one level
+    (
+        lambda: treeops.register_pytree_node.get(type(None)).unflatten_func(None, [1]),
+        ValueError,
+        "unflatten_func of None: expected no children, got 1",
+    ),
+    (
+        lambda: treeops.GetItemEntry(0, int, treeops.PyTreeKind.LEAF),
+        ValueError,
+        "GetItemEntry: expected a kind of node that has children, got LEAF",
+    ),
+    (
+        lambda: treeops.FlattenedEntry(0, Node, treeops.PyTreeKind.CUSTOM)(Node(())),
+        TypeError,
+        "FlattenedEntry: expected a node whose children are got by [...], got Node; "
+        "give its class a path_entry_type",
+    ),
+    (
+        lambda: treeops.keystr(3),
+        TypeError,
+        "keystr: expected an accessor or a path, got int",
+    ),
+    # classes
+    (
+        lambda: treeops.register_dataclass(Node, ["parts"]),
+        ValueError,
+        "register_dataclass: expected both or neither of data_fields and meta_fields, got one",
+    ),
+    (
+        lambda: treeops.register_dataclass(Plain, ["x"], ["x", "z"]),
+        ValueError,
+        "register_dataclass: expected data_fields and meta_fields to name each field of Plain "
+        "once, got missing ['y'], extra ['z'], twice ['x']",
+    ),
+    (
+        lambda: treeops.register_dataclass(int, [], []),
+        TypeError,
+        "register_dataclass: expected a class that can be changed, got int; make a subclass of it",
+    ),
+    (
+        lambda: treeops.dataclasses.dataclass(int, namespace=SPACE),
+        TypeError,
+        "dataclass: expected a class that can be changed, got int; make a subclass of it",
+    ),
+    (
+        lambda: treeops.functools.partial(3),
+        TypeError,
+        "partial: expected func to be callable, got int",
+    ),
+    (
+        lambda: treeops.typing.StructSequence((1,)),
+        TypeError,
+        "StructSequence: expected no instance; it describes classes written in C",
+    ),
+    (
+        lambda: type("Sub", (treeops.typing.StructSequence,), {}),
+        TypeError,
+        "StructSequence: expected no subclass; it describes classes written in C",
     ),
 ]
 

@@ -100,6 +100,13 @@ def test_containers_are_those_of_the_modules() -> None:
     assert list(tree_torch.parameter_containers(net.first, recurse=False)) == [""]
 
 
+@pytest.mark.parametrize("name", ["parameter_containers", "buffer_containers"])
+@pytest.mark.parametrize("recurse", [True, False])
+def test_containers_of_something_else(name: str, recurse: bool) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}: expected a torch\.nn\.Module, got int$"):
+        getattr(tree_torch, name)(3, recurse=recurse)
+
+
 # ---- treespecs ---------------------------------------------------------------------------------
 
 SAME_IN_BOTH = [
@@ -160,6 +167,24 @@ def test_treespecs_refused(call: Any, error: type[Exception], message: str) -> N
         )
     with pytest.raises(error, match=message):
         call()
+
+
+class Grown:
+    """Two children to treeops, one to torch."""
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+
+
+def test_treespecs_of_classes_that_the_libraries_see_differently() -> None:
+    torch_pytree.register_pytree_node(Grown, lambda g: ([g.x], None), lambda c, _: Grown(*c))
+    treeops.register_pytree_node(
+        Grown, lambda g: ((g.x, g.x), None), lambda _, c: Grown(c[0]), namespace="test-torch"
+    )
+    spec = torch_pytree.tree_structure(Grown(1))
+    message = "^from_torch_treespec: expected 1 leaves, got 2 in treeops$"
+    with pytest.raises(ValueError, match=message):
+        tree_torch.from_torch_treespec(spec, namespace="test-torch")
 
 
 # ---- importing ---------------------------------------------------------------------------------

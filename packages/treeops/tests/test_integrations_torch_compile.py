@@ -265,6 +265,37 @@ def test_errors_stop_the_compilation(call: Any) -> None:
         compiled(call)(t(1))
 
 
+@pytest.mark.parametrize(
+    ("tree", "other", "message"),
+    [
+        ([None], lambda x: [x], "expected None, got <class 'torch.Tensor'>"),
+        ([0], lambda x: (x,), "expected <class 'list'>, got <class 'tuple'>"),
+        ([0], lambda x: [x, x], "expected 1 children, got 2"),
+        ({"a": 0}, lambda x: [x], "expected <class 'dict'>, got <class 'list'>"),
+        (
+            {"a": 0},
+            lambda x: {"b": x},
+            "expected <class 'dict'> with the same keys, got one with others",
+        ),
+        (
+            Layer(0, 0, "m"),
+            lambda x: Layer(x, x, "n"),
+            f"expected {Layer} with the same metadata, got one with other",
+        ),
+    ],
+)
+def test_messages_in_compiled_code(tree: Any, other: Any, message: str) -> None:
+    spec = treeops.tree_structure(tree, namespace=SPACE)
+
+    def caught(x: Any) -> Any:
+        try:
+            spec.flatten_up_to(other(x))
+        except ValueError as error:
+            return str(error)
+
+    assert compiled(caught)(t(1)) == f"PyTreeSpec.flatten_up_to: tree: {message}"
+
+
 def test_deque_from_a_treespec_keeps_its_length() -> None:
     spec = treeops.tree_structure(deque([0, 0], maxlen=3))
     same(lambda x: treeops.tree_unflatten(spec, [x, x]), t(1))

@@ -11,6 +11,7 @@ import weakref
 from collections import OrderedDict, namedtuple
 from typing import Any
 
+import optree
 import pytest
 
 import treeops
@@ -62,6 +63,10 @@ CASES = [
      "PyTreeSpec.child: expected index to be an int, got str"),
     (lambda: of([1]).entry(0.0), TypeError,
      "PyTreeSpec.entry: expected index to be an int, got float"),
+    (lambda: of([1]).entry(10**5000), IndexError,
+     "PyTreeSpec.entry: expected an index of one of 1 children, got one far outside"),
+    (lambda: of([1]).child(-(10**30)), IndexError,
+     "PyTreeSpec.child: expected an index of one of 1 children, got one far outside"),
     (lambda: of([1]).is_prefix([1]), TypeError,
      "PyTreeSpec.is_prefix: expected other to be a PyTreeSpec, got list of 1"),
     (lambda: of([1]).is_suffix(None), TypeError,
@@ -119,6 +124,24 @@ CASES = [
      f"treespec_list: expected treespecs of one namespace, got 'other' and '{SPACE}'"),
     (lambda: treeops.treespec_list(namespace=5), TypeError,
      "treespec_list: expected namespace to be a str, got int"),
+    (lambda: treeops.treespec_tuple(3), TypeError,
+     "treespec_tuple: expected an iterable, got int"),
+    (lambda: treeops.treespec_list(3), TypeError, "treespec_list: expected an iterable, got int"),
+    (lambda: treeops.treespec_dict(3), TypeError,
+     "treespec_dict: expected a mapping or pairs, got int"),
+    (lambda: treeops.treespec_ordereddict(3), TypeError,
+     "treespec_ordereddict: expected a mapping or pairs, got int"),
+    (lambda: treeops.treespec_defaultdict(None, 3), TypeError,
+     "treespec_defaultdict: expected a mapping or pairs, got int"),
+    (lambda: treeops.treespec_defaultdict(3), TypeError,
+     "treespec_defaultdict: expected default_factory to be callable or None, got int"),
+    (lambda: treeops.treespec_deque(3), TypeError, "treespec_deque: expected an iterable, got int"),
+    (lambda: treeops.treespec_deque([], "x"), TypeError,
+     "treespec_deque: expected maxlen to be an int or None, got str"),
+    (lambda: treeops.treespec_deque([], -1), ValueError,
+     "treespec_deque: expected maxlen to be at least 0, got -1"),
+    (lambda: treeops.treespec_deque([], 10**5000), OverflowError,
+     f"treespec_deque: expected maxlen to be at most {sys.maxsize}, got more"),
     (lambda: treeops.treespec_namedtuple((1, 2)), ValueError,
      "treespec_namedtuple: expected a namedtuple, got tuple"),
     (lambda: treeops.treespec_structseq((1, 2)), ValueError,
@@ -136,7 +159,25 @@ CASES = [
     (lambda: treeops.tree_transpose(of(1), none_leaf(1), 1), ValueError,
      "tree_transpose: expected treespecs with the same none_is_leaf, got False and True"),
     (lambda: treeops.tree_transpose(of([1, 2]), of((1, 2)), [1, 2]), TypeError,
-     "tree_transpose: expected a tree like PyTreeSpec([(*, *), (*, *)]), got PyTreeSpec([*, *])"),
+     "tree_transpose: tree differs from outer_treespec of inner_treespec at [0]: expected tuple of "
+     "2, got a leaf"),
+    (lambda: treeops.tree_transpose(of({"a": 1}), of([1]), {"a": [[2, 3]]}), TypeError,
+     "tree_transpose: tree differs from outer_treespec of inner_treespec at ['a'][0]: expected a "
+     "leaf, got list of 2"),
+    (lambda: treeops.tree_transpose(of(Pair(1, 2)), of([1]), Pair([1], None)), TypeError,
+     "tree_transpose: tree differs from outer_treespec of inner_treespec at .right: expected list "
+     "of 1, got None"),
+    (lambda: treeops.tree_transpose(of([1]), of({"a": 1, "b": 2}), [{"a": 1, "c": [2, 3]}]),
+     TypeError,
+     "tree_transpose: tree differs from outer_treespec of inner_treespec at [0]: expected dict of "
+     "2, got dict of 2 (missing keys ['b'], extra keys ['c'])"),
+    (lambda: treeops.tree_transpose(of([1, 2]), of(1), [1]), TypeError,
+     "tree_transpose: tree differs from outer_treespec of inner_treespec at the root: expected "
+     "list of 2, got list of 1"),
+    (lambda: treeops.tree_transpose(of(Pair(1, 2)), of(1),
+        namedtuple("Pair", "left right", module=Pair.__module__)(1, None)), TypeError,
+     "tree_transpose: tree differs from outer_treespec of inner_treespec at the root: expected "
+     f"{PAIR} of 2, got another type of the same name"),
     (lambda: treeops.tree_transpose_map(lambda leaf: leaf, []), ValueError,
      "tree_transpose_map: expected tree to have leaves, got PyTreeSpec([])"),
     (lambda: treeops.tree_transpose_map(lambda leaf: (), [1]), ValueError,
@@ -156,7 +197,9 @@ CASES = [
     (lambda: treeops.tree_broadcast_prefix([1]), TypeError,
      "tree_broadcast_prefix: expected positional arguments prefix_tree, full_tree, is_leaf, got 1 "
      "of them"),
-    (lambda: treeops.all_leaves(1), TypeError, "'int' object is not iterable"),
+    (lambda: treeops.all_leaves(1), TypeError, "all_leaves: expected an iterable, got int"),
+    (lambda: treeops.tree_partition(3, []), TypeError,
+     "tree_partition: expected predicate to be callable, got int"),
 ]  # fmt: skip
 
 
@@ -164,6 +207,49 @@ CASES = [
 def test_message(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("accessors", ()),
+        ("child", (1,)),
+        ("children", ()),
+        ("entries", ()),
+        ("entry", (1,)),
+        ("is_leaf", ()),
+        ("is_one_level", ()),
+        ("is_prefix", (of(1),)),
+        ("is_strict_leaf", ()),
+        ("is_suffix", (of(1),)),
+        ("one_level", ()),
+        ("paths", ()),
+        ("transform", ()),
+    ],
+)
+def test_functions_on_something_else(name: str, arguments: tuple[Any, ...]) -> None:
+    """AttributeError, as OpTree raises."""
+    message = f"^treespec_{name}: expected treespec to be a PyTreeSpec, got int$"
+    with pytest.raises(AttributeError, match=message):
+        getattr(treeops, f"treespec_{name}")(3, *arguments)
+    with pytest.raises(AttributeError):
+        getattr(optree, f"treespec_{name}")(3, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("is_leaf", (True,)),
+        ("is_prefix", ()),
+        ("is_suffix", ()),
+        ("transform", (None, None, None)),
+        ("traverse", ()),
+        ("walk", ()),
+    ],
+)
+def test_methods_called_wrongly_say_which(name: str, arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match=rf"^PyTreeSpec\.{name}\(\) takes "):
+        getattr(of([1]), name)(*arguments)
 
 
 PREFIX_CASES = [

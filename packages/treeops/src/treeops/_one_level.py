@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import builtins
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from treeops._C import MAX_RECURSION_DEPTH, tree_is_leaf
@@ -16,6 +16,8 @@ from treeops.typing import PyTreeKind
 __all__ = [
     "FlattenOneLevelOutput",
     "FlattenOneLevelOutputEx",
+    "class_name",
+    "difference_of_keys",
     "prefix_errors",
     "tree_flatten_one_level",
 ]
@@ -70,11 +72,11 @@ def tree_flatten_one_level(
     if not ((none_is_leaf and tree is None) or (is_leaf is not None and is_leaf(tree))):
         entry = register_pytree_node.get(cls, namespace=namespace)  # type: ignore[attr-defined]
     if entry is None:
-        raise ValueError(f"{who}: expected a node with children, got a leaf of {_name(cls)}")
+        raise ValueError(f"{who}: expected a node with children, got a leaf of {class_name(cls)}")
     parts = tuple(entry.flatten_func(tree))
     if len(parts) not in (2, 3):
         raise RuntimeError(
-            f"{who}: expected the flatten function of {_name(cls)} to return "
+            f"{who}: expected the flatten function of {class_name(cls)} to return "
             f"(children, metadata) or (children, metadata, entries), got {len(parts)} items"
         )
     children = list(parts[0])
@@ -82,8 +84,8 @@ def tree_flatten_one_level(
     entries = tuple(range(len(children)) if entries is None else entries)
     if len(children) != len(entries):
         raise RuntimeError(
-            f"{who}: expected the flatten function of {_name(cls)} to return one entry per child, "
-            f"got {len(children)} children and {len(entries)} entries"
+            f"{who}: expected the flatten function of {class_name(cls)} to return one entry per "
+            f"child, got {len(children)} children and {len(entries)} entries"
         )
     output = FlattenOneLevelOutputEx(children, parts[1], entries, entry.unflatten_func)
     output.type = cls
@@ -132,7 +134,7 @@ def prefix_errors(
             )
         both_dicts = type(prefix) in _DICTS and type(full) in _DICTS
         if type(prefix) is not type(full) and not both_dicts:
-            problem = _difference(_name(type(prefix)), _name(type(full)))
+            problem = _difference(class_name(type(prefix)), class_name(type(full)))
             found.append(_error_at(accessor, problem))
             continue
         node, other = expand(prefix), expand(full)
@@ -151,16 +153,12 @@ def _level_problem(
 ) -> str | None:
     """How two nodes of one type differ, if they do."""
     if both_dicts:
-        missing = list(_absent(node.entries, other.entries))
-        extra = list(_absent(other.entries, node.entries))
-        if not missing and not extra:
-            return None
-        keys = f"(missing keys {_shown(missing)}, extra keys {_shown(extra)})"
-        return f"{_difference(_described(node), _described(other))} {keys}"
+        keys = difference_of_keys(node.entries, other.entries)
+        return f"{_difference(_described(node), _described(other))}{keys}" if keys else None
     if len(node.children) != len(other.children):
         return _difference(_described(node), _described(other))
     if node.type is not deque and node.metadata != other.metadata:
-        return _difference(_described(node), f"{_name(other.type)} with other metadata")
+        return _difference(_described(node), f"{class_name(other.type)} with other metadata")
     return None
 
 
@@ -175,7 +173,15 @@ def _error_at(accessor: PyTreeAccessor, problem: str) -> Callable[[str], ValueEr
     return error
 
 
-def _absent(keys: tuple[Any, ...], others: tuple[Any, ...]) -> Iterator[Any]:
+def difference_of_keys(expected: Iterable[Any], got: Iterable[Any]) -> str:
+    """What to add to the description of a mapping; empty if the keys are the same."""
+    missing, extra = list(_absent(expected, got)), list(_absent(got, expected))
+    if not missing and not extra:
+        return ""
+    return f" (missing keys {_shown(missing)}, extra keys {_shown(extra)})"
+
+
+def _absent(keys: Iterable[Any], others: Iterable[Any]) -> Iterator[Any]:
     known = set(others)
     return (key for key in keys if key not in known)
 
@@ -185,9 +191,9 @@ def _shown(keys: list[Any], limit: int = 8) -> str:
 
 
 def _described(node: FlattenOneLevelOutputEx) -> str:
-    return f"{_name(node.type)} of {len(node.children)}"
+    return f"{class_name(node.type)} of {len(node.children)}"
 
 
-def _name(cls: type) -> str:
+def class_name(cls: type) -> str:
     module = cls.__module__
     return cls.__qualname__ if module == "builtins" else f"{module}.{cls.__qualname__}"

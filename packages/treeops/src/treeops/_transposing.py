@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from treeops._C import PyTreeSpec, flatten_each_up_to, tree_flatten, tree_structure
+from treeops._one_level import class_name, difference_of_keys
+from treeops.typing import PyTreeKind
 
 __all__ = [
     "tree_partition",
@@ -15,6 +17,8 @@ __all__ = [
     "tree_transpose_map_with_accessor",
     "tree_transpose_map_with_path",
 ]
+
+_MAPPINGS = (PyTreeKind.DICT, PyTreeKind.ORDEREDDICT, PyTreeKind.DEFAULTDICT)
 
 
 def tree_transpose(
@@ -63,7 +67,10 @@ def tree_transpose(
         namespace=outer.namespace or inner.namespace,
     )
     if len(leaves) != outer.num_leaves * inner.num_leaves:
-        raise TypeError(f"{who}: expected a tree like {outer.compose(inner)}, got {treespec}")
+        raise TypeError(
+            f"{who}: tree differs from outer_treespec of inner_treespec at "
+            f"{_difference_in_size(outer.compose(inner), treespec)}"
+        )
     step = inner.num_leaves
     columns = (leaves[first::step] for first in range(step))
     return inner.unflatten(map(outer.unflatten, columns))
@@ -167,10 +174,17 @@ def tree_partition(
         none_is_leaf: As for :func:`tree_flatten`.
         namespace: As for :func:`tree_flatten`.
 
+    Raises:
+        TypeError: ``predicate`` cannot be called.
+
     Example:
         >>> tree_partition(lambda x: x > 1, {"a": 1, "b": [2, 3]})
         ({'a': None, 'b': [2, 3]}, {'a': 1, 'b': [None, None]})
     """
+    if not callable(predicate):
+        raise TypeError(
+            f"tree_partition: expected predicate to be callable, got {class_name(type(predicate))}"
+        )
     leaves, treespec = tree_flatten(tree, is_leaf, none_is_leaf=none_is_leaf, namespace=namespace)
     chosen = [bool(predicate(leaf)) for leaf in leaves]
     pairs = list(zip(chosen, leaves, strict=True))
@@ -206,6 +220,36 @@ def _transpose_map(
     rows = flatten_each_up_to(who, inner, results, "result", 1, whole)
     turned: Iterable[tuple[Any, ...]] = zip(*rows, strict=True) if rows else [()] * inner.num_leaves
     return inner.unflatten(map(outer.unflatten, turned))
+
+
+def _difference_in_size(expected: PyTreeSpec, got: PyTreeSpec) -> str:
+    """Where and how treespecs differ that have not the same number of leaves."""
+    steps = []
+    problem = None
+    while problem is None:
+        if got.type is not expected.type or got.num_children != expected.num_children:
+            problem = ""
+        elif expected.kind in _MAPPINGS:
+            problem = difference_of_keys(expected.entries(), got.entries()) or None
+        if problem is None:
+            pairs = zip(expected.children(), got.children(), strict=True)
+            index, expected_child, got_child = next(
+                (i, one, two) for i, (one, two) in enumerate(pairs) if len(one) != len(two)
+            )
+            steps.append(expected.one_level().accessors()[index].codify(""))
+            expected, got = expected_child, got_child
+    place, wanted, found = "".join(steps) or "the root", _described(expected), _described(got)
+    if found == wanted and not problem:
+        found = "another type of the same name"
+    return f"{place}: expected {wanted}, got {found}{problem}"
+
+
+def _described(treespec: PyTreeSpec) -> str:
+    if treespec.is_leaf():
+        return "a leaf"
+    if treespec.kind == PyTreeKind.NONE:
+        return "None"
+    return f"{class_name(treespec.type)} of {treespec.num_children}"
 
 
 def _check_treespec(who: str, name: str, treespec: object) -> None:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn, SupportsIndex, SupportsInt
 
 from treeops import _C
@@ -43,37 +44,37 @@ Items = Mapping[Any, PyTreeSpec] | Iterable[tuple[Any, PyTreeSpec]]
 
 def treespec_paths(treespec: PyTreeSpec, /) -> list[tuple[Any, ...]]:
     """The path of each leaf, a tuple of keys and positions."""
-    return treespec.paths()
+    return _checked("treespec_paths", treespec).paths()
 
 
 def treespec_accessors(treespec: PyTreeSpec, /) -> list[Any]:
     """The accessor of each leaf, a :class:`PyTreeAccessor`."""
-    return treespec.accessors()
+    return _checked("treespec_accessors", treespec).accessors()
 
 
 def treespec_entries(treespec: PyTreeSpec, /) -> list[Any]:
     """The key or position of each child of the root."""
-    return treespec.entries()
+    return _checked("treespec_entries", treespec).entries()
 
 
 def treespec_entry(treespec: PyTreeSpec, index: SupportsInt | SupportsIndex, /) -> Any:
     """The key or position of one child of the root."""
-    return treespec.entry(index)
+    return _checked("treespec_entry", treespec).entry(index)
 
 
 def treespec_children(treespec: PyTreeSpec, /) -> list[PyTreeSpec]:
     """The treespec of each child of the root."""
-    return treespec.children()
+    return _checked("treespec_children", treespec).children()
 
 
 def treespec_child(treespec: PyTreeSpec, index: SupportsInt | SupportsIndex, /) -> PyTreeSpec:
     """The treespec of one child of the root."""
-    return treespec.child(index)
+    return _checked("treespec_child", treespec).child(index)
 
 
 def treespec_one_level(treespec: PyTreeSpec, /) -> PyTreeSpec | None:
     """The root with leaves for children; ``None`` for a leaf."""
-    return treespec.one_level()
+    return _checked("treespec_one_level", treespec).one_level()
 
 
 def treespec_transform(
@@ -83,7 +84,7 @@ def treespec_transform(
     f_leaf: Callable[[PyTreeSpec], PyTreeSpec] | None = None,
 ) -> PyTreeSpec:
     """The treespec with every node and leaf replaced; see :meth:`PyTreeSpec.transform`."""
-    return treespec.transform(f_node, f_leaf)
+    return _checked("treespec_transform", treespec).transform(f_node, f_leaf)
 
 
 def treespec_is_leaf(treespec: PyTreeSpec, /, *, strict: bool = True) -> bool:
@@ -93,17 +94,17 @@ def treespec_is_leaf(treespec: PyTreeSpec, /, *, strict: bool = True) -> bool:
         >>> [treespec_is_leaf(treespec_none(), strict=strict) for strict in (True, False)]
         [False, True]
     """
-    return treespec.is_leaf(strict=strict)
+    return _checked("treespec_is_leaf", treespec).is_leaf(strict=strict)
 
 
 def treespec_is_strict_leaf(treespec: PyTreeSpec, /) -> bool:
     """Whether it is that of a leaf."""
-    return treespec.is_leaf()
+    return _checked("treespec_is_strict_leaf", treespec).is_leaf()
 
 
 def treespec_is_one_level(treespec: PyTreeSpec, /) -> bool:
     """Whether it is that of a node whose children are all leaves."""
-    return treespec.is_one_level()
+    return _checked("treespec_is_one_level", treespec).is_one_level()
 
 
 def treespec_is_prefix(
@@ -116,14 +117,14 @@ def treespec_is_prefix(
         >>> treespec_is_prefix(one, two), treespec_is_prefix(two, one)
         (True, False)
     """
-    return treespec.is_prefix(other_treespec, strict=strict)
+    return _checked("treespec_is_prefix", treespec).is_prefix(other_treespec, strict=strict)
 
 
 def treespec_is_suffix(
     treespec: PyTreeSpec, other_treespec: PyTreeSpec, /, *, strict: bool = False
 ) -> bool:
     """Whether ``other_treespec`` is a prefix of ``treespec``."""
-    return treespec.is_suffix(other_treespec, strict=strict)
+    return _checked("treespec_is_suffix", treespec).is_suffix(other_treespec, strict=strict)
 
 
 def treespec_leaf(*, none_is_leaf: bool = False, namespace: str = "") -> PyTreeSpec:
@@ -145,14 +146,16 @@ def treespec_tuple(
         >>> treespec_tuple([treespec_leaf(), treespec_none()])
         PyTreeSpec((*, None))
     """
-    return _make("treespec_tuple", tuple(iterable), none_is_leaf, namespace)
+    who = "treespec_tuple"
+    return _make(who, tuple(_iterate(who, "an iterable", iterable)), none_is_leaf, namespace)
 
 
 def treespec_list(
     iterable: Iterable[PyTreeSpec] = (), /, *, none_is_leaf: bool = False, namespace: str = ""
 ) -> PyTreeSpec:
     """The treespec of a list."""
-    return _make("treespec_list", list(iterable), none_is_leaf, namespace)
+    who = "treespec_list"
+    return _make(who, list(_iterate(who, "an iterable", iterable)), none_is_leaf, namespace)
 
 
 def treespec_dict(
@@ -169,7 +172,8 @@ def treespec_dict(
         >>> treespec_dict({"b": treespec_leaf()}, a=treespec_none())
         PyTreeSpec({'a': None, 'b': *})
     """
-    return _make("treespec_dict", dict(mapping, **kwargs), none_is_leaf, namespace)
+    who = "treespec_dict"
+    return _make(who, dict(_items(who, mapping), **kwargs), none_is_leaf, namespace)
 
 
 def treespec_ordereddict(
@@ -181,7 +185,8 @@ def treespec_ordereddict(
     **kwargs: PyTreeSpec,
 ) -> PyTreeSpec:
     """The treespec of an OrderedDict."""
-    return _make("treespec_ordereddict", OrderedDict(mapping, **kwargs), none_is_leaf, namespace)
+    who = "treespec_ordereddict"
+    return _make(who, OrderedDict(_items(who, mapping), **kwargs), none_is_leaf, namespace)
 
 
 def treespec_defaultdict(
@@ -194,8 +199,14 @@ def treespec_defaultdict(
     **kwargs: PyTreeSpec,
 ) -> PyTreeSpec:
     """The treespec of a defaultdict."""
-    made = defaultdict(default_factory, mapping, **kwargs)
-    return _make("treespec_defaultdict", made, none_is_leaf, namespace)
+    who = "treespec_defaultdict"
+    if default_factory is not None and not callable(default_factory):
+        raise TypeError(
+            f"{who}: expected default_factory to be callable or None, "
+            f"got {type(default_factory).__name__}"
+        )
+    made = defaultdict(default_factory, _items(who, mapping), **kwargs)
+    return _make(who, made, none_is_leaf, namespace)
 
 
 def treespec_frozendict(
@@ -226,7 +237,18 @@ def treespec_deque(
     namespace: str = "",
 ) -> PyTreeSpec:
     """The treespec of a deque."""
-    return _make("treespec_deque", deque(iterable, maxlen=maxlen), none_is_leaf, namespace)
+    who = "treespec_deque"
+    if maxlen is not None:
+        if not isinstance(maxlen, int):
+            raise TypeError(
+                f"{who}: expected maxlen to be an int or None, got {type(maxlen).__name__}"
+            )
+        if abs(maxlen) > sys.maxsize:
+            raise OverflowError(f"{who}: expected maxlen to be at most {sys.maxsize}, got more")
+        if maxlen < 0:
+            raise ValueError(f"{who}: expected maxlen to be at least 0, got {maxlen}")
+    made = deque(_iterate(who, "an iterable", iterable), maxlen=maxlen)
+    return _make(who, made, none_is_leaf, namespace)
 
 
 def treespec_namedtuple(
@@ -262,6 +284,26 @@ def treespec_from_collection(
         PyTreeSpec([*, ()])
     """
     return _make("treespec_from_collection", collection, none_is_leaf, namespace)
+
+
+def _checked(who: str, treespec: PyTreeSpec) -> PyTreeSpec:
+    if not isinstance(treespec, PyTreeSpec):
+        # The class of error that OpTree raises here, where it asks for the method.
+        raise AttributeError(
+            f"{who}: expected treespec to be a PyTreeSpec, got {type(treespec).__name__}"
+        )
+    return treespec
+
+
+def _iterate(who: str, what: str, value: Iterable[Any]) -> Iterator[Any]:
+    try:
+        return iter(value)
+    except TypeError as error:
+        raise TypeError(f"{who}: expected {what}, got {type(value).__name__}") from error
+
+
+def _items(who: str, mapping: Items) -> Any:
+    return mapping if hasattr(mapping, "keys") else _iterate(who, "a mapping or pairs", mapping)
 
 
 def _make(who: str, collection: Any, none_is_leaf: bool, namespace: str) -> PyTreeSpec:

@@ -432,6 +432,9 @@ def keystr(keys: Iterable[Any], *, simple: bool = False, separator: str = "") ->
         simple: Write names and keys bare, without brackets, quotes and dots.
         separator: Goes between the parts.
 
+    Raises:
+        TypeError: ``keys`` cannot be iterated over.
+
     Example:
         >>> import treeops
         >>> [keystr(path) for path in treeops.tree_paths({"a": [1, 2]})]
@@ -439,8 +442,12 @@ def keystr(keys: Iterable[Any], *, simple: bool = False, separator: str = "") ->
         >>> keystr(("a", 0), simple=True, separator="/")
         'a/0'
     """
+    try:
+        parts = iter(keys)
+    except TypeError as error:
+        raise TypeError(f"keystr: expected an accessor or a path, got {type_name(keys)}") from error
     spell = _simple_key if simple else _bracketed_key
-    return separator.join([spell(key) for key in keys])
+    return separator.join([spell(key) for key in parts])
 
 
 def _bracketed_key(key: Any) -> str:

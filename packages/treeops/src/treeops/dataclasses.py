@@ -67,6 +67,7 @@ __all__ = [
 
 Class = TypeVar("Class", bound=type)
 
+_IMMUTABLE = 1 << 8  # of a class's __flags__: its attributes cannot be set
 PYTREE_NODE = "pytree_node"  # the key of a field's metadata that says whether it is a child
 
 
@@ -178,6 +179,7 @@ def dataclass(
 
     def decorate(decorated: Class) -> Class:
         _check_class("dataclass", decorated)
+        _check_mutable("dataclass", decorated)
         made = dataclasses.dataclass(**options)(decorated)
         return _register(made, namespace, *_split_fields("dataclass", made))
 
@@ -348,6 +350,7 @@ def register_dataclass(
             children,
             {n: f for n, f in metadata.items() if n not in drop_fields},
         )
+    _check_mutable(who, nodetype)
     if is_dataclass(nodetype):
         expected = {f.name for f in fields(nodetype) if f.init} - set(drop_fields)
         named = {*data_fields, *meta_fields}
@@ -463,6 +466,14 @@ def mark_registered(
 def _check_class(who: str, cls: object) -> None:
     if not isinstance(cls, type):
         raise TypeError(f"{who}: expected a class, got {type(cls).__name__}")
+
+
+def _check_mutable(who: str, cls: type) -> None:
+    if cls.__flags__ & _IMMUTABLE:
+        raise TypeError(
+            f"{who}: expected a class that can be changed, got {cls.__qualname__}; "
+            "make a subclass of it"
+        )
 
 
 def _check_namespace(who: str, namespace: object) -> None:

@@ -82,6 +82,10 @@ class partial(functools.partial, CustomTreeNode[T]):
         """The function with these arguments given."""
         if isinstance(func, functools.partial):
             func = _Whole(func)
+        elif not callable(func):
+            raise TypeError(
+                f"{cls.__name__}: expected func to be callable, got {type(func).__name__}"
+            )
         return super().__new__(cls, func, *args, **keywords)
 
     def __repr__(self, /) -> str:

@@ -284,8 +284,10 @@ def _flatten_up_to(
     if name is not None:
         extra = getattr(_Published, name)
     if kind in _MAPPINGS:
-        if type(node) not in (dict, OrderedDict, defaultdict) or set(node) != set(keys):
-            raise ValueError(f"{role}: expected a dict with the same keys")
+        if type(node) not in (dict, OrderedDict, defaultdict):
+            raise ValueError(f"{role}: expected {cls}, got {type(node)}")
+        if set(node) != set(keys):
+            raise ValueError(f"{role}: expected {cls} with the same keys, got one with others")
         subtrees = [node[key] for key in keys]
     elif type(node) is not cls:
         raise ValueError(f"{role}: expected {cls}, got {type(node)}")
@@ -293,12 +295,12 @@ def _flatten_up_to(
         flatten_name, _ = _functions_of(cls, namespace)
         parts = getattr(_Published, flatten_name)(node)
         if parts[1] != extra:
-            raise ValueError(f"{role}: expected the same metadata")
+            raise ValueError(f"{role}: expected {cls} with the same metadata, got one with other")
         subtrees = list(parts[0])
     else:
         subtrees = list(node)
     if len(subtrees) != len(below):
-        raise ValueError(f"{role}: expected {len(below)} children")
+        raise ValueError(f"{role}: expected {len(below)} children, got {len(subtrees)}")
     for child, subtree in zip(below, subtrees):
         _flatten_up_to(child, subtree, found, namespace, role)
 

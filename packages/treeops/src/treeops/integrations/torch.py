@@ -130,6 +130,9 @@ def parameter_containers(
         module: Its own parameters come under ``""``.
         recurse: Whether to look into submodules.
 
+    Raises:
+        TypeError: This is no module.
+
     Example:
         >>> import treeops
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3, bias=False), torch.nn.ReLU())
@@ -139,7 +142,7 @@ def parameter_containers(
         >>> treeops.tree_map(lambda p: tuple(p.shape), parameters)
         {'0': {'weight': (3, 2), 'bias': None}}
     """
-    return _containers(module, "_parameters", recurse)
+    return _containers("parameter_containers", module, "_parameters", recurse)
 
 
 def buffer_containers(
@@ -149,10 +152,12 @@ def buffer_containers(
 
     As :func:`parameter_containers`.
     """
-    return _containers(module, "_buffers", recurse)
+    return _containers("buffer_containers", module, "_buffers", recurse)
 
 
-def _containers(module: torch.nn.Module, attribute: str, recurse: bool) -> dict[str, Any]:
+def _containers(who: str, module: torch.nn.Module, attribute: str, recurse: bool) -> dict[str, Any]:
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"{who}: expected a torch.nn.Module, got {type(module).__name__}")
     modules = module.named_modules() if recurse else [("", module)]
     found = ((name, getattr(owner, attribute)) for name, owner in modules)
     return {name: container for name, container in found if container}
