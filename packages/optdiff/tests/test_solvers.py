@@ -83,6 +83,8 @@ MINIMIZERS = {
     "accelerated": lambda f, *a, **o: minimize.gradient_descent(f, *a, acceleration=True, **o),
     "proximal": lambda f, *a, **o: minimize.proximal_gradient(f, *a, prox=lambda x, t: x, **o),
     "newton": minimize.newton,
+    "lbfgs": minimize.lbfgs,
+    "lbfgs_short": lambda f, *a, **o: minimize.lbfgs(f, *a, history=2, **o),
     "newton_direct": lambda f, *a, **o: minimize.newton(f, *a, solve=solve_cholesky(), **o),
 }
 
@@ -97,7 +99,7 @@ def test_minima(name, problem):
     torch.testing.assert_close(result.solution, expected, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["accelerated", "proximal", "newton"])
+@pytest.mark.parametrize("name", ["accelerated", "proximal", "newton", "lbfgs"])
 def test_minima_of_a_curved_valley_alone_and_in_a_batch(name):
     starts = torch.tensor([[-1.0, 1.0], [1.0, 1.0], [2.0, -1.0]])
 
@@ -209,6 +211,11 @@ REFUSED = [
         lambda: fixed_point.fixed_point_iteration(torch.cos, ONE, damping=1.0),
         ValueError,
         "fixed_point_iteration: expected damping in [0, 1), got 1.0",
+    ),
+    (
+        lambda: minimize.lbfgs(square, ONE, history=0),
+        ValueError,
+        "lbfgs: expected history >= 1, got 0",
     ),
     (
         lambda: root.newton(square, ONE, tol=-1.0),

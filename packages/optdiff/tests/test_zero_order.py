@@ -334,6 +334,29 @@ def test_tasks_that_share_their_noise(method, vectorize):
     )
 
 
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_tasks_that_the_function_closes_over(vectorize):
+    def slope(task):
+        @optdiff.zero_order(None, "finite_difference", sigma=1e-4, vectorize=vectorize)
+        def loss(p):
+            return task_loss(p, task)
+
+        return grad(loss)(torch.tensor([0.5, -1.0]))
+
+    found = vmap(slope)(TASKS)
+    torch.testing.assert_close(found, torch.stack([slope(task) for task in TASKS]))
+
+
+def test_a_transformed_tensor_that_the_function_closes_over():
+    def value(scale):
+        fn = optdiff.zero_order(NOISE)(lambda p: (scale * p).sum())
+        return fn(torch.ones(2, requires_grad=True))
+
+    message = r"expected no other tensor that requires grad, got f64\[\], at \['closed over'\]\[0\]"
+    with pytest.raises(ValueError, match=message):
+        grad(value)(torch.tensor(2.0))
+
+
 def test_tasks_with_noise_of_their_own():
     fn = optdiff.zero_order(NOISE, "antithetic", num_samples=4)(task_loss)
     starts = torch.ones(2, 2)

@@ -9,8 +9,8 @@ such a run repeats), `_forward` (hypergradients in forward mode), `_innerloop` (
 Implicit: `implicit` (derivatives of roots and fixed points), `_root_rule`, `_implicit_rule` (behind
 them), `_explicit` (making closed-over tensors explicit), `linear_solve`, `linalg`; `fixed_point`,
 `root`, `minimize` (solvers, which give numbers). Zero-order: `_zero_order`, `_zero_order_rule`,
-`_zero_order_settings`, `_directions`. `nn` (modules with meta-parameters), `testing` (problems with
-answers).
+`_zero_order_settings`, `_directions`. `nn` (modules with meta-parameters), `_tracking` (what a
+tensor is to torch.func and autograd), `testing` (problems with answers).
 """
 
 from optdiff import fixed_point as fixed_point

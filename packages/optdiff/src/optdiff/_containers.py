@@ -28,10 +28,38 @@ def replace_tensors(module: nn.Module, new: Mapping[int, torch.Tensor]) -> None:
 def settle(module: nn.Module) -> None:
     """Make the rest of a module agree with tensors written into its containers."""
     for owner in module.modules():
-        if isinstance(owner, nn.RNNBase):
-            names = owner._flat_weights_names
-            owner._flat_weights = [getattr(owner, name, None) for name in names]
+        relist(owner)
         owner.__dict__["__deepcopy__"] = _DetachedCopy(owner)
+
+
+def relist(owner: nn.Module) -> None:
+    """Make a recurrent layer's own list of its weights agree with its containers."""
+    if isinstance(owner, nn.RNNBase):
+        owner._flat_weights = [getattr(owner, name, None) for name in owner._flat_weights_names]
+
+
+def tensors_of(module: nn.Module) -> list[str]:
+    """Names of the containers that hold a module's tensors, those of the outer loop too."""
+    kinds = ("_parameters", "_buffers", "_meta_parameters")
+    return [kind for kind in kinds if kind in module.__dict__]
+
+
+def modules_of(module: nn.Module) -> list[str]:
+    """Names of the containers that hold the modules in a module."""
+    return [kind for kind in ("_modules", "_meta_modules") if kind in module.__dict__]
+
+
+def every_module(module: nn.Module) -> list[nn.Module]:
+    """A module and all in it, those of the outer loop too, each once."""
+    found: dict[int, nn.Module] = {}
+    waiting = [module]
+    while waiting:
+        owner = waiting.pop()
+        if id(owner) not in found:
+            found[id(owner)] = owner
+            children = [owner.__dict__[kind].values() for kind in modules_of(owner)]
+            waiting += [child for held in children for child in held if child is not None]
+    return [*found.values()]
 
 
 class _DetachedCopy:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from optdiff._implicit_rule import peel
+from optdiff._tracking import peel
 
 OnFailure: TypeAlias = Literal["warn", "raise", "ignore"]
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import treeops
-from optdiff._containers import settle
+from optdiff._containers import modules_of, settle, tensors_of
 
 Rebuild: TypeAlias = Callable[[Sequence[torch.Tensor]], Any]
 
@@ -88,7 +88,7 @@ class Explicit:
 
         def rebuild(tensors: Sequence[torch.Tensor]) -> nn.Module:
             copies: dict[int, nn.Module] = {}
-            replica = _shallow_copy(module, copies)
+            replica = shallow_copy(module, copies)
             for owner, kind, name, part in slots:
                 getattr(copies[id(owner)], kind)[name] = part(tensors)
             settle(replica)
@@ -225,16 +225,18 @@ def _global_names(code: types.CodeType) -> list[str]:
     return list(names)
 
 
-def _shallow_copy(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
+def shallow_copy(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
     """Modules of their own that share every tensor; ``copies`` tells which stands for which."""
     if id(module) in copies:
         return copies[id(module)]
     twin = copies[id(module)] = module.__new__(type(module))
     twin.__dict__ = dict(module.__dict__)
-    for kind in ("_parameters", "_buffers"):
-        twin.__dict__[kind] = dict(getattr(module, kind))
-    twin.__dict__["_modules"] = {
-        name: None if child is None else _shallow_copy(child, copies)
-        for name, child in module._modules.items()
-    }
+    twin.__dict__.pop("__deepcopy__", None)  # it would copy the original
+    for kind in tensors_of(module):
+        twin.__dict__[kind] = dict(module.__dict__[kind])
+    for kind in modules_of(module):
+        twin.__dict__[kind] = {
+            name: None if child is None else shallow_copy(child, copies)
+            for name, child in module.__dict__[kind].items()
+        }
     return twin

@@ -14,17 +14,16 @@ derivatives follow by recursion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
 
-# torch.func has no public way to ask what a tensor is to it or to step below a level.
-from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+# torch.func has no public way to step below a level.
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
+
+from optdiff._tracking import innermost_transform, is_tracked
 
 Leaves: TypeAlias = tuple[torch.Tensor, ...]
 
@@ -172,62 +171,6 @@ class _Batched:
         return torch.vmap(one, in_dims=dims, randomness=self.randomness)(solution, inputs, moved)
 
 
-def peel(tensor: torch.Tensor) -> torch.Tensor:
-    """The plain tensor under all torch.func transforms: with every batch dimension, no graph."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor.detach()
-
-
-@contextmanager
-def below_every_level() -> Iterator[None]:
-    """Step out of all torch.func transforms, to where plain tensors stay plain."""
-    with ExitStack() as stack:
-        while (interpreter := _interpreter()) is not None:
-            stack.enter_context(interpreter.lower())
-        yield
-
-
-def sample(tensor: torch.Tensor) -> torch.Tensor:
-    """The plain tensor of the first example, where transforms have batched it."""
-    while is_wrapped(tensor):
-        dim = torch._C._functorch.maybe_get_bdim(tensor)
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-        tensor = tensor if dim < 0 else tensor.select(dim, 0)
-    return tensor.detach()
-
-
-def is_wrapped(tensor: torch.Tensor) -> bool:
-    """Whether a torch.func transform works on the tensor."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-
-
-def is_tracked(tensor: torch.Tensor) -> bool:
-    """Whether a derivative may be taken in the tensor, at any level of nested transforms."""
-    if tensor.requires_grad:
-        return True
-    interpreter = _interpreter()
-    at_this_level = interpreter is None or _level(tensor) == interpreter.level()
-    by_forward_mode = interpreter is None or interpreter.key() == TransformType.Jvp
-    dual = forward_ad._current_level >= 0 and at_this_level and by_forward_mode
-    if dual and forward_ad.unpack_dual(tensor).tangent is not None:
-        return True
-    if interpreter is None:
-        return False
-    with interpreter.lower():
-        return is_tracked(torch._C._functorch.get_unwrapped(tensor) if at_this_level else tensor)
-
-
-def is_wrapped_or_tracked(tensor: torch.Tensor) -> bool:
-    """Whether the tensor is more than numbers to a transform or a derivative."""
-    return is_wrapped(tensor) or is_tracked(tensor)
-
-
-def under_transform() -> bool:
-    """Whether the code runs inside a torch.func transform or forward-mode differentiation."""
-    return _interpreter() is not None or forward_ad._current_level >= 0
-
-
 def _below_this_level(
     derive: Callable[[Sequence[torch.Tensor | None]], Leaves],
     values: Sequence[torch.Tensor | None],
@@ -237,22 +180,11 @@ def _below_this_level(
     Inside a Function's jvp torch has forward mode switched off at every level, so an outer
     forward-mode transform would get zero from it. Work below this level, with everything on.
     """
-    interpreter = _interpreter()
-    if interpreter is None:
+    transform = innermost_transform()
+    if transform is None:
         return derive(values)
-    level = interpreter.level()
+    level = transform.level()
     inner = [None if v is None else torch._C._functorch._unwrap_for_grad(v, level) for v in values]
-    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), interpreter.lower():
+    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), transform.lower():
         outputs = derive(inner)
     return tuple(torch._C._functorch._wrap_for_grad(out, level) for out in outputs)
-
-
-def _interpreter() -> Any:
-    """The innermost torch.func transform, or None."""
-    if torch._C._functorch.peek_interpreter_stack() is None:
-        return None
-    return retrieve_current_functorch_interpreter()
-
-
-def _level(tensor: torch.Tensor) -> int:
-    return torch._C._functorch.maybe_get_level(tensor)

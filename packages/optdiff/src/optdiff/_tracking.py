@@ -1,12 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a derivative may be taken in."""
+"""What a tensor is to torch.func and to autograd: wrapped, tracked, or plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
+# torch.func has no public way to ask what a tensor is to it or to step below a level.
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch.autograd import forward_ad
+
+
+def peel(tensor: torch.Tensor) -> torch.Tensor:
+    """The plain tensor under all torch.func transforms: with every batch dimension, no graph."""
+    while is_wrapped(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.detach()
+
+
+@contextmanager
+def below_every_level() -> Iterator[None]:
+    """Step out of all torch.func transforms, to where plain tensors stay plain."""
+    with ExitStack() as stack:
+        while (transform := innermost_transform()) is not None:
+            stack.enter_context(transform.lower())
+        yield
+
+
+def sample(tensor: torch.Tensor) -> torch.Tensor:
+    """The plain tensor of the first example, where transforms have batched it."""
+    while is_wrapped(tensor):
+        dim = torch._C._functorch.maybe_get_bdim(tensor)
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = tensor if dim < 0 else tensor.select(dim, 0)
+    return tensor.detach()
+
+
+def is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether a torch.func transform works on the tensor."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
 
 def is_tracked(tensor: torch.Tensor) -> bool:
-    """Whether a derivative in the tensor may be asked for, by autograd or torch.func."""
-    functorch = torch._C._functorch  # torch.func has no public way to look below a transform
-    while not tensor.requires_grad and functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = functorch.get_unwrapped(tensor)
-    return tensor.requires_grad
+    """Whether a derivative may be taken in the tensor, at any level of nested transforms."""
+    if tensor.requires_grad:
+        return True
+    transform = innermost_transform()
+    at_this_level = transform is None or _level(tensor) == transform.level()
+    by_forward_mode = transform is None or transform.key() == TransformType.Jvp
+    dual = forward_ad._current_level >= 0 and at_this_level and by_forward_mode
+    if dual and forward_ad.unpack_dual(tensor).tangent is not None:
+        return True
+    if transform is None:
+        return False
+    with transform.lower():
+        return is_tracked(torch._C._functorch.get_unwrapped(tensor) if at_this_level else tensor)
+
+
+def is_wrapped_or_tracked(tensor: torch.Tensor) -> bool:
+    """Whether the tensor is more than numbers to a transform or a derivative."""
+    return is_wrapped(tensor) or is_tracked(tensor)
+
+
+def under_transform() -> bool:
+    """Whether the code runs inside a torch.func transform or forward-mode differentiation."""
+    return innermost_transform() is not None or forward_ad._current_level >= 0
+
+
+def innermost_transform() -> Any:
+    """The innermost torch.func transform, or None."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return None
+    return retrieve_current_functorch_interpreter()
+
+
+def _level(tensor: torch.Tensor) -> int:
+    return torch._C._functorch.maybe_get_level(tensor)

@@ -15,7 +15,8 @@ from torch.autograd import forward_ad
 import treeops
 from optcore._tree import NAMESPACE, Tree, describe, tree_flatten, tree_leaves
 from optdiff._directions import Samplable, SampleFunc
-from optdiff._tracking import is_tracked
+from optdiff._explicit import Explicit, Rebuild
+from optdiff._tracking import is_tracked, is_wrapped
 from optdiff._zero_order_rule import Problem, value_by_estimate
 from optdiff._zero_order_settings import Method, Settings, check_settings, check_sigma
 
@@ -146,11 +147,29 @@ def zero_order(
         def wrapped(*args: Any, **kwargs: Any) -> torch.Tensor:
             slots: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
             moving = [_slot(who, position, slots, names) for position in positions]
-            return value_of_call(settings, sigma, fn, slots, moving)
+            hidden = Explicit(is_wrapped)
+            rebuild = hidden.add_function(fn)
+            if not hidden.tensors:
+                return value_of_call(settings, sigma, fn, slots, moving)
+            explicit = {**slots, _CLOSED_OVER: hidden.tensors}
+            return value_of_call(settings, sigma, _Opened(rebuild), explicit, moving)
 
         return wrapped
 
     return decorate
+
+
+_CLOSED_OVER = "closed over"  # no parameter can have this name
+
+
+class _Opened:
+    """A function that is given what it closes over: a vmap sees only arguments."""
+
+    def __init__(self, rebuild: Rebuild) -> None:
+        self._rebuild = rebuild
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._rebuild(kwargs.pop(_CLOSED_OVER))(*args, **kwargs)
 
 
 def _positions(who: str, argnums: int | tuple[int, ...]) -> tuple[int, ...]:

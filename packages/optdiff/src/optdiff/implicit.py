@@ -14,14 +14,9 @@ import torch
 
 import treeops
 from optdiff._explicit import NAMESPACE, Explicit
-from optdiff._implicit_rule import (
-    Leaves,
-    is_tracked,
-    is_wrapped,
-    solve_by_rule,
-    under_transform,
-)
+from optdiff._implicit_rule import Leaves, solve_by_rule
 from optdiff._root_rule import Call, RootRule
+from optdiff._tracking import is_tracked, is_wrapped, under_transform
 from optdiff.linear_solve import LinearSolver, solve_gmres
 from optdiff.linear_solve._given import adapt
 from optdiff.linear_solve._operators import (
@@ -98,7 +93,7 @@ def custom_root(
     solver = _DEFAULT if solve is None else adapt("custom_root", solve)
 
     def decorate(solve_fn: Solve) -> Solve:
-        problem = _Problem("custom_root", optimality_fn, solve_fn, positions, has_aux, solver)
+        problem = Problem("custom_root", optimality_fn, solve_fn, positions, has_aux, solver)
 
         @functools.wraps(solve_fn)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -244,7 +239,7 @@ _DEFAULT = solve_gmres()
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """An optimality, a solver for it, and what to differentiate."""
 
     who: str
@@ -255,6 +250,7 @@ class _Problem:
     solver: LinearSolver
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Solve; the initial guess comes first."""
         args, kwargs = self._initial_first(args, kwargs)
         constants, variables = Explicit(is_wrapped), Explicit(is_wrapped)
         chosen = self._chosen(args, kwargs)

@@ -18,14 +18,13 @@ from optdiff._convergence import (
     report_failure,
 )
 from optdiff._explicit import NAMESPACE, Explicit
-from optdiff._implicit_rule import (
-    Leaves,
+from optdiff._implicit_rule import Leaves, solve_by_rule
+from optdiff._tracking import (
     below_every_level,
     is_tracked,
     is_wrapped,
     is_wrapped_or_tracked,
     sample,
-    solve_by_rule,
 )
 from optdiff.linear_solve._operators import (
     Factory,
