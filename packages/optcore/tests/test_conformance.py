@@ -26,10 +26,10 @@ def test_every_row(check, case):
 
 
 def factories():
-    """Public functions that make a transformation."""
+    """Public functions that make a transformation, by their own names."""
     return {
-        name: value
-        for name, value in vars(optcore).items()
+        value.__name__: value
+        for value in vars(optcore).values()
         if inspect.isfunction(value)
         and inspect.signature(value).return_annotation in ("GradientTransformation", "MultiSteps")
     }
