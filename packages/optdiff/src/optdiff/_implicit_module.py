@@ -236,17 +236,17 @@ def _differentiated(solve: Method) -> Method:
             type(self).linear_solve,
         )
         solution = problem((None, metas, args, kwargs), {})
-        leaves = call.parameters()
-        call.module = None  # the graph holds the call, and the module the graph
+        leaves, output = call.parameters(), call.output
+        call.module = call.output = None  # the graph holds the call, and the module the graph
         if not any(is_tracked(tensor) for tensor in solution):
-            return _output(call.output, {})
+            return _output(output, {})
         self.__dict__["_starts"] = {
             id(tensor): (tensor, tensor._version, leaf)
             for leaf, tensor in zip(leaves, solution, strict=True)
         }
         new = {id(leaf): tensor for leaf, tensor in zip(leaves, solution, strict=True)}
         replace_tensors(self, new)
-        return _output(call.output, new)
+        return _output(output, new)
 
     return wrapped
 

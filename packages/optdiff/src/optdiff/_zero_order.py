@@ -100,7 +100,8 @@ def zero_order(
     Differentiable:
         Once, in reverse mode; also under ``torch.func.grad``, ``jacrev`` and ``vmap`` with
         ``randomness="same"`` (the tasks share their noise) or ``"different"``. A second derivative
-        and forward mode raise. Tensors that the function closes over get no gradient.
+        and forward mode raise. Tensors that the function closes over get no gradient; those of a
+        ``torch.func`` transform that should get one raise.
 
     Raises:
         TypeError, ValueError: An argument is not as described. When called: the function returned
