@@ -366,3 +366,49 @@ def test_loading_keeps_counts_whole_and_shared():
         assert first[count] is second[count]
         assert first[count].dtype is torch.int64
         assert int(first[count]) == 300
+
+
+def test_a_saved_state_goes_on_in_torch(case, tmp_path):
+    cls, options = case
+    a, b = params(), params()
+    ours = optcore.from_torch(cls(groups(a), **options))
+    train(a, ours, 3)
+    torch.save(ours.state_dict(), tmp_path / "state.pt")
+    with torch.no_grad():
+        for to, of in zip(b, a, strict=True):
+            to.copy_(of)
+    theirs = cls(groups(b), **options)
+    theirs.load_state_dict(torch.load(tmp_path / "state.pt"))
+    train(a, ours, 3)
+    train(b, theirs, 3)
+    assert_same(a, b)
+    written, expected = ours.state_dict()["state"], theirs.state_dict()["state"]
+    for name, entries in expected.items():
+        assert {k for k, v in entries.items() if v is not None} <= set(written[name])
+
+
+def test_a_saved_state_shares_no_scalar_among_parameters():
+    of = params()
+    ours = optcore.Yogi(of)  # torch has none: its counts stay whole numbers
+    train(of, ours, 2)
+    first, second = ours.state_dict()["state"].values()
+    assert first["step"] is not second["step"]
+    assert first["step"] is not ours.state[of[0]]["step"]
+    assert first["step"].dtype is torch.int64
+    ours.load_state_dict(ours.state_dict())
+    assert ours.state[of[0]]["step"] is ours.state[of[1]]["step"]
+
+
+def test_a_saved_state_of_amsgrad_says_so():
+    of = params()
+    ours = optcore.AMSGrad(of, lr=0.1)
+    train(of, ours, 2)
+    assert ours.state_dict()["param_groups"][0]["amsgrad"] is True
+    assert "amsgrad" not in ours.param_groups[0]
+
+
+def test_a_state_with_a_schedule_that_torch_has_not_is_saved():
+    of = params()
+    ours = optcore.ASGD(of, t0=lambda count: 3.0 + count)
+    train(of, ours, 2)
+    assert "eta" in ours.state_dict()["state"][0]

@@ -215,7 +215,7 @@ def restore_scalars(optimizer: Any, loaded: Mapping[str, Any]) -> None:
     row = optimizer.row
     step = row.torch_keys.get("count") if row else None
     counts: dict[str, dict[int, torch.Tensor]] = {}
-    names = chain.from_iterable(group["params"] for group in loaded["param_groups"])
+    names = _names_of(loaded)
     params = chain.from_iterable(group["params"] for group in optimizer.param_groups)
     for key, param in zip(names, params, strict=True):
         given = loaded["state"].get(key)
@@ -231,6 +231,45 @@ def restore_scalars(optimizer: Any, loaded: Mapping[str, Any]) -> None:
                 kept[name] = value.to(param.device, copy=True)
         for name in row.optional if row else ():
             kept.setdefault(name, None)
+    for group in optimizer.param_groups:
+        for name in set(_AS_CLASS) - set(row.defaults if row else _AS_CLASS):
+            group.pop(name, None)  # the class says it
+
+
+def written(optimizer: Any, state_dict: dict[str, Any]) -> None:
+    """Make a state of an optimizer one that its class in torch.optim can go on from.
+
+    A scalar is a tensor of its own for every parameter: torch overwrites it once for each of them.
+    """
+    row = optimizer.row
+    flagged = row is not None and row.name == "amsgrad"
+    counted = flagged or (row is not None and hasattr(torch.optim, row.class_name))
+    live = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    params = dict(zip(_names_of(state_dict), live, strict=True))
+    for group in state_dict["param_groups"]:
+        if flagged:
+            group["amsgrad"] = True  # torch takes it from here
+        for name in group["params"]:
+            own = state_dict["state"].get(name)
+            if not own:
+                continue
+            kept = {key: _alone(value) for key, value in own.items()}
+            if counted and not (row.name == "asgd" and not _is_scalar(group["t0"])):
+                kept.update(_to_torch(row, group, params[name], own))
+            state_dict["state"][name] = kept
+
+
+def _names_of(state_dict: Mapping[str, Any]) -> Iterable[Any]:
+    return chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+
+
+def _alone(value: Any) -> Any:
+    """A scalar of its own, which may be overwritten; buffers as they are."""
+    return value.clone() if isinstance(value, torch.Tensor) and not value.ndim else value
 
 
 def handed_over(optimizer: Any) -> torch.optim.Optimizer:
@@ -319,7 +358,7 @@ def _to_torch(
     scalar = torch.float64 if torch.get_default_dtype() is torch.float64 else torch.float32
     step = row.torch_keys.get("count", "step")
     state = {
-        name: value if value.ndim else value.clone()  # ours may share a scalar, torch overwrites it
+        name: _alone(value)  # ours may share a scalar, torch overwrites it
         for name, value in own.items()
         if value is not None and name != step
     }

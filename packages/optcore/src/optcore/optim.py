@@ -25,6 +25,7 @@ from optcore._torch_state import (
     restore_scalars,
     row_of,
     taken_over,
+    written,
 )
 from optcore._transform import GradientTransformation, apply_updates, show
 from optcore._tree import (
@@ -94,6 +95,19 @@ class Optimizer(torch.optim.Optimizer):
             self._group_transformation({**self.defaults, **param_group})
         super().add_param_group(param_group)
         self.param_groups[-1] = guarded(self.param_groups[-1], who)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch.optim's class of the same name writes it, if there is one.
+
+        It loads there and goes on with the same steps, provided that the hyperparameters are what
+        torch has too (:meth:`TableOptimizer.to_torch` checks that). Buffers are those of the
+        optimizer, step counts and other scalars are copies.
+        """
+        hook = self.register_state_dict_post_hook(written, prepend=True)  # others see the result
+        try:
+            return super().state_dict()
+        finally:
+            hook.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state, also from one of the torch.optim class with the same name.
