@@ -131,6 +131,41 @@ def test_a_default_step_of_func_optimizer_leaves_an_earlier_graph_alone():
     assert torch.autograd.grad(outer, phi)[0].isfinite()
 
 
+def nodes(tree):
+    found = set()
+    ahead = [x.grad_fn for x in treeops.tree_leaves(tree)]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            ahead += [following for following, _ in node.next_functions]
+    return len(found)
+
+
+@pytest.mark.parametrize("first", [None, False])
+def test_default_steps_of_func_optimizer_keep_no_graph(first):
+    decay = torch.tensor(0.9, requires_grad=True)
+    optimizer = optcore.FuncOptimizer(optcore.sgd(lr=0.1, momentum=decay))
+    params = {"w": torch.ones(2, requires_grad=True)}
+    params = optimizer.step(params["w"].square().sum(), params, inplace=first)
+    for _ in range(3):
+        params = optimizer.step(params["w"].square().sum(), params)
+        assert nodes(optimizer.state_dict()) == 0
+    params = optimizer.step(params["w"].square().sum(), params, inplace=False)
+    (slope,) = torch.autograd.grad(params["w"].sum(), decay)
+    assert slope != 0
+
+
+def test_a_default_step_of_func_optimizer_keeps_what_the_state_was_given():
+    theta = torch.tensor(-1.0, requires_grad=True)
+    tx = optcore.inject_hyperparams(optcore.sgd)(lr=theta.exp())
+    optimizer = optcore.FuncOptimizer(tx)
+    params = {"w": torch.ones(2, requires_grad=True)}
+    params = optimizer.step(params["w"].square().sum(), params)
+    params = optimizer.step(params["w"].square().sum(), params, inplace=False)
+    assert torch.autograd.grad(params["w"].sum(), theta)[0] != 0
+
+
 def test_a_scalar_parameter_keeps_its_dtype_beside_a_wider_hyperparameter():
     w = torch.ones((), dtype=torch.float32)
     for tx in (optcore.adam(lr=torch.tensor(0.1)), optcore.sgd(lr=torch.tensor(0.1))):

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 
 from optcore._transform import GradientTransformation, apply_updates
-from optcore._tree import Tree, describe, tree_flatten, tree_map, tree_unflatten
+from optcore._tree import (
+    Tree,
+    describe,
+    map_tensors,
+    tensors_in,
+    tree_flatten,
+    tree_map,
+    tree_unflatten,
+)
 
 
 def check_loss(who: str, loss: Any) -> None:
@@ -71,7 +79,8 @@ class FuncOptimizer:
             loss: Scalar that depends on ``params``.
             params: Tree of tensors; those that do not require grad stay as they are.
             inplace: False: the result is differentiable, through the gradients too. True:
-                ``params`` are overwritten. None: new tensors, detached leaves.
+                ``params`` are overwritten. None: new tensors, detached leaves; the state that is
+                kept has no graph of this step.
 
         Returns:
             Parameters like ``params``.
@@ -94,7 +103,8 @@ class FuncOptimizer:
         grads = tree_unflatten(spec, [None if p is None else next(found) for p in trained])
         own = tree_unflatten(spec, trained)
         state = self.transformation.init(own) if self.state is None else self.state
-        updates, self.state = self.transformation.update(grads, state, own, inplace=inplace)
+        updates, after = self.transformation.update(grads, state, own, inplace=inplace)
+        self.state = after if inplace is False else _without_graph(after, state)
         if inplace:
             return apply_updates(params, updates, inplace=True)
         new = apply_updates(params, updates, inplace=False)
@@ -116,6 +126,18 @@ class FuncOptimizer:
 
 def _is_trained(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.requires_grad
+
+
+def _without_graph(state: Tree, before: Tree) -> Tree:
+    """The state without the graph of the step; what it only passed on stays as it is."""
+    given = set(tensors_in([before]))  # by identity
+
+    def cut(tensor: torch.Tensor) -> torch.Tensor:
+        # a copy: the next step may overwrite it, and an earlier graph may hold the original
+        made = tensor.grad_fn is not None and tensor not in given
+        return tensor.detach().clone() if made else tensor
+
+    return map_tensors(cut, state)
 
 
 def _as_leaf(new: Any, old: Any) -> Any:
