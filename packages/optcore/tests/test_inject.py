@@ -218,3 +218,8 @@ ERRORS = [
 def test_errors(build, error, message):
     with pytest.raises(error, match="^" + re.escape(message)):
         build()
+
+
+def test_numbers_that_no_factory_takes_otherwise_stay_out_of_the_state():
+    state = optcore.inject_hyperparams(optcore.yogi)(lr=0.1).init(one())
+    assert sorted(state.hyperparams) == ["betas", "eps", "lr"]

@@ -220,3 +220,25 @@ def test_integer_parameters_take_no_update(inplace):
 
 def test_chain_flat_is_chain():
     assert optcore.chain_flat is optcore.chain
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        lambda h: optcore.adafactor(lr=0.2, d=h),
+        lambda h: optcore.adafactor(lr=0.2, eps=(1e-3, 10 * h)),
+        lambda h: optcore.rprop(lr=h),
+        lambda h: optcore.rprop(lr={"w": h}),
+        lambda h: optcore.rprop(lr=0.1, etas=(0.5, 4 * h)),
+        lambda h: optcore.rprop(lr=10.0, step_sizes=(0.0, h)),
+    ],
+)
+def test_a_default_step_keeps_the_graph_of_what_is_no_rate(tx):
+    h = torch.tensor(0.3, requires_grad=True)
+    params = {"w": torch.tensor([1.0, 2.0])}
+    made = tx(h)
+    state = made.init(params)
+    for _ in range(2):
+        updates, state = made.update({"w": torch.tensor([0.5, 1.0])}, state, params)
+    (slope,) = torch.autograd.grad(updates["w"].sum(), h)
+    assert slope != 0

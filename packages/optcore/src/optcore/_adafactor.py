@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import chain
-from optcore._hyperparams import Hyperparam, check_range, is_zero
-from optcore._leafwise import Tick, counts_like, ema, fit, leafwise, safe_sqrt, zeros_like
+from optcore._hyperparams import Hyperparam, check_pair, check_range, is_zero
+from optcore._leafwise import Tick, at_least, counts_like, ema, fit, leafwise, safe_sqrt, zeros_like
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale
 from optcore._transform import GradientTransformation
@@ -32,8 +32,8 @@ class ScaleByAdafactorState(NamedTuple):
 def scale_by_adafactor(
     lr: Hyperparam = 1e-2,
     beta2_decay: Hyperparam = -0.8,
-    eps: tuple[float | None, float] = (None, 1e-3),
-    d: float = 1.0,
+    eps: tuple[Hyperparam | None, Hyperparam] = (None, 1e-3),
+    d: Hyperparam = 1.0,
     weight_decay: Hyperparam = 0.0,
 ) -> GradientTransformation:
     r"""Take Adafactor's whole step, downhill.
@@ -78,16 +78,23 @@ def scale_by_adafactor(
     who = "scale_by_adafactor"
     check_range(who, "lr", lr, 0.0)
     check_range(who, "beta2_decay", beta2_decay, high=0.0)
-    for index, value in enumerate(eps):
-        if value is not None:
-            check_range(who, f"eps[{index}]", value, 0.0)
+    eps1, eps2 = check_pair(who, "eps", eps)
+    if eps1 is not None:
+        check_range(who, "eps[0]", eps1, 0.0)
+    check_range(who, "eps[1]", eps2, 0.0)
     check_range(who, "d", d, 1e-12)
     check_range(who, "weight_decay", weight_decay, 0.0)
     return GradientTransformation(
         _adafactor_init,
         _adafactor_update,
-        {"lr": lr, "beta2_decay": beta2_decay, "weight_decay": weight_decay},
-        {"eps": tuple(eps), "d": d},
+        {
+            "lr": lr,
+            "beta2_decay": beta2_decay,
+            **({} if eps1 is None else {"eps1": eps1}),
+            "eps2": eps2,
+            "d": d,
+            "weight_decay": weight_decay,
+        },
         name=who,
         needs_params=True,
     )
@@ -96,8 +103,8 @@ def scale_by_adafactor(
 def adafactor(
     lr: Hyperparam = 1e-2,
     beta2_decay: Hyperparam = -0.8,
-    eps: tuple[float | None, float] = (None, 1e-3),
-    d: float = 1.0,
+    eps: tuple[Hyperparam | None, Hyperparam] = (None, 1e-3),
+    d: Hyperparam = 1.0,
     weight_decay: Hyperparam = 0.0,
     *,
     maximize: bool = False,
@@ -163,8 +170,6 @@ def _adafactor_update(
     params: Tree,
     *,
     inplace: bool,
-    eps: tuple[float | None, float],
-    d: float,
     **hyperparams: Any,
 ) -> tuple[Tree, ScaleByAdafactorState]:
     def formula(
@@ -177,9 +182,12 @@ def _adafactor_update(
         tick: Tick,
         lr: Any,
         beta2_decay: Any,
+        eps2: Any,
+        d: Any,
         weight_decay: Any,
+        eps1: Any = None,
     ) -> Any:
-        tiny = torch.finfo(param.dtype).eps if eps[0] is None else eps[0]
+        tiny = torch.finfo(param.dtype).eps if eps1 is None else eps1
         keep = tick.derive(_kept, beta2_decay)
         square = g * g
         if row is None or col is None:
@@ -187,11 +195,11 @@ def _adafactor_update(
         else:
             row = ema(row, square.mean(-1, keepdim=True), keep, inplace)
             col = ema(col, square.mean(-2, keepdim=True), keep, inplace)
-            estimate = row @ col / row.mean(-2, keepdim=True).clamp_min(tiny)
-        direction = g * estimate.clamp_min(tiny * tiny).rsqrt()
-        size = safe_sqrt(param.square().mean()).clamp_min(eps[1])
+            estimate = row @ col / at_least(row.mean(-2, keepdim=True), tiny)
+        direction = g * at_least(estimate, tiny * tiny).rsqrt()
+        size = at_least(safe_sqrt(param.square().mean()), eps2)
         relative = size * fit(tick.derive(_relative_step, lr), size)
-        step = direction * (-relative / (_rms(direction) / d).clamp_min(1.0))
+        step = direction * (-relative / (_rms(direction) / fit(d, size)).clamp_min(1.0))
         if not is_zero(weight_decay):
             step = step - param * fit(lr * weight_decay, param)
         return step, row, col, variance

@@ -9,7 +9,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._deferred import defers
-from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._hyperparams import Hyperparam, check_number, check_range, is_zero, numbers_only
 from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
     Tick,
@@ -33,6 +33,7 @@ class ScaleByRssState(NamedTuple):
     sum_of_squares: Tree  # of all gradients
 
 
+@numbers_only("initial_accumulator_value")
 def scale_by_rss(
     initial_accumulator_value: float = 0.0,
     eps: Hyperparam = 1e-10,
@@ -48,7 +49,7 @@ def scale_by_rss(
         u_t = \frac{1}{1 + (t - 1)\,\delta} \, \frac{g_t}{\sqrt{s_t + \epsilon_r} + \epsilon}
 
     Args:
-        initial_accumulator_value: Start value of :math:`s`, >= 0.
+        initial_accumulator_value: Start value of :math:`s`: a number >= 0.
         eps: :math:`\epsilon \ge 0`, added to the root.
         eps_root: :math:`\epsilon_r \ge 0`, added under the root.
         lr_decay: :math:`\delta \ge 0`.
@@ -80,7 +81,7 @@ def scale_by_rss(
         Duchi, Hazan and Singer, 2011, JMLR 12, Figure 1 with diagonal matrices.
     """
     who = "scale_by_rss"
-    check_range(who, "initial_accumulator_value", initial_accumulator_value, 0.0)
+    check_number(who, "initial_accumulator_value", initial_accumulator_value, 0.0)
     check_range(who, "eps", eps, 0.0)
     check_range(who, "eps_root", eps_root, 0.0)
     check_range(who, "lr_decay", lr_decay, 0.0)
@@ -97,6 +98,7 @@ def scale_by_rss(
     )
 
 
+@numbers_only("initial_accumulator_value")
 def adagrad(
     lr: Hyperparam = 1e-2,
     lr_decay: Hyperparam = 0.0,
@@ -113,7 +115,7 @@ def adagrad(
         lr: Learning rate >= 0.
         lr_decay: :math:`\delta` of :func:`scale_by_rss`, >= 0.
         weight_decay: L2 penalty >= 0; needs ``params`` in ``update``.
-        initial_accumulator_value: Start value of the sum, >= 0.
+        initial_accumulator_value: Start value of the sum: a number >= 0.
         eps: Added to the root, >= 0.
         maximize: Ascend instead of descend.
         use_accelerated_op: Run the kernel that an installed package offers; see

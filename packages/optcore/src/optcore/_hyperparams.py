@@ -73,12 +73,43 @@ def _range(low: float, high: float, open_high: bool) -> str:
     return f"in [{low:g}, {high:g}{')' if open_high else ']'}"
 
 
+def check_number(who: str, name: str, value: float, low: float = -math.inf) -> None:
+    """Refuse what is no finite number >= ``low``, for what cannot be learned or scheduled.
+
+    Raises:
+        TypeError: Not a number.
+        ValueError: A number below ``low``, or not finite.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{who}: expected {name} as a number, got {describe(value)}")
+    check_range(who, name, value, low)
+
+
+def numbers_only(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a factory: ``inject_hyperparams`` leaves these of its arguments as they are."""
+
+    def mark(factory: Callable[..., Any]) -> Callable[..., Any]:
+        factory.numbers_only = frozenset(names)  # type: ignore[attr-defined]
+        return factory
+
+    return mark
+
+
+def check_pair(who: str, name: str, values: Sequence[Any]) -> tuple[Any, Any]:
+    """Refuse what is not two values.
+
+    Raises:
+        TypeError: No tuple or list, or one of another length.
+    """
+    if not isinstance(values, (tuple, list)) or len(values) != 2:
+        size = f" of {len(values)}" if isinstance(values, (tuple, list)) else ""
+        raise TypeError(f"{who}: expected {name} as a pair, got {describe(values)}{size}")
+    return values[0], values[1]
+
+
 def check_betas(who: str, betas: Sequence[Hyperparam]) -> tuple[Hyperparam, Hyperparam]:
     """Two decay rates in ``[0, 1)``, as torch.optim spells them."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        size = f" of {len(betas)}" if isinstance(betas, (tuple, list)) else ""
-        raise TypeError(f"{who}: expected betas as a pair, got {describe(betas)}{size}")
-    for index, beta in enumerate(betas):
+    for index, beta in enumerate(check_pair(who, "betas", betas)):
         check_range(who, f"betas[{index}]", beta, 0.0, 1.0, open_high=True)
     return betas[0], betas[1]
 

@@ -37,8 +37,8 @@ def inject_hyperparams(
     Args:
         inner_factory: Makes the transformation from named arguments, e.g. ``optcore.adam``.
         static_args: Names of arguments that are no hyperparameters although they are numbers
-            (``ns_steps``) or functions (``mask``). Bools, None, strings and transformations are
-            never hyperparameters.
+            or functions (``mask``). Bools, None, strings, transformations and what optcore's own
+            factories take as a number only (start values, ``ns_steps``) are never hyperparameters.
         hyperparam_dtype: Of the tensors made from numbers; None means float64.
 
     Returns:
@@ -87,6 +87,7 @@ def inject_hyperparams(
                 f"{who}: expected a factory of named arguments, got {parameter} in its signature"
             )
     static = {static_args} if isinstance(static_args, str) else set(static_args)
+    static |= getattr(inner_factory, "numbers_only", frozenset()) & set(signature.parameters)
     unknown = sorted(static - set(signature.parameters))
     if unknown:
         raise ValueError(

@@ -22,6 +22,7 @@ from optcore._tree import (
     describe,
     flatten_like,
     path_to,
+    tree_flatten,
     tree_map,
     tree_unflatten,
 )
@@ -179,22 +180,30 @@ def zeros_like(who: str, params: Tree, *, requires_grad: bool = False) -> Tree:
     return full_like(who, params, 0.0, requires_grad=requires_grad)
 
 
-def full_like(who: str, params: Tree, value: float, *, requires_grad: bool = False) -> Tree:
-    """A buffer of one value per parameter.
+def full_like(who: str, params: Tree, value: Hyperparam, *, requires_grad: bool = False) -> Tree:
+    """A buffer per parameter, filled with a number, a tensor or what a prefix tree gives it.
+
+    A tensor keeps its graph.
 
     Raises:
         TypeError: A leaf that is not a dense, real, floating tensor.
     """
 
-    def full(param: Any) -> Any:
+    def full(param: Any, value: Any) -> Any:
         if param is None:
             return None
         if not isinstance(param, torch.Tensor) or not param.dtype.is_floating_point:
             raise TypeError(f"{who}: expected real floating parameters, got {describe(param)}")
+        if isinstance(value, torch.Tensor):
+            return torch.zeros_like(param) + value.to(param.device, param.dtype)
         buffer = torch.full_like(param, value)
         return buffer.requires_grad_() if requires_grad else buffer
 
-    return tree_map(full, params)
+    values = None if is_number(value) else per_leaf(who, "start value", value, params)
+    if values is None:
+        return tree_map(lambda param: full(param, value), params)
+    leaves, spec = tree_flatten(params)
+    return tree_unflatten(spec, [full(*pair) for pair in zip(leaves, values, strict=True)])
 
 
 def counts_like(params: Tree) -> Tree:
@@ -287,6 +296,16 @@ def ema_square(old: torch.Tensor, new: torch.Tensor, decay: Any, inplace: bool) 
     if inplace:
         return old.mul_(decay).addcmul_(new, new, value=1 - decay)
     return torch.addcmul(old * decay, new, new, value=1 - decay)
+
+
+def at_least(value: torch.Tensor, low: Any) -> torch.Tensor:
+    r""":math:`\max(x, l)`."""
+    return value.clamp_min(low.to(value) if isinstance(low, torch.Tensor) else low)
+
+
+def at_most(value: torch.Tensor, high: Any) -> torch.Tensor:
+    r""":math:`\min(x, h)`."""
+    return value.clamp_max(high.to(value) if isinstance(high, torch.Tensor) else high)
 
 
 def add_scaled(base: torch.Tensor, term: torch.Tensor, scale: Any) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import chain
-from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._hyperparams import Hyperparam, check_number, check_range, is_zero, numbers_only
 from optcore._leafwise import ema, leafwise, zeros_like
 from optcore._norms import block_norm
 from optcore._rows import OptimizerRow
@@ -27,6 +27,7 @@ class ScaleByMuonState(NamedTuple):
     momentum: Tree  # like params: decayed average of gradients
 
 
+@numbers_only("ns_coefficients", "eps", "ns_steps")
 def scale_by_muon(
     momentum: Hyperparam = 0.95,
     nesterov: bool = True,
@@ -51,8 +52,8 @@ def scale_by_muon(
     Args:
         momentum: Decay :math:`d` of the momentum, in ``[0, 1)``.
         nesterov: Look one step ahead.
-        ns_coefficients: :math:`(a, b, c)`.
-        eps: Smallest norm to divide by.
+        ns_coefficients: :math:`(a, b, c)`: numbers.
+        eps: Smallest norm to divide by: a number >= 0.
         ns_steps: Newton-Schulz steps.
         adjust_lr_fn: None or ``"original"`` for the scale above, ``"match_rms_adamw"`` for
             :math:`0.2 \sqrt{\max(m, n)}`.
@@ -81,9 +82,14 @@ def scale_by_muon(
     """
     who = "scale_by_muon"
     check_range(who, "momentum", momentum, 0.0, 1.0, open_high=True)
-    check_range(who, "eps", eps, 0.0)
+    check_number(who, "eps", eps, 0.0)
+    if not isinstance(ns_coefficients, (tuple, list)):
+        raise TypeError(f"{who}: expected 3 ns_coefficients, got {describe(ns_coefficients)}")
     if len(ns_coefficients) != 3:
         raise ValueError(f"{who}: expected 3 ns_coefficients, got {len(ns_coefficients)}")
+    for index, value in enumerate(ns_coefficients):
+        check_number(who, f"ns_coefficients[{index}]", value)
+    check_number(who, "ns_steps", ns_steps)
     if ns_steps < 0:
         raise ValueError(f"{who}: expected ns_steps >= 0, got {ns_steps}")
     if adjust_lr_fn not in _ADJUSTMENTS:
@@ -101,6 +107,7 @@ def scale_by_muon(
     )
 
 
+@numbers_only("ns_coefficients", "eps", "ns_steps")
 def muon(
     lr: Hyperparam = 1e-3,
     weight_decay: Hyperparam = 0.1,
@@ -123,8 +130,8 @@ def muon(
         weight_decay: Decoupled rate >= 0; needs ``params`` in ``update``.
         momentum: Decay of the momentum, in ``[0, 1)``.
         nesterov: Look one step ahead.
-        ns_coefficients: Of the Newton-Schulz step.
-        eps: Smallest norm to divide by.
+        ns_coefficients: Of the Newton-Schulz step: numbers.
+        eps: Smallest norm to divide by: a number >= 0.
         ns_steps: Newton-Schulz steps.
         adjust_lr_fn: How the step depends on the shape; see :func:`scale_by_muon`.
         ns_dtype: In which the iteration runs; None for that of the gradient.

@@ -9,7 +9,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._deferred import defers
-from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._hyperparams import Hyperparam, check_number, check_range, is_zero, numbers_only
 from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
     ema,
@@ -42,6 +42,7 @@ class ScaleByRStdDevState(NamedTuple):
     nu: Tree  # decayed average of squared gradients
 
 
+@numbers_only("initial_scale")
 def scale_by_rms(
     decay: Hyperparam = 0.9,
     eps: Hyperparam = 1e-8,
@@ -59,7 +60,7 @@ def scale_by_rms(
     Args:
         decay: Decay :math:`d` of the average, in ``[0, 1)``.
         eps: :math:`\epsilon \ge 0`, added to the root.
-        initial_scale: Start value of :math:`\nu`, >= 0.
+        initial_scale: Start value of :math:`\nu`: a number >= 0.
         eps_root: :math:`\epsilon_r \ge 0`, added under the root.
         use_accelerated_op: Run the kernel that an installed package offers; see
             :func:`kernels_status`.
@@ -99,6 +100,7 @@ def scale_by_rms(
     )
 
 
+@numbers_only("initial_scale")
 def scale_by_stddev(
     decay: Hyperparam = 0.9,
     eps: Hyperparam = 1e-8,
@@ -116,7 +118,7 @@ def scale_by_stddev(
     Args:
         decay: Decay :math:`d` of both averages, in ``[0, 1)``.
         eps: :math:`\epsilon \ge 0`, added to the root.
-        initial_scale: Start value of :math:`\nu`, >= 0.
+        initial_scale: Start value of :math:`\nu`: a number >= 0.
         eps_root: :math:`\epsilon_r \ge 0`, added under the root.
         use_accelerated_op: Run the kernel that an installed package offers; see
             :func:`kernels_status`.
@@ -154,6 +156,7 @@ def scale_by_stddev(
     )
 
 
+@numbers_only("initial_scale")
 def rmsprop(
     lr: Hyperparam = 1e-2,
     alpha: Hyperparam = 0.99,
@@ -176,7 +179,7 @@ def rmsprop(
         weight_decay: L2 penalty >= 0; needs ``params`` in ``update``.
         momentum: Decay of the momentum of the scaled gradients; the number 0 keeps none.
         centered: Divide by the standard deviation instead.
-        initial_scale: Start value of the second moment.
+        initial_scale: Start value of the second moment: a number >= 0.
         nesterov: Nesterov momentum.
         maximize: Ascend instead of descend.
         use_accelerated_op: Run the kernel that an installed package offers; see
@@ -232,7 +235,7 @@ ROWS = (
 def _check_rms(who: str, decay: Any, eps: Any, initial_scale: Any, eps_root: Any) -> None:
     check_range(who, "decay", decay, 0.0, 1.0, open_high=True)
     check_range(who, "eps", eps, 0.0)
-    check_range(who, "initial_scale", initial_scale, 0.0)
+    check_number(who, "initial_scale", initial_scale, 0.0)
     check_range(who, "eps_root", eps_root, 0.0)
 
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 
 from optcore._chain import chain
-from optcore._hyperparams import check_range
-from optcore._leafwise import full_like, leafwise, zeros_like
+from optcore._hyperparams import Hyperparam, check_pair, check_range, is_number, is_scheduled
+from optcore._leafwise import at_least, at_most, fit, full_like, leafwise, zeros_like
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale
 from optcore._transform import GradientTransformation
@@ -24,9 +25,9 @@ class ScaleByRpropState(NamedTuple):
 
 
 def scale_by_rprop(
-    lr: float = 1e-2,
-    etas: tuple[float, float] = (0.5, 1.2),
-    step_sizes: tuple[float, float] = (1e-6, 50.0),
+    lr: Hyperparam = 1e-2,
+    etas: tuple[Hyperparam, Hyperparam] = (0.5, 1.2),
+    step_sizes: tuple[Hyperparam, Hyperparam] = (1e-6, 50.0),
 ) -> GradientTransformation:
     r"""Replace each gradient by a step of adaptive size in the direction of its sign.
 
@@ -37,7 +38,7 @@ def scale_by_rprop(
         u_t = \Delta_t \operatorname{sign}(g_t) \,[g_t\,g_{t-1} \ge 0]
 
     Args:
-        lr: Size of the first steps, > 0.
+        lr: Size of the first steps, >= 0: a start value, so no schedule.
         etas: :math:`(\eta_-, \eta_+)` with :math:`0 < \eta_- < 1 < \eta_+`.
         step_sizes: Smallest and largest :math:`\Delta`.
 
@@ -45,9 +46,11 @@ def scale_by_rprop(
         ``prev``, ``step_size``: like ``params``.
 
     Differentiable:
-        The derivative is zero almost everywhere, and taken as zero everywhere.
+        In ``lr``, ``etas`` and ``step_sizes``, twice. In the gradients the derivative is zero
+        almost everywhere, and taken as zero everywhere.
 
     Raises:
+        TypeError: ``lr`` is a schedule, or something no hyperparameter.
         ValueError: A hyperparameter outside its range.
 
     Differs:
@@ -65,30 +68,45 @@ def scale_by_rprop(
     """
     who = "scale_by_rprop"
     check_range(who, "lr", lr, 0.0)
-    if not (0.0 < etas[0] < 1.0 < etas[1]):
-        raise ValueError(f"{who}: expected etas with 0 < etas[0] < 1 < etas[1], got {etas}")
-    if not (0.0 <= step_sizes[0] <= step_sizes[1]):
-        raise ValueError(f"{who}: expected step_sizes with 0 <= low <= high, got {step_sizes}")
-    static = {"lr": lr, "etas": tuple(etas), "step_sizes": tuple(step_sizes)}
-    return GradientTransformation(_rprop_init, _rprop_update, static=static, name=who)
+    if is_scheduled(lr):
+        raise TypeError(
+            f"{who}: expected lr as a number, tensor or tree of such, got a schedule; it is "
+            "the size of the first steps only"
+        )
+    down, up = check_pair(who, "etas", etas)
+    if (is_number(down) and not 0.0 < down < 1.0) or (is_number(up) and not up > 1.0):
+        raise ValueError(f"{who}: expected etas with 0 < etas[0] < 1 < etas[1], got {tuple(etas)}")
+    check_range(who, "etas[0]", down, 0.0, 1.0)
+    check_range(who, "etas[1]", up, 1.0)
+    low, high = check_pair(who, "step_sizes", step_sizes)
+    check_range(who, "step_sizes[0]", low, 0.0)
+    if not (is_number(high) and high == math.inf):
+        check_range(who, "step_sizes[1]", high, 0.0)
+    if is_number(low) and is_number(high) and low > high:
+        raise ValueError(
+            f"{who}: expected step_sizes with 0 <= low <= high, got {tuple(step_sizes)}"
+        )
+    hyperparams = {"lr": lr, "shrink": down, "grow": up, "smallest": low, "largest": high}
+    return GradientTransformation(_rprop_init, _rprop_update, hyperparams, name=who)
 
 
 def rprop(
-    lr: float = 1e-2,
-    etas: tuple[float, float] = (0.5, 1.2),
-    step_sizes: tuple[float, float] = (1e-6, 50.0),
+    lr: Hyperparam = 1e-2,
+    etas: tuple[Hyperparam, Hyperparam] = (0.5, 1.2),
+    step_sizes: tuple[Hyperparam, Hyperparam] = (1e-6, 50.0),
     *,
     maximize: bool = False,
 ) -> GradientTransformation:
     """Rprop: :func:`scale_by_rprop`, downhill; equals ``torch.optim.Rprop``.
 
     Args:
-        lr: Size of the first steps, >= 0.
+        lr: Size of the first steps, >= 0: a start value, so no schedule.
         etas: Factors by which a step shrinks and grows.
         step_sizes: Smallest and largest step.
         maximize: Ascend instead of descend.
 
     Raises:
+        TypeError: ``lr`` is a schedule, or something no hyperparameter.
         ValueError: A hyperparameter outside its range.
 
     Example:
@@ -110,7 +128,7 @@ def rprop(
 ROWS = (OptimizerRow(rprop, "Rprop", {"prev": "prev", "step_size": "step_size"}),)
 
 
-def _rprop_init(params: Tree, *, lr: float, **_: Any) -> ScaleByRpropState:
+def _rprop_init(params: Tree, *, lr: Any, **_: Any) -> ScaleByRpropState:
     who = "scale_by_rprop"
     return ScaleByRpropState(zeros_like(who, params), full_like(who, params, lr))
 
@@ -121,17 +139,27 @@ def _rprop_update(
     params: Tree,
     *,
     inplace: bool,
-    lr: float,
-    etas: tuple[float, float],
-    step_sizes: tuple[float, float],
+    lr: Any,
+    **hyperparams: Any,
 ) -> tuple[Tree, ScaleByRpropState]:
-    def formula(g: torch.Tensor, prev: torch.Tensor, size: torch.Tensor) -> Any:
+    def formula(
+        g: torch.Tensor,
+        prev: torch.Tensor,
+        size: torch.Tensor,
+        *,
+        shrink: Any,
+        grow: Any,
+        smallest: Any,
+        largest: Any,
+    ) -> Any:
         g = g.to(prev.dtype)
         turned = g * prev
-        factor = torch.where(turned > 0, etas[1], torch.where(turned < 0, etas[0], 1.0))
-        size = (size * factor.to(size.dtype)).clamp(*step_sizes)
+        kept = torch.ones_like(size)
+        factor = torch.where(turned < 0, fit(shrink, size), kept)
+        factor = torch.where(turned > 0, fit(grow, size), factor)
+        size = at_most(at_least(size * factor, smallest), largest)
         g = torch.where(turned < 0, torch.zeros_like(g), g)
         return g.sign() * size, g, size
 
-    updates, prev, size = leafwise("scale_by_rprop", formula, updates, *state)
+    updates, prev, size = leafwise("scale_by_rprop", formula, updates, *state, **hyperparams)
     return updates, ScaleByRpropState(prev, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optcore._hyperparams import Hyperparam, check_betas, check_range
+from optcore._hyperparams import Hyperparam, check_betas, check_number, numbers_only
 from optcore._leafwise import (
     Tick,
     ema,
@@ -20,6 +20,7 @@ from optcore._rows import OptimizerRow
 from optcore._transform import GradientTransformation
 
 
+@numbers_only("initial_accumulator_value")
 def scale_by_yogi(
     b1: Hyperparam = 0.9,
     b2: Hyperparam = 0.999,
@@ -39,7 +40,7 @@ def scale_by_yogi(
         b2: Decay of the second moment, in ``[0, 1)``.
         eps: :math:`\epsilon \ge 0`, added to the root.
         eps_root: :math:`\epsilon_r \ge 0`, added under the root.
-        initial_accumulator_value: Start value of both moments.
+        initial_accumulator_value: Start value of both moments: a number >= 0.
 
     State:
         ``count``, ``mu``, ``nu``: like ``params``.
@@ -59,7 +60,7 @@ def scale_by_yogi(
     Reference:
         Zaheer et al., 2018, "Adaptive methods for nonconvex optimization", Algorithm 2.
     """
-    check_range("scale_by_yogi", "initial_accumulator_value", initial_accumulator_value, 0.0)
+    check_number("scale_by_yogi", "initial_accumulator_value", initial_accumulator_value, 0.0)
     return with_moments(
         "scale_by_yogi",
         _yogi,
@@ -71,6 +72,7 @@ def scale_by_yogi(
     )
 
 
+@numbers_only("initial_accumulator_value")
 def yogi(
     lr: Hyperparam = 1e-3,
     betas: tuple[Hyperparam, Hyperparam] = (0.9, 0.999),
@@ -87,7 +89,7 @@ def yogi(
         betas: ``(b1, b2)``, each in ``[0, 1)``.
         eps: Added to the root, >= 0.
         weight_decay: L2 penalty >= 0; needs ``params`` in ``update``.
-        initial_accumulator_value: Start value of both moments.
+        initial_accumulator_value: Start value of both moments: a number >= 0.
         maximize: Ascend instead of descend.
 
     Raises:

@@ -75,17 +75,9 @@ _ADADELTA = {
     "reference": reference.adadelta,
     "optax": _with_decay("adadelta"),
 }
-# Steps of constant size: nothing passes through a sign, and finite differences see none.
-_RPROP = {
-    "torch": torch.optim.Rprop,
-    "reference": reference.rprop,
-    "static": ("lr", "etas", "step_sizes"),
-}
-_ADAFACTOR = {
-    "torch": torch.optim.Adafactor,
-    "reference": reference.adafactor,
-    "static": ("eps", "d"),
-}
+# Only the first size of a step is its rate, so that this is no schedule.
+_RPROP = {"torch": torch.optim.Rprop, "reference": reference.rprop}
+_ADAFACTOR = {"torch": torch.optim.Adafactor, "reference": reference.adafactor}
 _MUON = {
     "reference": reference.muon,
     "static": ("ns_coefficients", "eps"),
@@ -326,8 +318,20 @@ OPTIMIZERS: tuple[Case, ...] = (
     *_rows(
         "rprop",
         _RPROP,
-        plain={"lr": 0.02},
-        factors={"lr": 0.3, "etas": (0.3, 1.7), "step_sizes": (1e-4, 0.5), "maximize": True},
+        plain={"lr": 0.02, "case": {"schedules": False}},
+        factors={
+            "lr": 0.3,
+            "etas": (0.3, 1.7),
+            "step_sizes": (1e-4, 0.5),
+            "maximize": True,
+            "case": {"static": ("lr",)},
+        },
+        bounds={
+            "lr": 0.3,
+            "etas": (0.1, 2.5),
+            "step_sizes": (0.05, 0.4),
+            "case": {"schedules": False},
+        },
     ),
     *_rows(
         "asgd",
@@ -346,6 +350,8 @@ OPTIMIZERS: tuple[Case, ...] = (
             "weight_decay": 0.1,
         },
         maximize={"lr": 0.05, "maximize": True},
+        floors={"lr": 0.2, "eps": (1.3, 2.5), "d": 1.1},
+        clipped={"lr": 0.2, "eps": (0.01, 0.1), "d": 0.3, "case": _NO_TORCH},
     ),
     *_rows(
         "muon",

@@ -373,7 +373,8 @@ def rprop(
     for step in range(steps):
         g = _signed(grad(param, step), maximize)
         same = (g * before).sign()
-        factor = 1 + (same > 0) * (etas[1] - 1) + (same < 0) * (etas[0] - 1)
+        grown, shrunk = (same > 0).to(param), (same < 0).to(param)
+        factor = 1 + grown * (etas[1] - 1) + shrunk * (etas[0] - 1)
         size = (size * factor).clamp(*step_sizes)
         before = g * (same >= 0)
         param = param - before.sign() * size
