@@ -27,9 +27,10 @@ class Kept:
 
     settings: tuple[Any, ...]
     transformation: GradientTransformation
-    params: ParamDict  # those with a gradient
+    params: ParamDict  # what the transformation saw
+    present: list[torch.Tensor]  # those with a gradient
     kinds: list[Any]  # of gradients and parameters
-    entries: list[Any]  # of the class's state for these parameters
+    entries: list[Any]  # of the class's state for what it saw
     state: Any  # the same as the transformation sees it
     run: Run | None  # if the step can be repeated as it is
 
@@ -45,7 +46,7 @@ class Kept:
             settings is not None
             and len(settings) == len(self.settings)
             and all(map(_alike, self.settings, settings))
-            and _same(self.params.values(), present)
+            and _same(self.present, present)
             and self.kinds == kinds
             and _same(self.entries, entries)
         )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 
 from optcore._optimizers import OPTIMIZERS
 from optcore._schedule_free import average, interpolation
+from optcore._transform import GradientTransformation
+from optcore._tree import Tree
 from optcore.optim import TableOptimizer, derive_class
 
 _SCALARS = ("b1", "max_lr", "weight_sum")  # state in float64 whatever the parameters are
@@ -73,23 +75,39 @@ class ScheduleFreeOptimizer(TableOptimizer):
             param_group = {**param_group, "train_mode": self.training}
         super().add_param_group(param_group)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state; its mode is taken over, parameters are left to the module's own."""
         super().load_state_dict(state_dict)
-        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+
+    def _restore(self, loaded: dict[str, Any]) -> None:
+        super()._restore(loaded)
+        saved = chain.from_iterable(group["params"] for group in loaded["param_groups"])
         own = chain.from_iterable(group["params"] for group in self.param_groups)
         for index, param in zip(saved, own, strict=True):
-            kept = state_dict["state"].get(index, {})
+            kept = loaded["state"].get(index, {})
             for name in _SCALARS:  # torch has cast them to the dtype of the parameter
                 if name in kept:
-                    self.state[param][name] = kept[name]
+                    self.state[param][name] = kept[name].clone()
+
+    def functional(self, params: Tree) -> tuple[GradientTransformation, Tree]:
+        """As :meth:`Optimizer.functional`, of the parameters to train.
+
+        Raises:
+            RuntimeError: The parameters are those to evaluate.
+            ValueError: A leaf is no parameter of this optimizer, or they are of several groups.
+        """
+        self._check_training("functional", "first")
+        return super().functional(params)
 
     def _check_ready(self) -> None:
+        self._check_training("step", "before the forward pass")
+
+    def _check_training(self, method: str, when: str) -> None:
         if not self.training:
             name = type(self).__name__
             raise RuntimeError(
-                f"{name}.step: expected parameters to train, got those to evaluate; call "
-                f"{name}.train() before the forward pass"
+                f"{name}.{method}: expected parameters to train, got those to evaluate; call "
+                f"{name}.train() {when}"
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from optcore._deferred import Deferred
 from optcore._inject import assigned, injected
 from optcore._kept import Kept, comparable
 from optcore._leafwise import check_gradient
-from optcore._masking import MaskedNode
+from optcore._masking import MaskedNode, spread
 from optcore._optimizers import OPTIMIZERS
 from optcore._param_group import guarded
 from optcore._rows import OptimizerRow
@@ -41,6 +41,7 @@ from optcore._tree import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_TREES = ("mask", "param_labels")  # what a transformation holds beside its hyperparameters
 _SHARED = "shared_state"  # group entry for state that belongs to no single parameter
 
 
@@ -94,7 +95,26 @@ class Optimizer(torch.optim.Optimizer):
             check_options(who, self.row, param_group, len(self.param_groups))
             self._group_transformation({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        self.param_groups[-1] = guarded(self.param_groups[-1], who)
+        group = self.param_groups.pop()
+        self._check_trees(group, len(self.param_groups))
+        self.param_groups.append(guarded(group, who))
+
+    def _check_trees(self, group: dict[str, Any], index: int) -> None:
+        """Refuse hyperparameters and masks whose parts belong to no parameters of the group."""
+        transformation = self._group_transformation(group)
+        params = ParamDict.fromkeys(range(len(group["params"])))  # shapes are a step's to check
+        try:
+            transformation.check(params)
+            for member in _members(transformation):
+                for name in _TREES:
+                    tree = member._static.get(name)
+                    if isinstance(tree, (dict, list, tuple)):
+                        spread(member._name, name, tree, params)
+        except ValueError as error:
+            raise ValueError(
+                f"{type(self).__name__}: {error}, at group {index}; give a value per parameter by "
+                "its place in the group: {0: ..., 1: ...}"
+            ) from None
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch.optim's class of the same name writes it, if there is one.
@@ -118,15 +138,23 @@ class Optimizer(torch.optim.Optimizer):
                 the optimizer is as before then.
         """
         who = f"{type(self).__name__}.load_state_dict"
-        for index, group in enumerate(state_dict["param_groups"]):
-            check_options(who, self.row, group, index)
-        loaded: list[dict[str, Any]] = []  # what other hooks made of it
-        hook = self.register_load_state_dict_pre_hook(lambda _, given: loaded.append(given))
+        loaded: list[dict[str, Any]] = []
+
+        def look(_: Any, given: dict[str, Any]) -> None:  # at what other hooks made of it
+            for index, group in enumerate(given["param_groups"]):
+                check_options(who, self.row, group, index)
+            loaded.append(given)
+
+        hook = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
-        restore_scalars(self, loaded[-1])
+        self._restore(loaded[-1])
+
+    def _restore(self, loaded: dict[str, Any]) -> None:
+        """Undo what torch did to scalars of a loaded state."""
+        restore_scalars(self, loaded)
 
     def functional(self, params: Tree) -> tuple[GradientTransformation, Tree]:
         """The transformation and the state with which functional steps go on from here.
@@ -186,6 +214,8 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for index in [i for i in self._kept if i >= len(self.param_groups)]:
+            del self._kept[index]
         # all checks before any change
         steps = [self._prepared(i, group) for i, group in enumerate(self.param_groups)]
         for step in steps:
@@ -199,16 +229,17 @@ class Optimizer(torch.optim.Optimizer):
     def _prepared(self, index: int, group: dict[str, Any]) -> Callable[[], None] | None:
         """The step of a group, checked; None if nothing there has a gradient."""
         present = [p for p in group["params"] if p.grad is not None]
+        kept = self._kept.pop(index, None)
         if not present:
             return None
-        grads = [p.grad for p in present]
         # nothing of a compiled step is kept: its tensors stand for others
         settings = None if torch.compiler.is_compiling() else self._settings(group)
-        kinds = [(type(t), t.shape, t.dtype, t.device, t.layout) for t in (*grads, *present)]
-        kept = self._kept.pop(index, None)
+        tensors = (*[p.grad for p in present], *present)
+        kinds = [(type(t), t.shape, t.dtype, t.device, t.layout) for t in tensors]
         if kept is not None and kept.continues(
-            settings, present, kinds, self._entries(group, present)
+            settings, present, kinds, self._entries(group, kept.params.values())
         ):
+            grads = [p.grad for p in kept.params.values()]
             if kept.settings != settings:
                 transformation = self._group_transformation(group)
             elif kept.run is not None:
@@ -219,12 +250,17 @@ class Optimizer(torch.optim.Optimizer):
             params, known = kept.params, kept.state
             state = known
         else:
-            for grad in grads:
-                check_gradient(type(self).__name__, grad)
+            kept = None  # what was replaced need not live on
+            for p in present:
+                check_gradient(type(self).__name__, p.grad)
             transformation = self._group_transformation(group)
-            transformation.check(ParamDict(enumerate(group["params"])))
-            params = ParamDict((i, p) for i, p in enumerate(group["params"]) if p.grad is not None)
+            params = ParamDict(enumerate(group["params"]))
+            transformation.check(params)
+            if not self._holds_trees(group, transformation):  # a tree fits all parameters only
+                params = ParamDict((i, p) for i, p in params.items() if p.grad is not None)
+            grads = [p.grad for p in params.values()]
             state, known = self._read_state(transformation, group, params), None
+            self._check_buffers(index, transformation, state, params)
         state = assigned(transformation, state, group)
 
         def step() -> None:
@@ -232,18 +268,55 @@ class Optimizer(torch.optim.Optimizer):
             updates, new = transformation.apply(deferred, state, params, True, {})
             run = None
             if isinstance(updates, Deferred):
-                run = updates.add_to(present)
+                run = updates.add_to([*params.values()])
                 run = run if updates is deferred and run.carries(state, new) else None
             else:
                 apply_updates(params, updates, inplace=True)
             self._write_state(group, params, new, known)
             if settings is not None:
-                entries = self._entries(group, present)
-                self._kept[index] = Kept(settings, transformation, params, kinds, entries, new, run)
+                entries = self._entries(group, params.values())
+                self._kept[index] = Kept(
+                    settings, transformation, params, present, kinds, entries, new, run
+                )
 
         return step
 
-    def _entries(self, group: dict[str, Any], params: list[torch.Tensor]) -> list[Any]:
+    def _check_buffers(
+        self, index: int, transformation: GradientTransformation, state: Any, params: ParamDict
+    ) -> None:
+        """Refuse what was loaded for, or assigned to, a parameter of another shape."""
+        who = type(self).__name__
+        for i, p in params.items():
+            if p.grad is not None and p.grad.shape != p.shape:
+                raise ValueError(
+                    f"{who}: expected a gradient like its parameter {describe(p)}, got "
+                    f"{describe(p.grad)}, at parameter {i} of group {index}"
+                )
+        if torch.compiler.is_compiling():
+            return
+        expected: dict[str, Any] = {}
+
+        def note(name: str, slot: Any) -> None:
+            expected.setdefault(name, slot)
+
+        def check(name: str, slot: Any) -> None:
+            for i, p in params.items() if is_param_dict(slot) else ():
+                own = slot[i]
+                if not isinstance(own, torch.Tensor) or not own.ndim or own.shape == p.shape:
+                    continue
+                if not expected:  # on the device without memory
+                    like = [(j, torch.empty_like(q, device="meta")) for j, q in params.items()]
+                    self._map_slots(note, transformation.init(ParamDict(like)))
+                wanted = expected[name][i]
+                if isinstance(wanted, torch.Tensor) and wanted.shape != own.shape:
+                    raise ValueError(
+                        f"{who}: expected {name!r} as {describe(wanted)}, got {describe(own)}, at "
+                        f"parameter {i} of group {index}; load a state made for this parameter"
+                    )
+
+        self._map_slots(check, state)
+
+    def _entries(self, group: dict[str, Any], params: Iterable[torch.Tensor]) -> list[Any]:
         """All that is kept for some parameters of a group."""
         own = [entry for p in params for entry in self.state.get(p, {}).values()]
         return [*own, *group.get(_SHARED, {}).values()]
@@ -254,6 +327,18 @@ class Optimizer(torch.optim.Optimizer):
 
     def _group_transformation(self, group: dict[str, Any]) -> GradientTransformation:
         return self._transformation
+
+    def _holds_trees(self, group: dict[str, Any], transformation: GradientTransformation) -> bool:
+        """Whether something has a value per parameter: by its place in the group, in a dict."""
+        if any(isinstance(group.get(name), dict) for name in self.defaults):
+            return True
+        for member in transformation._all():
+            values = [*member._hyperparams.values(), *map(member._static.get, _TREES)]
+            for name in ("numbers", "schedules", "fixed"):  # of inject_hyperparams
+                values += (member._static.get(name) or {}).values()
+            if any(isinstance(value, dict) for value in values):
+                return True
+        return False
 
     def _read_state(
         self, transformation: GradientTransformation, group: dict[str, Any], params: ParamDict
@@ -268,18 +353,21 @@ class Optimizer(torch.optim.Optimizer):
                 return shared.get(name, fresh)
             slot = ParamDict()
             for i, p in params.items():
-                kept = {**counts, **self.state.get(p, {})}
-                if i not in fresh and name not in kept:
+                own = self.state.get(p)
+                kept = {**counts, **(own or {})}
+                if own and name not in kept:
                     raise ValueError(
                         f"{type(self).__name__}: expected {name!r} in the state of parameter {i}, "
                         f"got {sorted(kept)}; load a state that this optimizer made"
                     )
-                slot[i] = fresh[i] if i in fresh else kept[name]
+                slot[i] = kept[name] if own else fresh[i]
                 if isinstance(slot[i], tuple):
                     slot[i] = MaskedNode()  # kept as (), which every checkpoint can hold
             return slot
 
-        fresh = ParamDict((i, p) for i, p in params.items() if not self.state.get(p))
+        fresh = params
+        if not self._holds_trees(group, transformation):
+            fresh = ParamDict((i, p) for i, p in params.items() if not self.state.get(p))
         return self._map_slots(read, transformation.init(fresh))
 
     def _write_state(
@@ -289,6 +377,8 @@ class Optimizer(torch.optim.Optimizer):
         for name, slot in self._changed_slots(state, known):
             if is_param_dict(slot):
                 for i, p in params.items():
+                    if p.grad is None and not self.state.get(p):
+                        continue  # its state is made when it moves
                     self.state[p][name] = () if isinstance(slot[i], MaskedNode) else slot[i]
             else:
                 group.setdefault(_SHARED, {})[name] = slot
@@ -345,6 +435,14 @@ class Optimizer(torch.optim.Optimizer):
             lines.append(f"Parameter Group {index}")
             lines += [f"    {k}: {show(group.get(k))}" for k in sorted(group) if k != "params"]
         return "\n".join([*lines, ")"])
+
+
+def _members(transformation: GradientTransformation) -> Iterator[GradientTransformation]:
+    """The transformation and the members of chains: they all see the parameters as they are."""
+    yield transformation
+    members = transformation._static.get("transformations")
+    for member in members if isinstance(members, tuple) else ():
+        yield from _members(member)
 
 
 class TableOptimizer(Optimizer):
