@@ -412,3 +412,30 @@ def test_a_state_with_a_schedule_that_torch_has_not_is_saved():
     ours = optcore.ASGD(of, t0=lambda count: 3.0 + count)
     train(of, ours, 2)
     assert "eta" in ours.state_dict()["state"][0]
+
+
+def test_lbfgs_goes_on_from_a_checkpoint():
+    def run(of, optimizer):
+        def closure():
+            optimizer.zero_grad()
+            a, b = of
+            loss = (a @ b).sin().sum() + b.square().sum() + a.square().sum() / 10
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    of = params()
+    theirs = torch.optim.LBFGS(of, lr=0.1, max_iter=3)
+    run(of, theirs)
+    message = (
+        "from_torch: expected an optimizer with a functional form of the same steps, got torch"
+    )
+    with pytest.raises(TypeError, match="^" + re.escape(message)):
+        optcore.from_torch(theirs)
+    copied = copy.deepcopy(of)
+    ours = optcore.LBFGS(copied, lr=0.1, max_iter=3)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    run(of, theirs)
+    run(copied, ours)
+    torch.testing.assert_close(copied, of, rtol=1e-9, atol=1e-9)

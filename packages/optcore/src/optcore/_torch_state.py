@@ -32,6 +32,12 @@ def row_of(who: str, optimizer: torch.optim.Optimizer) -> OptimizerRow:
     """
     kind = type(optimizer)
     rows = {row.class_name: row for row in OPTIMIZERS.values()}
+    if kind is torch.optim.LBFGS:
+        raise TypeError(
+            f"{who}: expected an optimizer with a functional form of the same steps, got "
+            "torch.optim.LBFGS; make optcore.LBFGS with its arguments and parameters and call "
+            ".load_state_dict(optimizer.state_dict()) on it"
+        )
     if getattr(torch.optim, kind.__name__, None) is not kind or kind.__name__ not in rows:
         raise TypeError(
             f"{who}: expected an optimizer of torch.optim that optcore has too, got "
