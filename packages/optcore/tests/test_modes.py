@@ -242,3 +242,45 @@ def test_a_default_step_keeps_the_graph_of_what_is_no_rate(tx):
         updates, state = made.update({"w": torch.tensor([0.5, 1.0])}, state, params)
     (slope,) = torch.autograd.grad(updates["w"].sum(), h)
     assert slope != 0
+
+
+READ = {
+    "tensor": lambda: optcore.adam(lr=torch.tensor(0.1), betas=(torch.tensor(0.8), 0.95)),
+    "schedule": lambda: optcore.adam(lr=lambda count: 0.1 + 0.0 * count, betas=(0.8, 0.95)),
+    "injected": lambda: optcore.inject_hyperparams(optcore.adam)(lr=0.1, betas=(0.8, 0.95)),
+}
+
+
+@pytest.mark.parametrize("form", READ)
+def test_in_place_a_tensor_that_can_be_read_equals_torch_in_one_call_for_all_leaves(
+    form, monkeypatch
+):
+    calls = []
+    lerp = torch._foreach_lerp_
+    monkeypatch.setattr(torch, "_foreach_lerp_", lambda *a: (calls.append(len(a[0])), lerp(*a)))
+    ours = [torch.linspace(1, 2, n, dtype=torch.float64) for n in (2, 3, 4)]
+    theirs = [p.clone().requires_grad_() for p in ours]
+    reference = torch.optim.Adam(theirs, lr=0.1, betas=(0.8, 0.95), foreach=False)
+    tx = READ[form]()
+    state = tx.init(ours)
+    for step in range(10):
+        grads = [(step + p).sin() for p in ours]
+        for p in theirs:
+            p.grad = (step + p.detach()).sin()
+        reference.step()
+        updates, state = tx.update(grads, state, ours)
+        ours = optcore.apply_updates(ours, updates)
+    assert calls == [3] * 10
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_a_class_sees_a_tensor_rate_that_its_owner_changes():
+    rate = torch.tensor(0.5)
+    w = torch.zeros(2, requires_grad=True)
+    optimizer = optcore.Optimizer([w], optcore.sgd(lr=rate))
+    w.grad = torch.ones(2)
+    for value in (0.5, 0.5, 0.25):
+        rate.fill_(value)
+        optimizer.step()
+    assert torch.equal(w.detach(), torch.full((2,), -1.25))

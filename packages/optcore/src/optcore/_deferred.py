@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from optcore._hyperparams import is_number
+from optcore._hyperparams import is_number, read
 from optcore._tensorlist import TensorList
 from optcore._tree import Tree, tree_flatten, tree_leaves, tree_unflatten
 
@@ -37,7 +37,16 @@ def settled(updates: Tree) -> Tree:
 class Rule:
     """A formula and what it gets beside the gradients: a column has an entry per leaf."""
 
-    __slots__ = ("columns", "formula", "hyperparams", "states", "ticks", "together", "trees")
+    __slots__ = (
+        "columns",
+        "formula",
+        "hyperparams",
+        "owned",
+        "states",
+        "ticks",
+        "together",
+        "trees",
+    )
 
     def __init__(
         self,
@@ -52,9 +61,17 @@ class Rule:
         self.columns = columns
         self.states = states  # so many columns, the first ones, are buffers to be overwritten
         self.ticks = ticks
-        self.hyperparams = hyperparams
         self.trees = trees  # hyperparameters with a value per leaf
         self.together = all(map(is_number, hyperparams.values()))
+        self.hyperparams = hyperparams
+        # trees and tensors that their owner may change before the next step
+        self.owned = not self.together
+
+    def read(self) -> None:
+        """Take numbers for 0-d tensors, so that one call may serve many leaves: in place only."""
+        if not self.together:
+            self.hyperparams = {name: read(value) for name, value in self.hyperparams.items()}
+            self.together = all(map(is_number, self.hyperparams.values()))
 
     def arguments(self, leaf: int) -> dict[str, Any]:
         """Keywords of the formula for one leaf, or for all that share its step count."""
@@ -105,7 +122,7 @@ class Run:
             (members, targets, [_step(rule, members, many) for rule in rules])
             for members, many, targets in _parts(deferred.grads, rules, params)
         ]
-        self._own = any(rule.trees for rule in rules)  # trees that their owner may change
+        self._own = any(rule.owned for rule in rules)
         self._ticks = list({id(t): t for rule in rules for t in rule.ticks or () if t}.values())
 
     def write(self, grads: Sequence[Any], updates: list[Any]) -> None:

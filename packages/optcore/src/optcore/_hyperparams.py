@@ -24,6 +24,8 @@ from optcore._tree import (
 Schedule: TypeAlias = Callable[[torch.Tensor], "float | torch.Tensor"]
 Hyperparam: TypeAlias = "float | torch.Tensor | Schedule | Tree"
 
+_READABLE = (torch.Tensor, torch.nn.Parameter)  # no subclass that only stands for a value
+
 
 def check_range(
     who: str,
@@ -129,6 +131,16 @@ def at_count(value: Hyperparam, count: torch.Tensor) -> Hyperparam:
 def is_number(value: Any) -> bool:
     """Whether the hyperparameter is a number; most are floats, which is asked first."""
     return type(value) is float or isinstance(value, Real)
+
+
+def read(value: Any) -> Any:
+    """The number in a tensor that can be read without waiting, anything else as it is.
+
+    Only where no graph is recorded and nothing traces: the tensor is not seen again.
+    """
+    if type(value) in _READABLE and not value.ndim and value.is_cpu and value.is_floating_point():
+        return value.item()
+    return value
 
 
 def is_zero(value: Hyperparam) -> bool:

@@ -86,6 +86,7 @@ def leafwise(
         moved = [c if t is None else t.count for c, t in zip(old, ticks, strict=True)]
         new_counts = (tree_unflatten(spec, moved),)
     if overwrite and kernel is None:
+        rule.read()
         deferred.rules.append(rule)
         return (updates if updates is deferred else deferred.settled(), *states, *new_counts)
     outputs: list[list[Any]] = [[None] * len(grads), *map(list, columns[: len(states)])]
