@@ -100,6 +100,22 @@ CONSTRUCTION = [
         TypeError,
         "adan: expected betas as a triple, got tuple",
     ),
+    (lambda: optcore.adam(maximize="yes"), TypeError, "adam: expected maximize as a bool, got str"),
+    (
+        lambda: optcore.fromage(maximize=1),
+        TypeError,
+        "fromage: expected maximize as a bool, got int",
+    ),
+    (
+        lambda: optcore.sgd(momentum=0.9, nesterov="no"),
+        TypeError,
+        "trace: expected nesterov as a bool, got str",
+    ),
+    (
+        lambda: optcore.muon(nesterov="no"),
+        TypeError,
+        "scale_by_muon: expected nesterov as a bool, got str",
+    ),
     (
         lambda: optcore.rprop(etas=0.5),
         TypeError,

@@ -18,7 +18,7 @@ from optcore._leafwise import (
     zeros_like,
 )
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree
 from optcore._weight_decay import add_decayed_weights
@@ -109,7 +109,7 @@ def adadelta(
     check_range("adadelta", "lr", lr, 0.0)
     check_range("adadelta", "weight_decay", weight_decay, 0.0)
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("adadelta", maximize),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         scale_by_adadelta(rho, eps),
         scale_by_learning_rate(lr),

@@ -11,7 +11,7 @@ from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_pair, check_range, is_zero
 from optcore._leafwise import Tick, at_least, counts_like, ema, fit, leafwise, safe_sqrt, zeros_like
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale
+from optcore._scaling import uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree, tree_map
 
@@ -133,7 +133,7 @@ def adafactor(
         Shazeer and Stern, 2018, arXiv:1804.04235, Algorithm 4.
     """
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("adafactor", maximize),
         scale_by_adafactor(lr, beta2_decay, eps, d, weight_decay),
     ).named("adafactor")
 

@@ -20,7 +20,7 @@ from optcore._leafwise import (
 )
 from optcore._rmsprop import divided_by_root
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree
 from optcore._weight_decay import add_decayed_weights
@@ -152,7 +152,7 @@ def adagrad(
         initial_accumulator_value, eps, lr_decay=lr_decay, use_accelerated_op=use_accelerated_op
     )
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("adagrad", maximize),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         rule,
         scale_by_learning_rate(lr),

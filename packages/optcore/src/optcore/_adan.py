@@ -24,7 +24,7 @@ from optcore._leafwise import (
 )
 from optcore._moment_rules import bias_correction
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree
 from optcore._weight_decay import add_decayed_weights
@@ -127,7 +127,7 @@ def adan(
     if not isinstance(betas, (tuple, list)) or len(betas) != 3:
         raise TypeError(f"adan: expected betas as a triple, got {type(betas).__name__}")
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("adan", maximize),
         scale_by_adan(*betas, eps, eps_root),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         scale_by_learning_rate(lr),

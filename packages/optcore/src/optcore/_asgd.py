@@ -11,7 +11,7 @@ from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._leafwise import Tick, counts_like, fit, leafwise, zeros_like
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale
+from optcore._scaling import uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree, tree_map
 from optcore._weight_decay import add_decayed_weights
@@ -112,7 +112,7 @@ def asgd(
     """
     check_range("asgd", "weight_decay", weight_decay, 0.0)
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("asgd", maximize),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         scale_by_asgd(lr, lambd, alpha, t0),
     ).named("asgd")

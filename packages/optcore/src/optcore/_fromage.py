@@ -12,7 +12,7 @@ from optcore._hyperparams import Hyperparam, check_range
 from optcore._leafwise import fit, leafwise
 from optcore._param_scaling import scale_by_trust_ratio
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale
+from optcore._scaling import uphill
 from optcore._transform import EmptyState, GradientTransformation, stateless_init
 from optcore._tree import Tree
 
@@ -61,7 +61,7 @@ def fromage(
     step = GradientTransformation(
         stateless_init, _contracted_update, {"lr": lr}, name="fromage", needs_params=True
     )
-    return chain(*([scale(-1.0)] if maximize else []), scale_by_trust_ratio(min_norm), step).named(
+    return chain(*uphill("fromage", maximize), scale_by_trust_ratio(min_norm), step).named(
         "fromage"
     )
 

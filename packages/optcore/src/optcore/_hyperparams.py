@@ -87,6 +87,16 @@ def check_number(who: str, name: str, value: float, low: float = -math.inf) -> N
     check_range(who, name, value, low)
 
 
+def check_flag(who: str, name: str, value: bool) -> None:
+    """Refuse what is no bool: a string such as ``"no"`` would count as True.
+
+    Raises:
+        TypeError: No bool.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{who}: expected {name} as a bool, got {describe(value)}")
+
+
 def numbers_only(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Mark a factory: ``inject_hyperparams`` leaves these of its arguments as they are."""
 

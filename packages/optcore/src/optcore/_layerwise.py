@@ -12,7 +12,7 @@ from optcore._masking import masked
 from optcore._momentum import trace
 from optcore._param_scaling import scale_by_trust_ratio
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree
 from optcore._weight_decay import add_decayed_weights
@@ -59,7 +59,7 @@ def lamb(
     check_range("lamb", "weight_decay", weight_decay, 0.0)
     b1, b2 = check_betas("lamb", betas)
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("lamb", maximize),
         scale_by_adam(b1, b2, eps, eps_root),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]),
         scale_by_trust_ratio(),
@@ -113,7 +113,7 @@ def lars(
     trust = scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=eps)
     decay = add_decayed_weights(weight_decay, weight_decay_mask)
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("lars", maximize),
         *([] if is_zero(weight_decay) else [decay]),
         trust if trust_ratio_mask is None else masked(trust, trust_ratio_mask),
         scale_by_learning_rate(lr),

@@ -25,7 +25,7 @@ from optcore._leafwise import (
     scaled,
     takes_numbers,
 )
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree
 from optcore._weight_decay import add_decayed_weights
@@ -94,7 +94,7 @@ def descend(
     check_range(who, "weight_decay", weight_decay, 0.0)
     decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill(who, maximize),
         *([] if decoupled else decay),
         rule,
         *(decay if decoupled else []),

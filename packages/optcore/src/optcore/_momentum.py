@@ -10,7 +10,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._deferred import defers
-from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._hyperparams import Hyperparam, check_flag, check_range, is_zero
 from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
     Tick,
@@ -22,7 +22,7 @@ from optcore._leafwise import (
     zeros_like,
 )
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree
 from optcore._weight_decay import add_decayed_weights
@@ -82,6 +82,7 @@ def trace(
         Sutskever et al., 2013, "On the importance of initialization and momentum in deep
         learning", equations 1-4, in the form of ``torch.optim.SGD``.
     """
+    check_flag("trace", "nesterov", nesterov)
     check_range("trace", "decay", decay, 0.0)
     check_range("trace", "dampening", dampening)
     check_kernels("trace", use_accelerated_op, "trace")
@@ -165,7 +166,7 @@ def sgd(
         "use_accelerated_op": use_accelerated_op,
     }
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("sgd", maximize),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         *([] if is_zero(momentum) else [trace(momentum, dampening, nesterov, **options)]),
         scale_by_learning_rate(lr),

@@ -9,11 +9,18 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import chain
-from optcore._hyperparams import Hyperparam, check_number, check_range, is_zero, numbers_only
+from optcore._hyperparams import (
+    Hyperparam,
+    check_flag,
+    check_number,
+    check_range,
+    is_zero,
+    numbers_only,
+)
 from optcore._leafwise import ema, leafwise, zeros_like
 from optcore._norms import block_norm
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree, describe, tree_leaves
 from optcore._weight_decay import add_decayed_weights
@@ -82,6 +89,7 @@ def scale_by_muon(
     """
     who = "scale_by_muon"
     check_range(who, "momentum", momentum, 0.0, 1.0, open_high=True)
+    check_flag(who, "nesterov", nesterov)
     check_number(who, "eps", eps, 0.0)
     if not isinstance(ns_coefficients, (tuple, list)):
         raise TypeError(f"{who}: expected 3 ns_coefficients, got {describe(ns_coefficients)}")
@@ -153,7 +161,7 @@ def muon(
     check_range("muon", "lr", lr, 0.0)
     check_range("muon", "weight_decay", weight_decay, 0.0)
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("muon", maximize),
         scale_by_muon(
             momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, ns_dtype=ns_dtype
         ),

@@ -11,7 +11,7 @@ from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_betas, check_range
 from optcore._leafwise import Tick, counts_like, fit, leafwise, safe_sqrt, zeros_like
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree, tree_map
 
@@ -116,7 +116,7 @@ def novograd(
     check_range("novograd", "lr", lr, 0.0)
     b1, b2 = check_betas("novograd", betas)
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("novograd", maximize),
         scale_by_novograd(b1, b2, eps, eps_root, weight_decay),
         scale_by_learning_rate(lr),
     ).named("novograd")

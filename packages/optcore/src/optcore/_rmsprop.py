@@ -23,7 +23,7 @@ from optcore._leafwise import (
 )
 from optcore._momentum import trace
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree
 from optcore._weight_decay import add_decayed_weights
@@ -214,7 +214,7 @@ def rmsprop(
     check_kernels("rmsprop", use_accelerated_op, by_root.__name__, *momenta)
     accelerated = {"use_accelerated_op": use_accelerated_op}
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("rmsprop", maximize),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         by_root(alpha, eps, initial_scale, **accelerated),
         *([trace(momentum, nesterov=nesterov, **accelerated)] if momenta else []),

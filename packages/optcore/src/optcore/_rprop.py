@@ -12,7 +12,7 @@ from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_pair, check_range, is_number, is_scheduled
 from optcore._leafwise import at_least, at_most, fit, full_like, leafwise, zeros_like
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale
+from optcore._scaling import scale, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree
 
@@ -119,7 +119,7 @@ def rprop(
         Riedmiller and Braun, 1993.
     """
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("rprop", maximize),
         scale_by_rprop(lr, etas, step_sizes),
         scale(-1.0),
     ).named("rprop")

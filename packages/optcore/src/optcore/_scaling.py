@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from optcore._deferred import defers
-from optcore._hyperparams import Hyperparam, Schedule, check_range
+from optcore._hyperparams import Hyperparam, Schedule, check_flag, check_range
 from optcore._leafwise import leafwise, scaled
 from optcore._transform import EmptyState, GradientTransformation, stateless_init
 from optcore._tree import Tree, describe
@@ -120,6 +120,12 @@ def scale_by_learning_rate(lr: Hyperparam, *, flip_sign: bool = True) -> Gradien
         {"flip_sign": flip_sign},
         name="scale_by_learning_rate",
     )
+
+
+def uphill(who: str, maximize: bool) -> list[GradientTransformation]:
+    """What comes first in the chain of an optimizer that may maximize."""
+    check_flag(who, "maximize", maximize)
+    return [scale(-1.0)] if maximize else []
 
 
 @defers

@@ -14,7 +14,7 @@ from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
 from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import ema, leafwise, zeros_like
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import EmptyState, GradientTransformation, stateless_init
 from optcore._tree import Tree
 from optcore._weight_decay import add_decayed_weights
@@ -139,7 +139,7 @@ def lion(
     b1, b2 = check_betas("lion", betas)
     check_kernels("lion", use_accelerated_op, "scale_by_lion")
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("lion", maximize),
         scale_by_lion(b1, b2, use_accelerated_op=use_accelerated_op),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]),
         scale_by_learning_rate(lr),
@@ -169,9 +169,9 @@ def sign_sgd(lr: Hyperparam = 1e-3, *, maximize: bool = False) -> GradientTransf
         Bernstein et al., 2018, arXiv:1802.04434, Algorithm 1. Equals ``optax.sign_sgd``.
     """
     check_range("sign_sgd", "lr", lr, 0.0)
-    return chain(
-        *([scale(-1.0)] if maximize else []), scale_by_sign(), scale_by_learning_rate(lr)
-    ).named("sign_sgd")
+    return chain(*uphill("sign_sgd", maximize), scale_by_sign(), scale_by_learning_rate(lr)).named(
+        "sign_sgd"
+    )
 
 
 def signum(
@@ -207,7 +207,7 @@ def signum(
     check_range("signum", "lr", lr, 0.0)
     check_range("signum", "momentum", momentum, 0.0, 1.0, open_high=True)
     return chain(
-        *([scale(-1.0)] if maximize else []),
+        *uphill("signum", maximize),
         scale_by_lion(momentum, momentum),
         scale_by_learning_rate(lr),
     ).named("signum")

@@ -13,7 +13,7 @@ from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range
 from optcore._leafwise import ema, fit, leafwise, safe_sqrt, zeros_like
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale, scale_by_learning_rate
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree, tree_map
 
@@ -115,7 +115,7 @@ def sm3(
     check_range("sm3", "lr", lr, 0.0)
     check_range("sm3", "momentum", momentum, 0.0, 1.0, open_high=True)
     return chain(
-        *([scale(-1.0)] if maximize else []), scale_by_sm3(momentum), scale_by_learning_rate(lr)
+        *uphill("sm3", maximize), scale_by_sm3(momentum), scale_by_learning_rate(lr)
     ).named("sm3")
 
 
