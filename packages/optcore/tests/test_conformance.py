@@ -127,6 +127,40 @@ def moves_what_has_no_gradient(updates, state, params, *, inplace):
     return updates, {k: s + 1 for k, s in state.items()}
 
 
+def zeroes_the_gradients_it_kept(updates, state, params, *, inplace):
+    if inplace:
+        optcore.map_tensors(torch.Tensor.zero_, state)
+    return optcore.map_tensors(torch.clone, updates), updates
+
+
+def keeps_the_parameters(updates, state, params, *, inplace):
+    return {k: g + (params[k] - state[k]) for k, g in updates.items()}, dict(params)
+
+
+def asks_for_values(updates, state, params, *, inplace):
+    return {k: g * (g.sum().item() > 0) for k, g in updates.items()}, state
+
+
+def wants_a_dict(updates, state, params, *, inplace):
+    return dict(updates.items()), state
+
+
+def adds_parameters(updates, state, params, *, inplace):
+    return {k: g + params[k] for k, g in updates.items()}, state
+
+
+def drops_a_key(updates, state, params, *, inplace):
+    return {"w": updates["w"]}, state
+
+
+def takes_gradients_out(updates, state, params, *, inplace):
+    return {"w": updates.pop("w"), "b": updates.pop("b")}, state
+
+
+def loses_what_has_no_gradient(updates, state, params, *, inplace):
+    return updates, {k: None if g is None else g for k, g in updates.items()}
+
+
 def zeros(params):
     return optcore.map_tensors(torch.zeros_like, params)
 
@@ -163,8 +197,16 @@ def remembers():
     return transformation(update)
 
 
+HOLDS_A_LAMBDA = optcore.stateless(lambda updates, params: updates)
+
+
 def negated_formula(param, grad, steps):
     return param - grad(param, 0)
+
+
+def bent_rates(rates):
+    """The second rate has a wrong derivative."""
+    return optcore.scale(NotThreeTimes.apply(rates[1]) * rates[0])
 
 
 def two_rates(lr):
@@ -189,6 +231,26 @@ BROKEN = [
         "expected needs_params=True, got an error without params",
     ),
     (
+        testing.check_structure,
+        transformation(drops_a_key),
+        "expected updates of the gradients' structure, got another",
+    ),
+    (
+        testing.check_structure,
+        mapped(lambda g: 1.0),
+        "expected f64[2], got float, at ['b']",
+    ),
+    (
+        testing.check_structure,
+        transformation(adds_parameters),
+        "expected needs_params=True, got an error without params",
+    ),
+    (
+        testing.check_structure,
+        testing.Case("broken", lambda: (no_state, forgets_none)),
+        "expected a GradientTransformation, got tuple",
+    ),
+    (
         testing.check_purity,
         mapped(lambda g: g.mul_(2)),
         "expected gradients untouched with inplace=True, got a change, at ['b']",
@@ -197,6 +259,11 @@ BROKEN = [
         testing.check_purity,
         transformation(writes_when_it_may_not, zeros),
         "expected earlier updates untouched with inplace=True, got a change, at ['b']",
+    ),
+    (
+        testing.check_purity,
+        transformation(zeroes_the_gradients_it_kept, zeros),
+        "expected earlier gradients untouched with inplace=True, got a change, at ['b']",
     ),
     (
         testing.check_purity,
@@ -209,6 +276,11 @@ BROKEN = [
         "expected inplace=True and inplace=False to be equal, got a difference of ",
     ),
     (
+        testing.check_inplace_equals_pure,
+        transformation(keeps_the_parameters, dict, needs_params=True),
+        "expected inplace=True (parameters too) and inplace=False to be equal, got a difference",
+    ),
+    (
         testing.check_none_leaves,
         transformation(forgets_none),
         "expected None where the gradient is None, got an update, at ['b']",
@@ -217,6 +289,16 @@ BROKEN = [
         testing.check_none_leaves,
         transformation(moves_what_has_no_gradient, zeros),
         "expected the state of a leaf without gradient kept, got a change",
+    ),
+    (
+        testing.check_none_leaves,
+        transformation(loses_what_has_no_gradient, zeros),
+        "expected the state of a leaf without gradient kept, got a change",
+    ),
+    (
+        testing.check_purity,
+        transformation(takes_gradients_out),
+        "expected gradients untouched with inplace=True, got a change, at the root",
     ),
     (
         testing.check_pickle,
@@ -246,12 +328,19 @@ BROKEN = [
     (
         testing.check_gradients,
         mapped(NotThreeTimes.apply),
-        "expected the first derivative of 3 steps to equal finite differences, got what stands",
+        "expected the first derivative of 3 steps to equal finite differences, got what stands "
+        "above, at params['w']",
     ),
     (
         testing.check_gradients,
         mapped(lambda g: g.detach().square() * g.abs().sqrt().detach() + 0 * g),
         "expected the first derivative of 3 steps to equal finite differences, got what stands",
+    ),
+    (
+        testing.check_gradients,
+        testing.Case("broken", bent_rates, {"rates": (0.5, 0.25)}),
+        "expected the first derivative of 3 steps to equal finite differences, got what stands "
+        "above, at rates[1]",
     ),
     (
         testing.check_zero_gradient,
@@ -268,6 +357,42 @@ BROKEN = [
         mapped(NotThreeTimes.apply),
         "expected forward and reverse mode to be equal, got a difference of",
     ),
+    (
+        testing.check_edge_trees,
+        transformation(adds_parameters, needs_params=True),
+        "expected a sparse gradient refused by name, got RuntimeError: ",
+    ),
+    # errors of the transformation
+    (
+        testing.check_purity,
+        testing.Case("broken", lambda: (no_state, forgets_none)),
+        "expected no error, got AttributeError: 'tuple' object has no attribute 'init'",
+    ),
+    (
+        testing.check_none_leaves,
+        transformation(adds_parameters, needs_params=True),
+        "expected no error, got TypeError: unsupported operand",
+    ),
+    (
+        testing.check_edge_trees,
+        transformation(wants_a_dict),
+        "expected no error, got AttributeError: 'list' object has no attribute 'items'",
+    ),
+    (
+        testing.check_vmap,
+        transformation(asks_for_values),
+        "expected no error, got RuntimeError: vmap: ",
+    ),
+    (
+        testing.check_pickle,
+        testing.Case("broken", lambda: HOLDS_A_LAMBDA),
+        "expected no error, got ",
+    ),
+    (
+        testing.check_reference,
+        testing.Case("broken", optcore.identity, reference=lambda param: param),
+        "expected no error, got TypeError: ",
+    ),
 ]
 
 
@@ -276,6 +401,18 @@ def test_a_check_says_who_what_and_where(check, case, message):
     who = re.escape(f"broken: {check.__name__}: {message}")
     with pytest.raises(testing.ConformanceError, match=f"^{who}"):
         check(case)
+
+
+def test_an_error_of_the_transformation_is_the_cause():
+    case = transformation(adds_parameters, needs_params=True)
+    with pytest.raises(testing.ConformanceError) as caught:
+        testing.check_none_leaves(case)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_a_case_names_its_values():
+    case = testing.Case("c", optcore.adam, {"lr": {"w": 0.1}, "betas": (0.5, 0.6), "eps": 0.1})
+    assert case.value_names() == ["lr['w']", "betas[0]", "betas[1]", "eps"]
 
 
 def test_check_reference_asks_for_a_formula():

@@ -101,7 +101,8 @@ def check_transformation(case: Case) -> None:
     """Run every check that the case owes.
 
     Raises:
-        ConformanceError: The first promise that is not kept: who, which property, where.
+        ConformanceError: The first promise that is not kept: who, which property, where. An error
+            that the transformation itself raises is its cause.
 
     Example:
         >>> import optcore

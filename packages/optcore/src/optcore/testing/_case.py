@@ -3,14 +3,32 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 
 from optcore._transform import GradientTransformation
-from optcore._tree import tree_flatten, tree_unflatten
+from optcore._tree import path_to, tree_flatten, tree_unflatten
+
+_Rest = ParamSpec("_Rest")
+
+# What a transformation may raise when a check asks too much of it.
+ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,  # NotImplementedError too, and most of what torch raises
+    TypeError,
+    ValueError,
+    copy.Error,
+    pickle.PickleError,
+)
 
 
 class ConformanceError(AssertionError):
@@ -83,6 +101,15 @@ class Case:
         leaves, _ = tree_flatten(self._open())
         return [leaf for leaf in leaves if type(leaf) is float]
 
+    def value_names(self) -> list[str]:
+        """Where each of :meth:`values` stands among the options, as ``betas[0]``."""
+        return [
+            name + path_to(option, index).removeprefix("the root")
+            for name, option in zip(self._open_names(), self._open(), strict=True)
+            for index, leaf in enumerate(tree_flatten(option)[0])
+            if type(leaf) is float
+        ]
+
     def build(self, values: Sequence[Any] | None = None) -> GradientTransformation:
         """The transformation, with other values of its hyperparameters if given."""
         if values is None:
@@ -103,3 +130,21 @@ class Case:
 
     def _open(self) -> list[Any]:
         return [self.options[name] for name in self._open_names()]
+
+
+def reports_errors(
+    check: Callable[Concatenate[Case, _Rest], None],
+) -> Callable[Concatenate[Case, _Rest], None]:
+    """Make a check that says who, what and where also if the transformation raises an error."""
+
+    @functools.wraps(check)
+    def reporting(case: Case, *args: _Rest.args, **kwargs: _Rest.kwargs) -> None:
+        try:
+            check(case, *args, **kwargs)
+        except ConformanceError:
+            raise
+        except ERRORS as error:
+            who, got = check.__name__.lstrip("_"), f"{type(error).__name__}: {error}"
+            raise case.fail(who, "no error", got) from error
+
+    return reporting

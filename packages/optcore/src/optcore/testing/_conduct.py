@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optcore._transform import EmptyState, GradientTransformation, apply_updates
 from optcore._tree import describe, tree_leaves, tree_structure
-from optcore.testing._case import Case
+from optcore.testing._case import ERRORS, Case, reports_errors
 from optcore.testing._trajectory import (
     changed,
     compare,
@@ -27,6 +27,7 @@ from optcore.testing._trajectory import (
 )
 
 
+@reports_errors
 def check_structure(case: Case) -> None:
     """Updates are like the gradients, states keep their shape, params are asked for by name."""
     who, tx, params = "check_structure", case.build(), start(case)
@@ -42,12 +43,13 @@ def check_structure(case: Case) -> None:
         if tree_structure(state) != tree_structure(first):
             raise case.fail(who, "a state of constant structure", f"another after step {step + 1}")
         for (path, new), old in zip(leaves_at(state), tree_leaves(first), strict=True):
-            if new is not None and (new.shape, new.dtype) != (old.shape, old.dtype):
+            if new is not None and describe(new) != describe(old):
                 got = f"{describe(new)} for {describe(old)}"
                 raise case.fail(who, "state leaves of constant shape and dtype", got, path)
-        for path, ours in leaves_at(updates):
-            like = dict(leaves_at(grads))[path]
-            if (ours.shape, ours.dtype) != (like.shape, like.dtype):
+        if tree_structure(updates) != tree_structure(grads):
+            raise case.fail(who, "updates of the gradients' structure", "another")
+        for (path, ours), like in zip(leaves_at(updates), tree_leaves(grads), strict=True):
+            if describe(ours) != describe(like):
                 raise case.fail(who, describe(like), describe(ours), path)
     _check_need_of_params(case, tx, params)
     chained = EmptyState(), state
@@ -73,11 +75,12 @@ def _check_need_of_params(case: Case, tx: GradientTransformation, params: Any) -
         return  # then update itself asks for them
     try:
         tx.update(gradients(params, 0), tx.init(params), inplace=False)
-    except ValueError as error:
+    except ERRORS as error:
         got = "an error without params"
         raise case.fail("check_structure", "needs_params=True", got) from error
 
 
+@reports_errors
 def check_purity(case: Case) -> None:
     """Nothing is remembered or overwritten but, in place, the state that was given."""
     who, tx, params = "check_purity", case.build(), start(case)
@@ -94,10 +97,11 @@ def check_purity(case: Case) -> None:
                 raise case.fail(who, f"gradients untouched {mode}", "a change", path)
             if inplace is False and (path := changed(state, kept_state)):
                 raise case.fail(who, f"the state untouched {mode}", "a change", path)
-            for earlier, before in history:
+            for what, earlier, before in history:
                 if path := changed(earlier, before):
-                    raise case.fail(who, f"earlier updates untouched {mode}", "a change", path)
-            history.append((updates, snapshot(updates)))
+                    raise case.fail(who, f"earlier {what} untouched {mode}", "a change", path)
+            history.append(("gradients", grads, kept_grads))
+            history.append(("updates", updates, snapshot(updates)))
             state = new
         if path := changed(params, kept_params):
             raise case.fail(who, f"parameters untouched by update {mode}", "a change", path)
@@ -125,13 +129,18 @@ def _check_first_order_steps_of_non_leaves(case: Case, tx: Any, params: Any) -> 
             raise case.fail(who, "new parameters that keep their graph", "none", path)
 
 
+@reports_errors
 def check_inplace_equals_pure(case: Case) -> None:
-    """The three update modes give the same numbers; in place no graph is recorded."""
+    """The three update modes give the same numbers; in place no graph is recorded.
+
+    Also where the parameters are overwritten between steps, as training loops do.
+    """
     who, tx = "check_inplace_equals_pure", case.build()
     expected = unroll(tx, start(case), 6)
-    for inplace in (True, None):
-        found = unroll(tx, start(case), 6, inplace=inplace)
-        compare(case, who, found, expected, f"inplace={inplace} and inplace=False", 1e-12)
+    for inplace, overwrite in ((True, False), (True, True), (None, True)):
+        found = unroll(tx, start(case), 6, inplace=inplace, overwrite=overwrite)
+        mode = f"inplace={inplace}" + " (parameters too)" * overwrite
+        compare(case, who, found, expected, f"{mode} and inplace=False", 1e-12)
     learned = case.build([torch.tensor(v, dtype=torch.float64) for v in case.values()])
     params = {name: p.requires_grad_() for name, p in start(case).items()}
     grads = gradients(params, 0)
@@ -142,6 +151,7 @@ def check_inplace_equals_pure(case: Case) -> None:
             raise case.fail(who, "no graph with inplace=True", "a graph", path)
 
 
+@reports_errors
 def check_none_leaves(case: Case) -> None:
     """A gradient that is None means no update, and that leaf's state stays as it is."""
     who, tx = "check_none_leaves", case.build()
@@ -154,9 +164,9 @@ def check_none_leaves(case: Case) -> None:
             updates, state = tx.update(grads, state, params, inplace=inplace)
             if updates["b"] is not None:
                 raise case.fail(who, "None where the gradient is None", "an update", "['b']")
-        for before, after in zip(untouched, _shaped(params["b"], state), strict=True):
-            if not torch.equal(before, after):
-                raise case.fail(who, "the state of a leaf without gradient kept", "a change")
+        left = _shaped(params["b"], state)
+        if len(left) != len(untouched) or not all(map(torch.equal, left, untouched)):
+            raise case.fail(who, "the state of a leaf without gradient kept", "a change")
         if apply_updates(params, updates, inplace=False)["b"] is not params["b"]:
             raise case.fail(who, "its parameter kept", "another tensor", "['b']")
         if case.per_leaf:
@@ -175,6 +185,7 @@ def _shaped(param: Tensor, state: Any) -> list[Tensor]:
     return [t for t in tree_leaves(state) if isinstance(t, Tensor) and t.shape == param.shape]
 
 
+@reports_errors
 def check_pickle(case: Case) -> None:
     """Transformations and states are values: compare, hash, copy, pickle, resume."""
     who, tx = "check_pickle", case.build()
@@ -210,6 +221,7 @@ class _Constant:
         return self.value
 
 
+@reports_errors
 def check_hyperparameters(case: Case) -> None:
     """As number, 0-d tensor, schedule or tree, a hyperparameter means the same."""
     who, values, params = "check_hyperparameters", case.values(), start(case)
@@ -234,11 +246,15 @@ def check_reference(case: Case, steps: int = 10) -> None:
     """Each leaf moves as the plain formula says."""
     if case.reference is None:
         raise TypeError("check_reference: expected a case with a reference, got none; give one")
+    _check_reference(case, case.reference, steps)
+
+
+@reports_errors
+def _check_reference(case: Case, reference: Callable[..., Tensor], steps: int) -> None:
     params = start(case)
     for inplace in (True, False):
         _, last = unroll(case.build(), params, steps, inplace=inplace)
         formula = {
-            name: case.reference(param, field, steps, **case.options)
-            for name, param in params.items()
+            name: reference(param, field, steps, **case.options) for name, param in params.items()
         }
         compare(case, "check_reference", last, formula, f"{steps} steps and the formula", 1e-12)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 
-from optcore.testing._case import Case
+from optcore.testing._case import Case, reports_errors
 from optcore.testing._trajectory import compare, draw, leaves_at, start, summary
 
 
@@ -19,6 +20,7 @@ def _inputs(case: Case) -> list[Tensor]:
     return [x.requires_grad_() for x in (*start(case).values(), *values)]
 
 
+@reports_errors
 def check_gradients(case: Case, steps: int = 3) -> None:
     """First and second derivative of some steps equal finite differences.
 
@@ -29,6 +31,7 @@ def check_gradients(case: Case, steps: int = 3) -> None:
     along = [draw(case, [leaf.shape] * 2, offset=1 + k) for k, leaf in enumerate(leaves)]
     moves = [torch.zeros(2, dtype=torch.float64).requires_grad_() for _ in leaves]
     inputs = [*moves, *_inputs(case)[2:]]
+    arguments = [*(f"params[{name!r}]" for name in start(case)), *case.value_names()]
 
     def run(*x: Tensor) -> Tensor:
         at = [p + d[0] * t[0] + d[1] * t[1] for p, d, t in zip(leaves, along, x[:2], strict=True)]
@@ -39,9 +42,13 @@ def check_gradients(case: Case, steps: int = 3) -> None:
             check(run, inputs, rtol=1e-4, atol=1e-6)
         except GradcheckError as error:
             expected = f"the {what} derivative of {steps} steps to equal finite differences"
-            raise case.fail("check_gradients", expected, "what stands above") from error
+            # torch names the argument by its number, where it is one that differs
+            found = re.search(r"with respect to input (\d+)", str(error))
+            where = dict(enumerate(arguments)).get(int(found[1]), "") if found else ""
+            raise case.fail("check_gradients", expected, "what stands above", where) from error
 
 
+@reports_errors
 def check_zero_gradient(case: Case) -> None:
     """At exactly zero gradients derivatives are finite, and the first one is the limit."""
     who = "check_zero_gradient"
@@ -73,6 +80,7 @@ def check_zero_gradient(case: Case) -> None:
         compare(case, who, first[:2], near[:2], "the first derivative at 0 and at 1e-30", 1e-6)
 
 
+@reports_errors
 def check_jvp(case: Case) -> None:
     """Forward mode agrees with reverse mode."""
     inputs = _inputs(case)
@@ -94,6 +102,7 @@ def check_jvp(case: Case) -> None:
     compare(case, "check_jvp", found, expected, "forward and reverse mode", 1e-9, 1e-11)
 
 
+@reports_errors
 def check_func_grad(case: Case) -> None:
     """Without ``inplace`` given, autograd and ``torch.func.grad`` see every step."""
     who, inputs = "check_func_grad", _inputs(case)
@@ -108,6 +117,7 @@ def check_func_grad(case: Case) -> None:
     compare(case, who, found, expected, "torch.func and autograd", 1e-9, 1e-11)
 
 
+@reports_errors
 def check_vmap(case: Case) -> None:
     """``vmap`` over tasks and hyperparameters equals the loop, values and derivatives."""
     who, params = "check_vmap", list(start(case).values())

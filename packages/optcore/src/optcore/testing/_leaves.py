@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from optcore._tree import describe
-from optcore.testing._case import Case
+from optcore.testing._case import ERRORS, Case, reports_errors
 from optcore.testing._trajectory import (
     changed,
     compare,
@@ -23,6 +23,7 @@ from optcore.testing._trajectory import (
 )
 
 
+@reports_errors
 def check_dtypes(case: Case) -> None:
     """Updates have the dtype of the gradients, float32 follows float64, float16 stays finite."""
     who, params = "check_dtypes", start(case)
@@ -57,6 +58,7 @@ def _at_rest(case: Case, params: Any, inplace: bool) -> list[Any]:
     return seen
 
 
+@reports_errors
 def check_edge_trees(case: Case) -> None:
     """Empty trees, scalars, empty tensors, nesting, ties, strides; others are refused by name."""
     _check_layouts(case)
@@ -92,9 +94,10 @@ def _check_refusals(case: Case) -> None:
         given = {**grads, "b": change(grads["b"])}
         try:
             updates, _ = tx.update(copy.copy(given), state, params, inplace=True)
-        except (TypeError, ValueError) as error:
-            if "expected" not in str(error):
-                raise case.fail(who, f"{what} gradient refused by name", "another error") from error
+        except ERRORS as error:
+            if not isinstance(error, (TypeError, ValueError)) or "expected" not in str(error):
+                got = f"{type(error).__name__}: {error}"
+                raise case.fail(who, f"{what} gradient refused by name", got, "['b']") from error
             if path := changed(state, kept):
                 got = "a change of the state"
                 raise case.fail(who, f"{what} gradient refused first", got, path) from error

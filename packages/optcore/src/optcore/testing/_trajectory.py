@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from optcore._transform import GradientTransformation, apply_updates
-from optcore._tree import Tree, describe, path_to, tree_flatten, tree_leaves, tree_structure
+from optcore._tree import (
+    Tree,
+    describe,
+    map_tensors,
+    path_to,
+    tree_flatten,
+    tree_leaves,
+    tree_structure,
+)
 from optcore.testing._case import Case
 
 TENSOR = torch.float64
@@ -46,16 +54,17 @@ def unroll(
     steps: int = 3,
     *,
     inplace: bool | None = False,
+    overwrite: bool = False,
     scale: Any = 1.0,
 ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-    """The updates of some steps, and the last parameters."""
+    """The updates of some steps, and the last parameters: ``params`` itself with ``overwrite``."""
     state = tx.init(params)
     seen = []
     for step in range(steps):
         grads = gradients(params, step, scale)
         updates, state = tx.update(grads, state, params, inplace=inplace)
-        params = apply_updates(params, updates, inplace=False)
-        seen.append(updates)
+        seen.append(map_tensors(Tensor.clone, updates) if overwrite else updates)
+        params = apply_updates(params, updates, inplace=overwrite)
     return seen, params
 
 
@@ -108,7 +117,9 @@ def snapshot(tree: Tree) -> list[Any]:
 
 
 def changed(tree: Tree, before: list[Any]) -> str | None:
-    """Path of a tensor that differs from its snapshot, None if there is none."""
+    """Path of what differs from its snapshot, None if nothing does."""
+    if len(tree_leaves(tree)) != len(before):
+        return "the root"
     for (path, leaf), old in zip(leaves_at(tree), before, strict=True):
         if isinstance(leaf, Tensor) and not torch.equal(leaf, old):
             return path
