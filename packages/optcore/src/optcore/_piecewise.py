@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 from numbers import Real
+from typing import Any
 
 import torch
 
 from optcore._hyperparams import Schedule
 from optcore._schedules import ScheduleFunction, Value, check_steps, check_value, real
+from optcore._tree import describe
 
 
 def piecewise_constant_schedule(
@@ -186,6 +188,8 @@ def linear_onecycle_schedule(
     """
     who = "linear_onecycle_schedule"
     steps = _check_onecycle(who, transition_steps, peak_value, div_factor, final_div_factor)
+    _check_number(who, "pct_start", pct_start)
+    _check_number(who, "pct_final", pct_final)
     if not 0 <= pct_start <= pct_final <= 1:
         raise ValueError(
             f"{who}: expected 0 <= pct_start <= pct_final <= 1, got {pct_start} and {pct_final}"
@@ -252,6 +256,7 @@ def cosine_onecycle_schedule(
     """
     who = "cosine_onecycle_schedule"
     steps = _check_onecycle(who, transition_steps, peak_value, div_factor, final_div_factor)
+    _check_number(who, "pct_start", pct_start)
     if not 0 <= pct_start <= 1:
         raise ValueError(f"{who}: expected pct_start in [0, 1], got {pct_start}")
     return ScheduleFunction(
@@ -271,3 +276,9 @@ def _cosine_onecycle(
 ) -> torch.Tensor:
     scales = (div_factor, 1 / (div_factor * final_div_factor))
     return _piecewise_interpolate(count, peak_value / div_factor, scales, "cosine", boundaries)
+
+
+def _check_number(who: str, name: str, value: Any) -> None:
+    # it becomes a whole number of steps: a tensor would lose its derivative without a word
+    if not isinstance(value, Real):
+        raise TypeError(f"{who}: expected {name} as a number, got {describe(value)}")
