@@ -377,5 +377,5 @@ def test_errors(build, error, message):
     "make", [optcore.linear_onecycle_schedule, optcore.cosine_onecycle_schedule]
 )
 def test_the_turning_point_is_a_number(make):
-    with pytest.raises(TypeError, match=r"expected pct_start as a number, got f32\[\]"):
+    with pytest.raises(TypeError, match="expected pct_start as a number, got f"):
         make(10, 0.1, pct_start=torch.tensor(0.3))
