@@ -179,6 +179,7 @@ from optcore._transform import ScheduleState as ScheduleState
 from optcore._transform import apply_updates as apply_updates
 from optcore._transform import out_of_place as out_of_place
 from optcore._tree import ParamDict as ParamDict
+from optcore._tree import describe as describe
 from optcore._tree import map_tensors as map_tensors
 from optcore._tree_math import acc_add as acc_add
 from optcore._tree_math import acc_matmul as acc_matmul

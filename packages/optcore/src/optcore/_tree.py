@@ -95,7 +95,12 @@ def map_tensors(fn: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
 
 
 def describe(value: object) -> str:
-    """``f32[3, 4]`` for a tensor, otherwise the type's name; never contents."""
+    """How errors show a value: ``f32[3, 4]`` for a tensor, else the type's name; never contents.
+
+    Example:
+        >>> describe(torch.zeros(3, 4)), describe([1])
+        ('f32[3, 4]', 'list')
+    """
     if isinstance(value, torch.Tensor):
         name = str(value.dtype).removeprefix("torch.")
         for long, short in (("bfloat", "bf"), ("float", "f"), ("complex", "c"), ("int", "i")):

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch.distributions import Distribution, Normal
 
-from optcore._tree import describe
+from optcore import describe
 
 
 @runtime_checkable

@@ -19,10 +19,9 @@ from torch import nn
 
 import treeops
 from optdiff._containers import modules_of, settle, tensors_of
+from optdiff._trees import NAMESPACE
 
 Rebuild: TypeAlias = Callable[[Sequence[torch.Tensor]], Any]
-
-NAMESPACE = "optcore"
 
 
 class Explicit:

@@ -12,7 +12,8 @@ from torch.autograd import forward_ad
 from optcore import check_loss
 from optdiff._recompute import transforms_active
 from optdiff._recording import Recording, Snapshots
-from optdiff._steps import Step, cut, taken_apart, tree_leaves
+from optdiff._steps import Step, cut, taken_apart
+from optdiff._trees import tree_leaves
 from optdiff._unroll import check_count
 
 Tree: TypeAlias = Any

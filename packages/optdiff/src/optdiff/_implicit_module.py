@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 import treeops
-from optcore._tree import describe
+from optcore import describe
 from optdiff._containers import every_module, relist, replace_tensors, settle, tensors_of
-from optdiff._explicit import NAMESPACE, shallow_copy
+from optdiff._explicit import shallow_copy
 from optdiff._implicit_rule import Leaves
 from optdiff._meta_module import MetaGradientModule
 from optdiff._tracking import below_every_level, is_tracked, is_wrapped, peel
+from optdiff._trees import NAMESPACE
 from optdiff.implicit import Problem
 from optdiff.linear_solve import LinearSolver, solve_gmres
 from optdiff.linear_solve._given import adapt

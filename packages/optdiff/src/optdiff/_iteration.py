@@ -11,7 +11,7 @@ import torch
 
 import treeops
 from optdiff._convergence import OnFailure, check_on_failure, default_tolerance, report_failure
-from optdiff._explicit import NAMESPACE
+from optdiff._trees import NAMESPACE
 from optdiff.linear_solve._operators import Flat, Tree, check_unknowns, like, shapes
 
 

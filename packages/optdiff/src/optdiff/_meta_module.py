@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from optcore._tree import describe, tree_leaves
+from optcore import describe
 from optdiff._tracking import is_tracked
+from optdiff._trees import tree_leaves
 
 _OWN = ("_parameters", "_buffers", "_modules", "_meta_parameters", "_meta_modules")
 

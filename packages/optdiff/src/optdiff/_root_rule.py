@@ -22,8 +22,9 @@ from typing import Any
 import torch
 
 import treeops
-from optdiff._explicit import NAMESPACE, Explicit, Rebuild
+from optdiff._explicit import Explicit, Rebuild
 from optdiff._implicit_rule import Leaves
+from optdiff._trees import NAMESPACE
 from optdiff.linear_solve import LinearSolver
 from optdiff.linear_solve._operators import (
     Factory,

@@ -18,12 +18,9 @@ import treeops
 from optcore import out_of_place
 from optdiff._recompute import Results, Tensors, is_continuous, transforms_active
 from optdiff._recording import Recording
+from optdiff._trees import tree_flatten, tree_map
 
 Tree: TypeAlias = Any
-
-tree_flatten = partial(treeops.tree_flatten, none_is_leaf=True, namespace="optcore")
-tree_leaves = partial(treeops.tree_leaves, none_is_leaf=True, namespace="optcore")
-tree_map = partial(treeops.tree_map, none_is_leaf=True, namespace="optcore")
 
 
 class Layout(NamedTuple):

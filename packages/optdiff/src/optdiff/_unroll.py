@@ -11,7 +11,8 @@ import torch
 
 from optdiff._recompute import recomputed, transforms_active
 from optdiff._recording import Recording, Snapshots
-from optdiff._steps import Segment, Step, cut, taken_apart, tree_leaves, tree_map
+from optdiff._steps import Segment, Step, cut, taken_apart
+from optdiff._trees import tree_leaves, tree_map
 
 Tree: TypeAlias = Any
 

@@ -13,10 +13,11 @@ import torch
 from torch.autograd import forward_ad
 
 import treeops
-from optcore._tree import NAMESPACE, Tree, describe, tree_flatten, tree_leaves
+from optcore import describe
 from optdiff._directions import Samplable, SampleFunc
 from optdiff._explicit import Explicit, Rebuild
 from optdiff._tracking import is_tracked, is_wrapped
+from optdiff._trees import NAMESPACE, Tree, tree_flatten, tree_leaves
 from optdiff._zero_order_rule import Problem, value_by_estimate
 from optdiff._zero_order_settings import Method, Settings, check_settings, check_sigma
 

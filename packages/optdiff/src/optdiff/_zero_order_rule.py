@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from optcore._tree import describe
+from optcore import describe
 from optdiff._directions import centered_ranks, draw, orthogonal_blocks
 from optdiff._zero_order_settings import Settings
 

@@ -10,9 +10,10 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
-from optcore._tree import Tree, describe, tree_leaves
+from optcore import describe
 from optdiff._directions import Samplable, SampleFunc, check_spherical, sampler
 from optdiff._tracking import is_tracked
+from optdiff._trees import Tree, tree_leaves
 
 Method: TypeAlias = Literal["naive", "forward", "antithetic", "finite_difference"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 import torch
 
 import treeops
-from optdiff._explicit import NAMESPACE, Explicit
+from optdiff._explicit import Explicit
 from optdiff._implicit_rule import Leaves, solve_by_rule
 from optdiff._root_rule import Call, RootRule
 from optdiff._tracking import is_tracked, is_wrapped, under_transform
+from optdiff._trees import NAMESPACE
 from optdiff.linear_solve import LinearSolver, solve_gmres
 from optdiff.linear_solve._given import adapt
 from optdiff.linear_solve._operators import (

@@ -9,7 +9,7 @@ import torch
 
 import treeops
 from optdiff._convergence import OnFailure
-from optdiff._explicit import NAMESPACE
+from optdiff._trees import NAMESPACE
 from optdiff.linear_solve import solve_cg, solve_neumann
 from optdiff.linear_solve._operators import at_path, describe
 

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 
 import treeops
-from optdiff._explicit import NAMESPACE
 from optdiff._implicit_rule import Leaves
+from optdiff._trees import NAMESPACE
 from optdiff.linear_solve._operators import Factory, Flat, Tree, Vector, Zeros, like
 from optdiff.linear_solve._solver import LinearSolver, SolveInfo
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 import treeops
-from optdiff._explicit import NAMESPACE, Rebuild
+from optdiff._explicit import Rebuild
 from optdiff._implicit_rule import Leaves
+from optdiff._trees import NAMESPACE
 
 Tree: TypeAlias = Any
 MatVec: TypeAlias = Callable[[Leaves], Leaves]

@@ -17,7 +17,7 @@ from optdiff._convergence import (
     default_tolerance,
     report_failure,
 )
-from optdiff._explicit import NAMESPACE, Explicit
+from optdiff._explicit import Explicit
 from optdiff._implicit_rule import Leaves, solve_by_rule
 from optdiff._tracking import (
     below_every_level,
@@ -26,6 +26,7 @@ from optdiff._tracking import (
     is_wrapped_or_tracked,
     sample,
 )
+from optdiff._trees import NAMESPACE
 from optdiff.linear_solve._operators import (
     Factory,
     LeafOperator,
