@@ -14,12 +14,14 @@ from optdiff._recompute import transforms_active
 from optdiff._recording import Recording, Snapshots
 from optdiff._steps import Step, cut, taken_apart
 from optdiff._trees import tree_leaves
+from optdiff._uncompiled import uncompiled
 from optdiff._unroll import check_count
 
 Tree: TypeAlias = Any
 Tangents = list[torch.Tensor | None]
 
 
+@uncompiled
 def forward_hypergradient(
     objective: Callable[..., torch.Tensor],
     step: Callable[..., Tree],

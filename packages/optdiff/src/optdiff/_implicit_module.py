@@ -21,6 +21,7 @@ from optdiff._implicit_rule import Leaves
 from optdiff._meta_module import MetaGradientModule
 from optdiff._tracking import below_every_level, is_tracked, is_wrapped, peel
 from optdiff._trees import NAMESPACE
+from optdiff._uncompiled import uncompiled
 from optdiff.implicit import Problem
 from optdiff.linear_solve import LinearSolver, solve_gmres
 from optdiff.linear_solve._given import adapt
@@ -219,6 +220,7 @@ def _unknowns(module: nn.Module) -> list[str]:
 
 
 def _differentiated(solve: Method) -> Method:
+    @uncompiled
     @functools.wraps(solve)
     def wrapped(self: ImplicitMetaGradientModule, *args: Any, **kwargs: Any) -> Any:
         if self._solving:  # a subclass calls its parent's

@@ -24,6 +24,7 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from optdiff._tracking import innermost_transform, is_tracked
+from optdiff._uncompiled import uncompiled
 
 Leaves: TypeAlias = tuple[torch.Tensor, ...]
 
@@ -80,6 +81,7 @@ class _Implicit(torch.autograd.Function):
         ctx.save_for_forward(*output[: ctx.count], *tensors)
 
     @staticmethod
+    @uncompiled
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # A backward may run after the level that it was recorded at: its tensors are wrapped still.
         saved, cotangents = (

@@ -14,6 +14,7 @@ from torch import nn
 import optcore
 from optcore import GradientTransformation, ParamDict, apply_updates
 from optdiff._containers import replace_tensors
+from optdiff._uncompiled import refuse_compiled, uncompiled
 from optdiff.meta import trainable
 from optdiff.state import module_clone, stop_gradient
 
@@ -34,6 +35,7 @@ class DifferentiableOptimizer:
         self._groups = list(groups)
         self._track = track
 
+    @uncompiled
     def step(self, loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Replace the parameters of the copy by those after one step on ``loss``.
 
@@ -47,11 +49,16 @@ class DifferentiableOptimizer:
             TypeError: ``loss`` is not a tensor.
             ValueError: ``loss`` is not a scalar, has no graph, or depends on no parameter; the
                 copy is as before then.
+            RuntimeError: ``loss`` was computed in a graph that torch.compile has made, whose second
+                derivative torch drops (not with ``track_higher_grads=False`` or
+                ``backend="eager"``).
         """
         who = "DifferentiableOptimizer.step"
         optcore.check_loss(who, loss)
         params = trainable(self._module)
         wanted = [name for group in self._groups for name in group.names]
+        if self._track:
+            refuse_compiled(who, loss, [params[name] for name in wanted])
         found = torch.autograd.grad(
             loss, [params[name] for name in wanted], create_graph=self._track, allow_unused=True
         )

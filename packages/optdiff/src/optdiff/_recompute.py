@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch.autograd import forward_ad
 
+from optdiff._uncompiled import uncompiled
+
 Tensors = Sequence[torch.Tensor]
 Results = tuple[torch.Tensor, ...]
 
@@ -23,6 +25,7 @@ class Repeatable(Protocol):
         """The results: without history, or with ``graph`` connected to inputs that require grad."""
 
 
+@uncompiled
 def recomputed(function: Repeatable, *tensors: torch.Tensor) -> Results:
     r"""``function(tensors)``, whose derivatives are computed by running it again.
 

@@ -13,10 +13,12 @@ from optdiff._recompute import recomputed, transforms_active
 from optdiff._recording import Recording, Snapshots
 from optdiff._steps import Segment, Step, cut, taken_apart
 from optdiff._trees import tree_leaves, tree_map
+from optdiff._uncompiled import uncompiled
 
 Tree: TypeAlias = Any
 
 
+@uncompiled
 def unroll(
     step: Callable[..., Any],
     init: Tree,

@@ -18,6 +18,7 @@ from optdiff._directions import Samplable, SampleFunc
 from optdiff._explicit import Explicit, Rebuild
 from optdiff._tracking import is_tracked, is_wrapped
 from optdiff._trees import NAMESPACE, Tree, tree_flatten, tree_leaves
+from optdiff._uncompiled import uncompiled
 from optdiff._zero_order_rule import Problem, value_by_estimate
 from optdiff._zero_order_settings import Method, Settings, check_settings, check_sigma
 
@@ -145,6 +146,7 @@ def zero_order(
             raise TypeError(f"{who}: expected a function to decorate, got {describe(fn)}")
         names = _positional_names(fn)
 
+        @uncompiled
         @functools.wraps(fn)
         def wrapped(*args: Any, **kwargs: Any) -> torch.Tensor:
             slots: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 
 from optdiff._directions import check_sampler
 from optdiff._tracking import is_tracked
+from optdiff._uncompiled import uncompiled
 from optdiff._zero_order import value_of_call, zero_order
 from optdiff._zero_order_settings import Settings, check_settings, check_sigma
 
@@ -100,6 +101,7 @@ def _check_options(cls: type[ZeroOrderGradientModule], sample: Callable[..., Any
 
 
 def _estimated(forward: Forward) -> Forward:
+    @uncompiled
     @functools.wraps(forward)
     def wrapped(self: ZeroOrderGradientModule, *args: Any, **kwargs: Any) -> Any:
         who = type(self).__name__

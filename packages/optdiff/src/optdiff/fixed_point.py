@@ -14,10 +14,12 @@ import torch
 
 from optdiff._convergence import OnFailure, any_true
 from optdiff._iteration import SolverResult, Unknowns
+from optdiff._uncompiled import uncompiled
 
 norm = torch.linalg.vector_norm
 
 
+@uncompiled
 def fixed_point_iteration(
     fixed_point_fn: Callable[..., Any],
     init: Any,
@@ -74,6 +76,7 @@ def fixed_point_iteration(
         return unknowns.result(x, count, norm(step), unknowns.threshold(x), "x")
 
 
+@uncompiled
 def anderson(
     fixed_point_fn: Callable[..., Any],
     init: Any,
@@ -154,6 +157,7 @@ def anderson(
         return unknowns.result(x, count, norm(r), unknowns.threshold(x), "x")
 
 
+@uncompiled
 def broyden(
     fixed_point_fn: Callable[..., Any],
     init: Any,

@@ -18,6 +18,7 @@ from optdiff._implicit_rule import Leaves, solve_by_rule
 from optdiff._root_rule import Call, RootRule
 from optdiff._tracking import is_tracked, is_wrapped, under_transform
 from optdiff._trees import NAMESPACE
+from optdiff._uncompiled import uncompiled
 from optdiff.linear_solve import LinearSolver, solve_gmres
 from optdiff.linear_solve._given import adapt
 from optdiff.linear_solve._operators import (
@@ -96,6 +97,7 @@ def custom_root(
     def decorate(solve_fn: Solve) -> Solve:
         problem = Problem("custom_root", optimality_fn, solve_fn, positions, has_aux, solver)
 
+        @uncompiled
         @functools.wraps(solve_fn)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             return problem(args, kwargs)
@@ -147,6 +149,7 @@ def custom_fixed_point(
     return custom_root(partial(_step, fixed_point_fn), argnums, has_aux, solve)
 
 
+@uncompiled
 def root_vjp(
     optimality_fn: Callable[..., Tree],
     sol: Tree,
@@ -190,6 +193,7 @@ def root_vjp(
     )
 
 
+@uncompiled
 def root_jvp(
     optimality_fn: Callable[..., Tree],
     sol: Tree,

@@ -22,6 +22,7 @@ from optcore import (
     map_tensors,
 )
 from optdiff._containers import replace_tensors
+from optdiff._uncompiled import refuse_compiled, uncompiled
 
 
 class MetaOptimizer:
@@ -105,6 +106,7 @@ class MetaOptimizer:
         self._modules.append(module)
         self._states.append(state)
 
+    @uncompiled
     def step(self, loss: torch.Tensor) -> None:
         """Replace the parameters by those after one step on ``loss``.
 
@@ -115,11 +117,15 @@ class MetaOptimizer:
             TypeError: ``loss`` is not a tensor.
             ValueError: ``loss`` is not a scalar, has no graph, or depends on no parameter; module
                 and state are as before then.
+            RuntimeError: ``loss`` was computed in a graph that torch.compile has made, whose second
+                derivative torch drops (not with ``first_order`` or ``backend="eager"``).
         """
         who = f"{type(self).__name__}.step"
         check_loss(who, loss)
         groups = [trainable(module) for module in self._modules]
         wanted = [param for params in groups for param in params.values()]
+        if not self.first_order:
+            refuse_compiled(who, loss, wanted)
         found = torch.autograd.grad(
             loss, wanted, create_graph=not self.first_order, allow_unused=True
         )

@@ -16,11 +16,13 @@ import torch
 import optcore
 from optdiff._convergence import OnFailure, any_true, default_tolerance
 from optdiff._iteration import SolverResult, Unknowns, detached
+from optdiff._uncompiled import uncompiled
 from optdiff.linear_solve import LinearSolver, solve_cg
 
 norm = torch.linalg.vector_norm
 
 
+@uncompiled
 def gradient_descent(
     objective: Callable[..., torch.Tensor],
     init: Any,
@@ -68,6 +70,7 @@ def gradient_descent(
     return _descend(unknowns, objective, args, None, stepsize, acceleration)
 
 
+@uncompiled
 def proximal_gradient(
     objective: Callable[..., torch.Tensor],
     init: Any,
@@ -122,6 +125,7 @@ def proximal_gradient(
     return _descend(unknowns, objective, args, prox, stepsize, acceleration)
 
 
+@uncompiled
 def newton(
     objective: Callable[..., torch.Tensor],
     init: Any,
@@ -192,6 +196,7 @@ def newton(
         return unknowns.result(x, count, norm(g), stop, "grad f(init)")
 
 
+@uncompiled
 def lbfgs(
     objective: Callable[..., torch.Tensor],
     init: Any,

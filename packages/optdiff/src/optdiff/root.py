@@ -10,11 +10,13 @@ import torch
 
 from optdiff._convergence import OnFailure, any_true
 from optdiff._iteration import SolverResult, Unknowns, detached
+from optdiff._uncompiled import uncompiled
 from optdiff.linear_solve import LinearSolver, solve_gmres
 
 norm = torch.linalg.vector_norm
 
 
+@uncompiled
 def newton(
     optimality_fn: Callable[..., Any],
     init: Any,

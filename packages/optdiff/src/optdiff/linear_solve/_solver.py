@@ -27,6 +27,7 @@ from optdiff._tracking import (
     sample,
 )
 from optdiff._trees import NAMESPACE
+from optdiff._uncompiled import uncompiled
 from optdiff.linear_solve._operators import (
     Factory,
     LeafOperator,
@@ -81,6 +82,7 @@ class LinearSolver:
             raise ValueError(f"solve_{self.name}: expected maxiter >= 1, got {self.maxiter}")
         check_on_failure(f"solve_{self.name}", self.on_failure)
 
+    @uncompiled
     def __call__(self, A: Any, b: Tree, **overrides: Any) -> Any:
         """Solve ``(A + ridge I) x = b``.
 
