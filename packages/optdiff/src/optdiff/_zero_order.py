@@ -101,14 +101,20 @@ def zero_order(
 
     Differentiable:
         Once, in reverse mode; also under ``torch.func.grad``, ``jacrev`` and ``vmap`` with
-        ``randomness="same"`` (the tasks share their noise) or ``"different"``. A second derivative
-        and forward mode raise. Tensors that the function closes over get no gradient; those of a
-        ``torch.func`` transform that should get one raise.
+        ``randomness="same"`` (the examples share their noise) or ``"different"`` (each has its own,
+        whether or not an argument is batched; with ``generator`` all of it comes from there, in
+        one draw). A second derivative and forward mode raise. Tensors that do not move get no
+        gradient, so that one that requires grad raises: in the arguments, and past them where an
+        operation reads it (closed over, a default, a global, a parameter of a module). Constant
+        are what is detached, a module after ``requires_grad_(False)`` and what is read under
+        ``torch.no_grad()``.
 
     Raises:
         TypeError, ValueError: An argument is not as described. When called: the function returned
             no scalar; nothing to differentiate in; the noise is of another shape; a tensor requires
-            grad that is not in ``argnums``, which would silently get no gradient.
+            grad that is not in ``argnums``, or that the function reads past its arguments: it
+            would silently get no gradient.
+        RuntimeError: When called: under ``vmap(randomness="error")``.
         NotImplementedError: In backward, for a second derivative.
 
     Differs:
@@ -247,7 +253,7 @@ def value_of_call(
 
     def flat(tensors: Sequence[torch.Tensor]) -> Any:
         filled = list(leaves)
-        for place, tensor in zip(places, tensors, strict=True):
+        for place, tensor in zip(places, tensors):  # more may follow that stand for vmaps
             filled[place] = tensor
         named = dict(zip(order, treeops.tree_unflatten(spec, filled), strict=True))
         args = [named.pop(slot) for slot in slots if isinstance(slot, int)]
@@ -264,7 +270,7 @@ def value_of_call(
     reverse = torch.is_grad_enabled() and any(is_tracked(leaves[place]) for place in moved)
     if reverse or forward_ad._current_level >= 0:  # the rule refuses forward mode
         return value_by_estimate(problem, tensors)
-    return problem.value(tensors)
+    return problem.plain_value(tensors)
 
 
 def _sigmas(who: str, sigma: float | Tree, tree: Tree, leaves: list[Any]) -> list[Any]:

@@ -14,9 +14,12 @@ from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch.autograd import forward_ad
 
 from optcore import describe
 from optdiff._directions import centered_ranks, draw, orthogonal_blocks
+from optdiff._reads import Reads
+from optdiff._tracking import innermost_transform, is_tracked
 from optdiff._zero_order_settings import Settings
 
 Leaves: TypeAlias = tuple[torch.Tensor, ...]
@@ -61,9 +64,37 @@ class Problem:
             )
         return result
 
+    def plain_value(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The same where nothing that moves is to get a gradient.
+
+        Raises:
+            ValueError: Something else would get one.
+        """
+        if not torch.is_grad_enabled():
+            return self.value(tensors)
+        with Reads() as reads:
+            value = self.value(tensors)
+        self._refuse_closed_over(reads, value)
+        return value
+
+    def _refuse_closed_over(self, reads: Reads, value: torch.Tensor) -> None:
+        found = reads.first()
+        if found is None and is_tracked(value):
+            found = value  # by an operation that torch does not show, of torch.compile for one
+        if found is not None:
+            raise ValueError(
+                f"{self.settings.who}: expected a function that gets every tensor that requires "
+                f"grad as an argument, got one that reads {describe(found)} past them, which would "
+                "get no gradient; pass that tensor in args and list its position in argnums, or "
+                "detach it (a constant module: module.requires_grad_(False), or torch.no_grad() "
+                "in the function)"
+            )
+
     def estimate(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Leaves]:
         """Value and gradient; everything has the sizes of the levels in front."""
-        center = self._mapped(lambda *one: self.value(one))(*tensors)
+        with Reads() as reads:
+            center = self._mapped(lambda *one: self.value(one))(*tensors)
+        self._refuse_closed_over(reads, center)
         shapes = [tensors[index].shape[len(self.levels) :] for index in self.moving]
         if self.settings.method == "finite_difference":
             return center, self._by_coordinates(tensors, shapes)
@@ -206,7 +237,28 @@ class Problem:
 
 def value_by_estimate(problem: Problem, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """The function's value; its derivative in the moving tensors is an estimate."""
-    return _ZeroOrder.apply(problem, *tensors)[0]
+    return _ZeroOrder.apply(problem, *tensors, *_examples(problem.settings))[0]
+
+
+def _examples(settings: Settings) -> Leaves:
+    """A tensor batched by every vmap whose examples have noise of their own.
+
+    A vmap passes over a Function none of whose tensors it has batched, which would then draw once.
+
+    Raises:
+        RuntimeError: A vmap has randomness="error".
+    """
+    if innermost_transform() is None or settings.method == "finite_difference":
+        return ()
+    if forward_ad._current_level >= 0:  # to be refused
+        return ()
+    try:
+        return (torch.rand((), generator=torch.Generator()),)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{settings.who}: expected vmap(randomness='same') or 'different', got 'error': say "
+            "whether the examples share their noise"
+        ) from error
 
 
 class _ZeroOrder(torch.autograd.Function):
@@ -251,11 +303,6 @@ class _ZeroOrder(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], problem: Problem, *tensors: torch.Tensor
     ) -> tuple[Leaves, tuple[int, ...]]:
-        if info.randomness == "error" and problem.settings.method != "finite_difference":
-            raise RuntimeError(
-                f"{problem.settings.who}: expected vmap(randomness='same') or 'different', got "
-                "'error': say whether the examples share their noise"
-            )
         size = info.batch_size
         moved = [
             tensor.expand((size, *tensor.shape)) if dim is None else tensor.movedim(dim, 0)
