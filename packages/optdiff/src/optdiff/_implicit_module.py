@@ -19,10 +19,10 @@ from optdiff._containers import every_module, relist, replace_tensors, settle, t
 from optdiff._explicit import shallow_copy
 from optdiff._implicit_rule import Leaves
 from optdiff._meta_module import MetaGradientModule
+from optdiff._root_problem import Problem
 from optdiff._tracking import below_every_level, is_tracked, is_wrapped, peel
 from optdiff._trees import NAMESPACE
 from optdiff._uncompiled import uncompiled
-from optdiff.implicit import Problem
 from optdiff.linear_solve import LinearSolver, solve_gmres
 from optdiff.linear_solve._given import adapt
 

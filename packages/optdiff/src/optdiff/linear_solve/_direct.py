@@ -8,11 +8,81 @@ from typing import ClassVar
 
 import torch
 
-from optdiff._convergence import report_failure
+from optdiff._convergence import OnFailure, report_failure
 from optdiff.linear_solve._operators import Vector
 from optdiff.linear_solve._solver import LinearSolver, SolveInfo
 
 norm = torch.linalg.vector_norm
+
+
+def solve_lu(
+    *, ridge: float = 0.0, return_info: bool = False, on_failure: OnFailure = "warn"
+) -> LinearSolver:
+    """LU factorization of the matrix of ``A`` over all leaves of ``b`` together.
+
+    The matrix is written out by a product with each unit vector, mapped by ``torch.vmap``: for a
+    few hundred unknowns.
+
+    Args:
+        ridge: Added to the diagonal.
+        return_info: Return ``(x, SolveInfo)``.
+        on_failure: What to do when the matrix is singular.
+
+    Differentiable:
+        As for :func:`solve_cg`.
+
+    Example:
+        >>> import torch
+        >>> solve_lu()(lambda x: {"a": x["b"], "b": -2 * x["a"]}, {"a": torch.ones(1),
+        ...     "b": torch.ones(1)})
+        {'a': tensor([-0.5000]), 'b': tensor([1.])}
+    """
+    return LU(ridge=ridge, return_info=return_info, on_failure=on_failure)
+
+
+def solve_cholesky(
+    *, ridge: float = 0.0, return_info: bool = False, on_failure: OnFailure = "warn"
+) -> LinearSolver:
+    """Cholesky factorization, for symmetric positive definite operators; see :func:`solve_lu`.
+
+    Args:
+        ridge: Added to the diagonal.
+        return_info: Return ``(x, SolveInfo)``.
+        on_failure: What to do when the matrix is not positive definite.
+
+    Differentiable:
+        As for :func:`solve_cg`.
+
+    Example:
+        >>> import torch
+        >>> solve_cholesky()(torch.tensor([[4.0, 0.0], [0.0, 1.0]]), torch.tensor([4.0, 1.0]))
+        tensor([1., 1.])
+    """
+    return Cholesky(ridge=ridge, return_info=return_info, on_failure=on_failure)
+
+
+def solve_inv(
+    *, ridge: float = 0.0, return_info: bool = False, on_failure: OnFailure = "warn"
+) -> LinearSolver:
+    """Multiplication by the inverse of the whole matrix; :func:`solve_lu` is cheaper and safer.
+
+    Args:
+        ridge: Added to the diagonal.
+        return_info: Return ``(x, SolveInfo)``.
+        on_failure: What to do when the matrix is singular.
+
+    Differentiable:
+        As for :func:`solve_cg`.
+
+    Differs:
+        TorchOpt's inverts the diagonal blocks of the leaves and drops what couples them.
+
+    Example:
+        >>> import torch
+        >>> solve_inv()(torch.tensor([[2.0, 0.0], [0.0, 4.0]]), torch.tensor([2.0, 4.0]))
+        tensor([1., 1.])
+    """
+    return Inverse(ridge=ridge, return_info=return_info, on_failure=on_failure)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Krylov methods: conjugate gradients, on the normal equations too, BiCGStab, GMRES.
+"""Krylov methods for operators that need not be symmetric: BiCGStab and GMRES.
 
 Each iteration updates the systems that have not converged and leaves the others as they are, so a
 batch of systems under ``vmap`` takes as many iterations as its slowest, and every system gets the
-result it would get alone (but GMRES restarts all at once). Only the stopping test reads from the
-device.
+result it would get alone (but
+GMRES restarts all at once). Only the stopping test reads from the device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from optdiff._convergence import any_true
-from optdiff._implicit_rule import Leaves
-from optdiff.linear_solve._operators import Factory, Normal, Transposed, Vector, Zeros
+from optdiff._convergence import OnFailure, any_true
+from optdiff.linear_solve._cg import ratio
+from optdiff.linear_solve._operators import Vector
 from optdiff.linear_solve._solver import LinearSolver, SolveInfo
 
 norm = torch.linalg.vector_norm
@@ -24,62 +24,87 @@ norm = torch.linalg.vector_norm
 _FIRST_RESTART = 50
 
 
-@dataclass(frozen=True, eq=False)
-class CG(LinearSolver):
-    """Conjugate gradients."""
+def solve_bicgstab(
+    *,
+    ridge: float = 0.0,
+    init: Any = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    maxiter: int | None = None,
+    M: Any = None,
+    return_info: bool = False,
+    on_failure: OnFailure = "warn",
+) -> LinearSolver:
+    """Stabilized biconjugate gradients, for operators that need not be symmetric.
 
-    name: ClassVar[str] = "cg"
-    symmetric: ClassVar[bool] = True
+    Two products an iteration and little memory; it breaks down on operators whose spectrum is
+    close to the imaginary axis, where :func:`solve_gmres` does not.
 
-    def values(
-        self, matvec: Vector, b: torch.Tensor, x: torch.Tensor, precondition: Vector
-    ) -> tuple[torch.Tensor, SolveInfo]:
-        """Preconditioned CG from an initial guess."""
-        stop = self.threshold(b)
-        r = b - matvec(x)
-        z = precondition(r)
-        p, rz = z, r @ z
-        active = norm(r) > stop
-        count = torch.zeros_like(active, dtype=torch.int64)
-        for _ in range(self.limit(b)):
-            if not any_true(active):
-                break
-            q = matvec(p)
-            alpha = _ratio(rz, p @ q, active)
-            x = x + alpha * p
-            r = r - alpha * q
-            z = precondition(r)
-            new = r @ z
-            p = z + _ratio(new, rz, active) * p
-            rz = new
-            count = count + active
-            active = active & (norm(r) > stop) & (alpha != 0)
-        residual = norm(r)
-        return x, SolveInfo(count, residual, residual <= stop)
+    Args:
+        ridge: As for :func:`solve_cg`, and so are the others.
+        init: Initial guess.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        maxiter: Iterations of two products.
+        M: Right preconditioner.
+        return_info: Return ``(x, SolveInfo)``.
+        on_failure: What to do when the tolerance is not met.
 
+    Differentiable:
+        As for :func:`solve_cg`.
 
-@dataclass(frozen=True, eq=False)
-class NormalCG(LinearSolver):
-    """Conjugate gradients on ``(A^T A + ridge I) x = A^T b``."""
+    Example:
+        >>> import torch
+        >>> solve_bicgstab()(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([3.0, 1.0]))
+        tensor([1., 1.])
 
-    name: ClassVar[str] = "normal_cg"
-
-    def solve_leaves(
-        self, factory: Factory, tensors: Leaves, b: Leaves, spec: Any, *, adjoint: bool = False
-    ) -> tuple[Leaves, SolveInfo]:
-        """Differentiable in what stands on both sides."""
-        domain = Zeros.like(b)
-        rhs = Transposed(factory, domain)(tensors)(b)
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        inner = _OnNormalEquations(**options)
-        return inner.solve_leaves(Normal(factory, domain), tensors, rhs, spec)
+    Reference:
+        van der Vorst, 1992, Bi-CGSTAB, SIAM J. Sci. Stat. Comput. 13(2).
+    """
+    return BiCGStab(ridge, init, rtol, atol, maxiter, M, return_info, on_failure)
 
 
-@dataclass(frozen=True, eq=False)
-class _OnNormalEquations(CG):
-    """CG under the name that the user knows."""
+def solve_gmres(
+    *,
+    ridge: float = 0.0,
+    init: Any = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    maxiter: int | None = None,
+    M: Any = None,
+    return_info: bool = False,
+    on_failure: OnFailure = "warn",
+    restart: int | None = None,
+) -> LinearSolver:
+    """Generalized minimal residuals, for any regular operator.
 
-    name: ClassVar[str] = "normal_cg"
+    With no more unknowns than ``restart`` it finds the solution in as many products. Restarts can
+    stall on operators far from symmetric, so by default the vectors to keep grow when they do.
+
+    Args:
+        ridge: As for :func:`solve_cg`, and so are the others.
+        init: Initial guess.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        maxiter: Products with ``A``, over all restarts.
+        M: Right preconditioner.
+        return_info: Return ``(x, SolveInfo)``.
+        on_failure: What to do when the tolerance is not met.
+        restart: Vectors to keep, which bounds the memory; by default 50, and twice as many each
+            time that a restart did not halve the residual.
+
+    Differentiable:
+        As for :func:`solve_cg`.
+
+    Example:
+        >>> import torch
+        >>> solve_gmres()(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([3.0, 1.0]))
+        tensor([1., 1.])
+
+    Reference:
+        Saad and Schultz, 1986, GMRES, SIAM J. Sci. Stat. Comput. 7(3), algorithm 4.
+    """
+    return GMRES(ridge, init, rtol, atol, maxiter, M, return_info, on_failure, restart)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,15 +127,15 @@ class BiCGStab(LinearSolver):
                 break
             direction = precondition(p)
             v = matvec(direction)
-            alpha = _ratio(rho, shadow @ v, active)
+            alpha = ratio(rho, shadow @ v, active)
             s = r - alpha * v
             correction = precondition(s)
             t = matvec(correction)
-            omega = _ratio(t @ s, t @ t, active)
+            omega = ratio(t @ s, t @ t, active)
             x = x + alpha * direction + omega * correction
             r = torch.where(active, s - omega * t, r)
             new = shadow @ r
-            beta = _ratio(new, rho, active) * _ratio(alpha, omega, active)
+            beta = ratio(new, rho, active) * ratio(alpha, omega, active)
             p = torch.where(active, r + beta * (p - omega * v), p)
             rho = new
             count = count + active
@@ -176,7 +201,7 @@ class GMRES(LinearSolver):
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Arnoldi's process and the least squares problem, kept triangular by rotations."""
         beta = norm(r)
-        basis = _ratio(1.0, beta, active) * r[None]
+        basis = ratio(1.0, beta, active) * r[None]
         unit = torch.eye(size + 1, dtype=r.dtype, device=r.device)
         rotation = unit  # all rotations so far
         columns = []
@@ -193,13 +218,13 @@ class GMRES(LinearSolver):
             h = h + again
             length = norm(w)
             length = torch.where(length > torch.finfo(r.dtype).eps * scale, length, 0.0)
-            basis = torch.cat([basis, (_ratio(1.0, length, active) * w)[None]])
+            basis = torch.cat([basis, (ratio(1.0, length, active) * w)[None]])
             padding = torch.zeros(size - k - 1, dtype=r.dtype, device=r.device)
             column = rotation @ torch.cat([h, length[None], padding])
             radius = torch.hypot(column[k], column[k + 1])
             turn = active & (radius > 0)
-            c = torch.where(turn, _ratio(column[k], radius, turn), 1.0)
-            s = _ratio(column[k + 1], radius, turn)
+            c = torch.where(turn, ratio(column[k], radius, turn), 1.0)
+            s = ratio(column[k + 1], radius, turn)
             upper = c * rotation[k] + s * rotation[k + 1]
             lower = c * rotation[k + 1] - s * rotation[k]
             rotation = torch.cat([rotation[:k], upper[None], lower[None], rotation[k + 2 :]])
@@ -214,9 +239,3 @@ class GMRES(LinearSolver):
         target = torch.where(known, rotation[:used, 0] * beta, 0.0)
         y = torch.linalg.solve_triangular(triangle, target[:, None], upper=True)[:, 0]
         return y @ basis[:used], steps, used
-
-
-def _ratio(a: Any, b: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-    """``a / b`` in active systems, 0 in the others and where ``b`` is 0."""
-    valid = active & (b != 0)
-    return torch.where(valid, a / torch.where(valid, b, 1.0), 0.0)
