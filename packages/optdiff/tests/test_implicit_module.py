@@ -2,6 +2,7 @@
 """Modules that solve an inner problem: derivatives, what solve leaves behind, what is refused."""
 
 import copy
+import gc
 import io
 import pickle
 import re
@@ -293,6 +294,79 @@ def test_copies_and_state():
     torch.testing.assert_close(other.solve().x, module.x)
 
 
+class Learns(ImplicitMetaGradientModule):
+    def __init__(self, decay):
+        super().__init__()
+        self.decay = decay
+        self.w = nn.Parameter(torch.zeros(()))
+
+    def objective(self, target):
+        return (self.w - target) ** 2 + self.decay * self.w**2
+
+
+class Solves:
+    def solve(self, target):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.2)
+        for _ in range(200):
+            optimizer.zero_grad()
+            self.objective(target).backward()
+            optimizer.step()
+        return self
+
+
+class Inherits(Solves, Learns):
+    pass
+
+
+class Further(Inherits):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Inherits, Further])
+def test_solve_of_a_mixin(kind):
+    decay = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    solved = kind(decay).solve(torch.tensor(3.0))  # w = 3 / (1 + decay)
+    torch.testing.assert_close(torch.autograd.grad(solved.w, decay)[0], torch.tensor(-0.75))
+    assert decay.grad is None
+
+
+def test_meta_parameters_of_a_meta_module():
+    class Rate(optdiff.nn.MetaGradientModule):
+        def __init__(self, log):
+            self.log = log
+
+        def forward(self):
+            return self.log.exp()
+
+    class Nested(Inherits):
+        def objective(self, target):
+            return (self.w - target) ** 2 + self.decay() * self.w**2
+
+    log = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    solved = Nested(Rate(log)).solve(torch.tensor(3.0))
+    torch.testing.assert_close(torch.autograd.grad(solved.w, log)[0], torch.tensor(-0.75))
+
+
+def test_a_computed_meta_parameter_is_copied_detached():
+    module = ByObjective(metas()[0] * 2, metas()[1]).solve()
+    twin = copy.deepcopy(module)
+    assert twin.theta.is_leaf
+    torch.testing.assert_close(twin.solve().x, module.x)
+
+
+def test_a_list_of_the_module_that_gets_the_graph_is_freed():
+    def losses():
+        module = Inherits(torch.ones((), requires_grad=True))
+        module.losses = []
+        module.losses.append(module.solve(torch.tensor(3.0)).w * 2)
+        return weakref.ref(module), weakref.ref(module.losses[0])
+
+    losses()  # torch keeps frames of its first gradient
+    module, loss = losses()
+    gc.collect()
+    assert (module(), loss()) == (None, None)
+
+
 def test_it_is_freed_with_its_last_reference():
     given = metas()
     ByObjective(*given).solve()  # torch imports something at its first gradient, and keeps frames
@@ -384,7 +458,17 @@ def by_call():
     torch.vmap(lambda x: torch.func.functional_call(module, {"x": x}, ()))(torch.ones(2, 4))
 
 
+def on_an_instance():
+    ByObjective(*metas()).objective = lambda: torch.zeros(())
+
+
 REFUSED = [
+    (
+        on_an_instance,
+        TypeError,
+        "ByObjective.assignment: expected objective to be written in a class, got function for an "
+        "instance, at 'objective'; write a subclass of ByObjective",
+    ),
     (neither, TypeError, "Wrong: expected a method optimality or objective, got neither"),
     (
         static,

@@ -160,6 +160,76 @@ def test_tied_parameters_move_together():
     torch.testing.assert_close(found, torch.full((2,), 6.0))
 
 
+def test_a_step_for_a_parameter_that_is_frozen_later():
+    class Named(Coordinates, sigma={"first.weight": 1e-5, "first.bias": 1e-5, "last.weight": 1e-5}):
+        pass
+
+    net = Named()
+    net.first.bias.requires_grad_(False)
+    for a, b in zip(estimate(net, X), exact(net), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.full((2,), 3.0))
+
+    def forward(self):
+        return (self.w**3).sum()
+
+
+class Halved(Plain):
+    def forward(self):
+        return super().forward() / 2
+
+
+class Before(Plain, ZeroOrderGradientModule, method="finite_difference", sigma=1.0):
+    pass
+
+
+class After(ZeroOrderGradientModule, Plain, method="finite_difference", sigma=1.0):
+    pass
+
+
+class Further(After):
+    pass
+
+
+class Diamond(After, Halved):
+    pass
+
+
+@pytest.mark.parametrize(("cls", "factor"), [(Before, 1), (After, 1), (Further, 1), (Diamond, 0.5)])
+def test_forward_of_another_class(cls, factor):
+    """A step of 1 tells the estimate, 28, from the gradient, 27."""
+    net = cls()
+    assert net() == 54 * factor
+    torch.testing.assert_close(estimate(net)[0], torch.full((2,), 28.0 * factor))
+
+
+def test_options_are_checked_at_the_definition_only():
+    compared = []
+
+    class Count(int):
+        def __lt__(self, other):
+            compared.append(other)
+            return int(self) < other
+
+    class Counted(Net, num_samples=Count(3)):
+        pass
+
+    at_definition = len(compared)
+    estimate(Counted(), X)
+    assert len(compared) == at_definition > 0
+
+
+def test_a_sample_of_an_instance():
+    net = Net()
+    net.sample = torch.zeros
+    assert all((grad == 0).all() for grad in estimate(net, X))
+
+
 def listing_of_the_slides():
     class ESModule(ZeroOrderGradientModule):
         def sample(self, batch, labels, sample_shape):
@@ -179,6 +249,21 @@ def wrong_option():
         pass
 
 
+def forward_of_an_instance():
+    Net().forward = lambda batch: batch.sum()
+
+
+def sample_of_an_instance():
+    Net().sample = lambda shape, dtype: torch.randn(shape, dtype=dtype)
+
+
+def static():
+    class Wrong(ZeroOrderGradientModule):
+        @staticmethod
+        def forward(x):
+            return x.sum()
+
+
 DEFINITIONS = [
     (
         listing_of_the_slides,
@@ -188,6 +273,14 @@ DEFINITIONS = [
     ),
     (unknown_option, TypeError, "Wrong: expected options in ['method', 'num_samples', 'sigma', "),
     (wrong_option, ValueError, "Wrong: expected sigma > 0 and finite, got -1.0"),
+    (
+        forward_of_an_instance,
+        TypeError,
+        "Net.assignment: expected forward to be written in a class, got function for an instance, "
+        "at 'forward'; write a subclass of Net",
+    ),
+    (sample_of_an_instance, TypeError, "Net: expected a sampling function of the shape alone"),
+    (static, TypeError, "Wrong: expected forward to be a method, got staticmethod; write def for"),
 ]
 
 
@@ -214,7 +307,8 @@ CALLS = [
         Net,
         (X.clone().requires_grad_(),),
         ValueError,
-        "Net: expected no other tensor that requires grad, got f64[4, 3], at ['args'][0], which",
+        "Net: expected inputs that require no grad, got f64[4, 3], at ['args'][0], which would get "
+        "no gradient; detach it, or decorate a function of parameters and input",
     ),
 ]
 

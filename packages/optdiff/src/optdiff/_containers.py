@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+
+Place: TypeAlias = tuple[str, nn.Module, bool]  # see walked
 
 
 def replace_tensors(module: nn.Module, new: Mapping[int, torch.Tensor]) -> None:
@@ -62,6 +64,25 @@ def every_module(module: nn.Module) -> list[nn.Module]:
     return [*found.values()]
 
 
+def walked(module: nn.Module, path: str, outer: bool) -> Iterator[Place]:
+    """A module and all in it, where, and whether each belongs to the outer loop."""
+    yield path, module, outer
+    for kind in modules_of(module):
+        for name, child in module.__dict__[kind].items():
+            if child is not None:
+                inside = outer or kind == "_meta_modules"
+                yield from walked(child, f"{path}.{name}" if path else name, inside)
+
+
+def outer_parameters(walk: Iterable[Place]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters that belong to the outer loop, as often as they occur."""
+    for path, owner, outer in walk:
+        own = owner._parameters if outer else {}
+        for name, param in {**own, **owner.__dict__.get("_meta_parameters", {})}.items():
+            if param is not None:
+                yield f"{path}.{name}" if path else name, param
+
+
 class _DetachedCopy:
     """An instance's ``__deepcopy__``: torch refuses to copy non-leaf tensors, so detach them first.
 
@@ -75,13 +96,7 @@ class _DetachedCopy:
         module = self._module()
         if module is None:
             raise ReferenceError("copy.deepcopy: expected a living module, got one that is gone")
-        for owner in module.modules():
-            for tensor in owner._parameters.values():
-                if tensor is not None and not isinstance(tensor, nn.Parameter):
-                    memo.setdefault(id(tensor), detached(tensor, parameter=True))
-            for tensor in owner._buffers.values():
-                if tensor is not None and not tensor.is_leaf:
-                    memo.setdefault(id(tensor), detached(tensor, parameter=False))
+        note_detached(module, memo)
         own = module.__dict__.pop("__deepcopy__")
         try:
             return copy.deepcopy(module, memo)
@@ -93,6 +108,16 @@ class _DetachedCopy:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._module = weakref.ref(state["module"])
+
+
+def note_detached(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Give ``copy.deepcopy`` copies of the tensors in a module that it would refuse to copy."""
+    for owner in every_module(module):
+        for kind in tensors_of(owner):
+            parameter = kind == "_parameters"
+            for tensor in filter(torch.is_tensor, owner.__dict__[kind].values()):
+                if not (isinstance(tensor, nn.Parameter) if parameter else tensor.is_leaf):
+                    memo.setdefault(id(tensor), detached(tensor, parameter=parameter))
 
 
 def detached(tensor: torch.Tensor, *, parameter: bool) -> torch.Tensor:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from optdiff._containers import every_module, relist, replace_tensors, settle, t
 from optdiff._explicit import shallow_copy
 from optdiff._implicit_rule import Leaves
 from optdiff._meta_module import MetaGradientModule
+from optdiff._methods import Method, check_method, refuse_on_instance, wrap_method
 from optdiff._root_problem import Problem
 from optdiff._tracking import below_every_level, is_tracked, is_wrapped, peel
 from optdiff._trees import NAMESPACE
@@ -26,13 +28,14 @@ from optdiff._uncompiled import uncompiled
 from optdiff.linear_solve import LinearSolver, solve_gmres
 from optdiff.linear_solve._given import adapt
 
-Method = Callable[..., Any]
+_WRITTEN = ("solve", "optimality", "objective")
 
 
 class ImplicitMetaGradientModule(MetaGradientModule):
     r"""A module whose ``solve`` trains it, differentiable by the implicit function theorem.
 
-    ``solve(*args, **kwargs)``, which a subclass writes, moves the parameters :math:`w` to where
+    ``solve(*args, **kwargs)``, which a subclass writes or takes from a mixin, moves the parameters
+    :math:`w` to where
 
     .. math::
         F(w, \phi) = 0, \qquad
@@ -60,7 +63,8 @@ class ImplicitMetaGradientModule(MetaGradientModule):
 
     Raises:
         TypeError: When the class is defined: it has ``solve`` but neither ``optimality`` nor
-            ``objective``, or one of them is no method. When made: it has no ``solve``.
+            ``objective``, or one of them is no method. When made: it has no ``solve``. When one of
+            the three is assigned to an instance.
         ValueError: In ``solve``: no parameter requires grad, or the optimality is not like those
             that do, or needs a tensor that requires grad and is neither a meta-parameter nor an
             argument.
@@ -115,31 +119,45 @@ class ImplicitMetaGradientModule(MetaGradientModule):
         if linear_solve is not None:
             cls.linear_solve = adapt(cls.__name__, linear_solve)
         base = ImplicitMetaGradientModule
-        for name in ("solve", "optimality", "objective"):
-            method = inspect.getattr_static(cls, name)
-            if isinstance(method, (staticmethod, classmethod)) or not callable(method):
-                raise TypeError(
-                    f"{cls.__name__}: expected {name} to be a method, got {type(method).__name__}; "
-                    f"write def {name}(self, ...)"
-                )
+        for name in _WRITTEN:
+            check_method(cls, name)
         derived = cls.optimality is base.optimality
         if cls.solve is not base.solve and derived and cls.objective is base.objective:
             raise TypeError(
                 f"{cls.__name__}: expected a method optimality or objective, got neither"
             )
-        if "solve" in cls.__dict__:
-            cls.solve = _differentiated(cls.__dict__["solve"])  # type: ignore[method-assign]
+        wrap_method(cls, "solve", base, _differentiated)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _WRITTEN:
+            refuse_on_instance(self, name, value)
+        super().__setattr__(name, value)
 
     def solve(self, *args: Any, **kwargs: Any) -> Any:
-        """Move the parameters to where the optimality is zero; a subclass writes it."""
+        """Move the parameters to where the optimality is zero; a subclass writes it.
+
+        Args:
+            args: What the inner problem depends on, passed to ``optimality`` or ``objective`` too.
+            kwargs: The same, by name.
+
+        Raises:
+            NotImplementedError: No subclass wrote it.
+        """
         raise NotImplementedError(f"{type(self).__name__}: expected a method solve, got none")
 
     def optimality(self, *args: Any, **kwargs: Any) -> Any:
         """What is zero at the solution.
 
+        Args:
+            args: As for :meth:`solve`.
+            kwargs: As for :meth:`solve`.
+
         Returns:
             A tensor for each parameter that requires grad, in the order of ``parameters()``; or a
             dict of them by the parameters' names. By default the gradient of :meth:`objective`.
+
+        Raises:
+            ValueError: The objective is no scalar.
         """
         names = self._unknowns or _unknowns(self)
         found = dict(self.named_parameters())
@@ -158,7 +176,15 @@ class ImplicitMetaGradientModule(MetaGradientModule):
         return torch.func.grad(objective, tuple(range(len(names))))(*parameters)
 
     def objective(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """What the solution minimizes, a scalar; not needed where ``optimality`` is written."""
+        """What the solution minimizes, a scalar; not needed where ``optimality`` is written.
+
+        Args:
+            args: As for :meth:`solve`.
+            kwargs: As for :meth:`solve`.
+
+        Raises:
+            NotImplementedError: No subclass wrote it.
+        """
         raise NotImplementedError(f"{type(self).__name__}: expected a method objective, got none")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -171,6 +197,10 @@ class _Snapshot:
 
     def __init__(self, module: ImplicitMetaGradientModule, names: Sequence[str]) -> None:
         self._module = shallow_copy(module, {})
+        for owner in every_module(self._module):
+            for name, value in owner.__dict__.items():
+                if type(value) in (list, dict, set):  # the graph, which holds this, may get into it
+                    owner.__dict__[name] = copy.copy(value)
         self._module.__dict__["_unknowns"] = [*names]
         parameters = dict(module.named_parameters())
         self._places = {id(parameters[name]): index for index, name in enumerate(names)}

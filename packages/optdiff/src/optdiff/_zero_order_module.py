@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 
+import treeops
+from optcore import describe
 from optdiff._directions import check_sampler
+from optdiff._methods import check_method, refuse_on_instance, wrap_method
 from optdiff._tracking import is_tracked
+from optdiff._trees import NAMESPACE, tree_leaves
 from optdiff._uncompiled import uncompiled
 from optdiff._zero_order import value_of_call, zero_order
 from optdiff._zero_order_settings import Settings, check_settings, check_sigma
@@ -36,21 +41,25 @@ class ZeroOrderGradientModule(nn.Module):
     .. math::
         \nabla_\theta\,\mathbb E\, f(\theta + \sigma\varepsilon; x) .
 
-    Only parameters that require grad move. The calls with moved parameters work on copies of the
-    buffers, so that batch normalisation, say, counts every batch once; modules that write to
+    ``forward`` may be inherited, from a mixin or another module class, but not assigned to an
+    instance. Only parameters that require grad move. The calls with moved parameters work on copies
+    of the buffers, so that batch normalisation, say, counts every batch once; modules that write to
     buffers need ``vectorize=False``.
 
     Args:
         method: Class keyword, as are all options of :func:`optdiff.zero_order` but ``argnums``:
-            ``num_samples``, ``sigma`` (a prefix tree of ``{parameter's name: ...}`` will do),
-            ``generator``, ... A subclass inherits those that it does not give.
+            ``num_samples``, ``sigma`` (a prefix tree of ``{parameter's name: ...}`` will do; the
+            names of frozen parameters are passed over), ``generator``, ... A subclass inherits
+            those that it does not give.
 
     Differentiable:
         As :func:`optdiff.zero_order`, in the parameters.
 
     Raises:
-        TypeError, ValueError: When the class is defined: an option or ``sample`` is not as it
-            should be. When called: as :func:`optdiff.zero_order`; the module has no parameters.
+        TypeError, ValueError: When the class is defined: an option, ``sample`` or ``forward`` is
+            not as it should be. When called: as :func:`optdiff.zero_order`; the module has no
+            parameters; an input requires grad.
+        TypeError: ``forward`` is assigned to an instance.
 
     Example:
         >>> class Net(ZeroOrderGradientModule, method="antithetic", num_samples=2000, sigma=0.1):
@@ -74,6 +83,7 @@ class ZeroOrderGradientModule(nn.Module):
     """
 
     _options: ClassVar[dict[str, Any]] = _DEFAULTS
+    _settings: ClassVar[Settings]  # with the sample of no instance
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__()
@@ -83,21 +93,27 @@ class ZeroOrderGradientModule(nn.Module):
                 f"{cls.__name__}: expected options in {[*_DEFAULTS]}, got {', '.join(unknown)}"
             )
         cls._options = {**cls._options, **options}
+        check_sigma(cls.__name__, cls._options["sigma"])
         bound = inspect.getattr_static(cls, "sample").__get__(object(), cls)
-        check_sampler(cls.__name__, bound)
-        _check_options(cls, bound)
-        if "forward" in cls.__dict__:
-            cls.forward = _estimated(cls.forward)
+        rest = {name: value for name, value in cls._options.items() if name != "sigma"}
+        cls._settings = check_settings(cls.__name__, bound, **rest)
+        check_method(cls, "forward")
+        wrap_method(cls, "forward", ZeroOrderGradientModule, _estimated)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "forward":
+            refuse_on_instance(self, name, value)
+        if name == "sample":
+            check_sampler(type(self).__name__, value)
+        super().__setattr__(name, value)
 
     def sample(self, sample_shape: torch.Size) -> torch.Tensor:
-        """Noise of mean 0 and variance 1; standard normal unless a subclass says otherwise."""
+        """Noise of mean 0 and variance 1; standard normal unless a subclass says otherwise.
+
+        Args:
+            sample_shape: ``(n, d)``: the number of directions, the number of coordinates.
+        """
         return torch.randn(sample_shape, device=next(self.parameters()).device)
-
-
-def _check_options(cls: type[ZeroOrderGradientModule], sample: Callable[..., Any]) -> Settings:
-    rest = {name: value for name, value in cls._options.items() if name != "sigma"}
-    check_sigma(cls.__name__, cls._options["sigma"])
-    return check_settings(cls.__name__, sample, **rest)
 
 
 def _estimated(forward: Forward) -> Forward:
@@ -117,10 +133,36 @@ def _estimated(forward: Forward) -> Forward:
             return forward(self, *args, **kwargs)
         call = _Call(self, forward)
         slots: dict[int | str, Any] = {"parameters": parameters, "args": args, "kwargs": kwargs}
-        settings = _check_options(type(self), self.sample)
-        return value_of_call(settings, self._options["sigma"], call, slots, ["parameters"])
+        _check_inputs(who, args, kwargs)
+        settings = replace(type(self)._settings, sample=self.sample)
+        sigma = _of_moving(self._options["sigma"], parameters, self)
+        return value_of_call(settings, sigma, call, slots, ["parameters"])
 
     return wrapped
+
+
+def _check_inputs(who: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse inputs that would silently get no gradient."""
+    if not torch.is_grad_enabled():
+        return
+    for place, leaf in enumerate(tree_leaves((args, kwargs))):
+        if isinstance(leaf, torch.Tensor) and is_tracked(leaf):
+            paths = treeops.tree_paths((args, kwargs), none_is_leaf=True, namespace=NAMESPACE)
+            kind, *path = paths[place]
+            where = "".join(f"[{key!r}]" for key in (("args", "kwargs")[kind], *path))
+            raise ValueError(
+                f"{who}: expected inputs that require no grad, got {describe(leaf)}, at {where}, "
+                "which would get no gradient; detach it, or decorate a function of parameters and "
+                "input, torch.func.functional_call inside, with optdiff.zero_order(argnums=(0, 1))"
+            )
+
+
+def _of_moving(sigma: Any, parameters: Mapping[str, torch.Tensor], module: nn.Module) -> Any:
+    """Steps by name without those of parameters that do not move."""
+    if not isinstance(sigma, Mapping):
+        return sigma
+    frozen = dict(module.named_parameters()).keys() - parameters.keys()
+    return {name: step for name, step in sigma.items() if name not in frozen}
 
 
 class _Call:

@@ -12,7 +12,7 @@ from torch import nn
 
 import treeops
 from optcore import map_tensors
-from optdiff._containers import detached, replace_tensors, settle
+from optdiff._containers import detached, every_module, replace_tensors, settle, tensors_of
 from optdiff.meta import MetaOptimizer
 
 T = TypeVar("T")
@@ -245,9 +245,10 @@ def module_clone(
         return map_tensors(replicate, target)
     buffered = _buffer_replicator(by, device, detach_buffers)
     memo: dict[int, Any] = {}
-    for owner in target.modules():
-        for container, fn in ((owner._parameters, replicate), (owner._buffers, buffered)):
-            for tensor in container.values():
+    for owner in every_module(target):
+        for kind in tensors_of(owner):
+            fn = buffered if kind == "_buffers" else replicate
+            for tensor in owner.__dict__[kind].values():
                 if tensor is not None and id(tensor) not in memo:
                     memo[id(tensor)] = fn(tensor)
     twin = copy.deepcopy(target, memo)
