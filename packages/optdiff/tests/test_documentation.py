@@ -6,7 +6,6 @@ import inspect
 import pytest
 
 import optdiff
-import optdiff.testing
 
 MODULES = [
     optdiff,
@@ -30,3 +29,18 @@ def test_every_public_function_has_an_example(module):
         and ">>>" not in (value.__doc__ or "")
     ]
     assert missing == []
+
+
+META = [name for name in dir(optdiff) if name.startswith("Meta") and name != "MetaOptimizer"]
+
+
+@pytest.mark.parametrize("name", META)
+def test_every_meta_class_documents_its_keywords(name):
+    cls = getattr(optdiff, name)
+    signature = inspect.signature(cls)
+    missing = [
+        keyword for keyword in signature.parameters if f"\n    {keyword}: " not in cls.__doc__
+    ]
+    assert missing == []
+    for section in ("Args", "Raises", "Example", "Reference"):
+        assert f"\n{section}:\n    " in cls.__doc__

@@ -9,8 +9,9 @@ such a run repeats), `_forward` (hypergradients in forward mode), `_innerloop` (
 Implicit: `implicit` (derivatives of roots and fixed points), `_root_rule`, `_implicit_rule` (behind
 them), `_explicit` (making closed-over tensors explicit), `linear_solve`, `linalg`; `fixed_point`,
 `root`, `minimize` (solvers, which give numbers). Zero-order: `_zero_order`, `_zero_order_rule`,
-`_zero_order_settings`, `_directions`. `nn` (modules with meta-parameters), `_tracking` (what a
-tensor is to torch.func and autograd), `testing` (problems with answers).
+`_zero_order_settings`, `_directions`. `nn` (modules with derivatives of their own; `_methods` their
+methods that are wrapped), `_tracking` (what a tensor is to torch.func and autograd), `testing`
+(problems with answers).
 """
 
 from optdiff import fixed_point as fixed_point
@@ -19,6 +20,7 @@ from optdiff import linear_solve as linear_solve
 from optdiff import minimize as minimize
 from optdiff import nn as nn
 from optdiff import root as root
+from optdiff import testing as testing
 from optdiff._forward import forward_hypergradient as forward_hypergradient
 from optdiff._innerloop import DifferentiableOptimizer as DifferentiableOptimizer
 from optdiff._innerloop import innerloop_ctx as innerloop_ctx

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
-from optcore import OPTIMIZERS, derive_class, schedule_free_eval_params
+from optcore import schedule_free_eval_params
 from optdiff._containers import replace_tensors
-from optdiff.meta import TableMetaOptimizer, trainable
+from optdiff.meta import TableMetaOptimizer, derive, trainable
 
 
 class ScheduleFreeMetaOptimizer(TableMetaOptimizer):
@@ -72,9 +72,5 @@ class ScheduleFreeMetaOptimizer(TableMetaOptimizer):
             )
 
 
-MetaScheduleFreeSGD = derive_class(
-    OPTIMIZERS["schedule_free_sgd"], ScheduleFreeMetaOptimizer, __name__, "Meta"
-)
-MetaScheduleFreeAdamW = derive_class(
-    OPTIMIZERS["schedule_free_adamw"], ScheduleFreeMetaOptimizer, __name__, "Meta"
-)
+MetaScheduleFreeSGD = derive("schedule_free_sgd", ScheduleFreeMetaOptimizer, __name__)
+MetaScheduleFreeAdamW = derive("schedule_free_adamw", ScheduleFreeMetaOptimizer, __name__)

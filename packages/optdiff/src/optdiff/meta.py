@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -216,32 +218,77 @@ class TableMetaOptimizer(MetaOptimizer):
         super().__init__(module, self.row.factory(**hyperparams), first_order=first_order)
 
 
-def _derive(name: str) -> type[TableMetaOptimizer]:
-    return derive_class(OPTIMIZERS[name], TableMetaOptimizer, __name__, "Meta")
+def derive(
+    name: str, base: type[TableMetaOptimizer] = TableMetaOptimizer, module: str = __name__
+) -> Any:
+    """The Meta class of a row of optcore's table, documented by what the row's factory says."""
+    row = OPTIMIZERS[name]
+    cls = derive_class(row, base, module, "Meta")
+    doc = inspect.getdoc(row.factory)
+    if doc is not None:  # python -OO has none
+        sections = dict(re.findall(r"^(\w+):\n((?: {4}.*\n|\n)+)", f"{doc}\n", re.MULTILINE))
+        cls.__doc__ = _DOCUMENTATION.format(
+            name=name,
+            cls=cls.__name__,
+            summary=doc.splitlines()[0],
+            args=sections["Args"].rstrip(),
+            reference=sections["Reference"].rstrip(),
+        )
+    return cls
 
 
-MetaSGD = _derive("sgd")
-MetaAdam = _derive("adam")
-MetaAdamW = _derive("adamw")
-MetaAdamax = MetaAdaMax = _derive("adamax")
-MetaAdaBelief = _derive("adabelief")
-MetaYogi = _derive("yogi")
-MetaAMSGrad = _derive("amsgrad")
-MetaRAdam = _derive("radam")
-MetaNAdam = _derive("nadam")
-MetaRMSprop = MetaRMSProp = _derive("rmsprop")
-MetaAdagrad = MetaAdaGrad = _derive("adagrad")
-MetaAdadelta = MetaAdaDelta = _derive("adadelta")
-MetaAdan = _derive("adan")
-MetaNovoGrad = _derive("novograd")
-MetaASGD = _derive("asgd")
-MetaAdafactor = _derive("adafactor")
-MetaMuon = _derive("muon")
-MetaLamb = _derive("lamb")
-MetaLARS = _derive("lars")
-MetaLion = _derive("lion")
-MetaSM3 = _derive("sm3")
-MetaFromage = _derive("fromage")
+_DOCUMENTATION = """Differentiable steps of :func:`optcore.{name}` on the parameters of a module.
+
+{summary}
+What a step does to the module: :class:`MetaOptimizer`.
+
+Args:
+    module: The module to optimize.
+{args}
+    first_order: Take the inner gradients as constants (FOMAML).
+
+Differentiable:
+    As :func:`optcore.{name}`, also in hyperparameters that are tensors.
+
+Raises:
+    TypeError: ``module`` is no module; as :func:`optcore.{name}`.
+    ValueError: No parameter of the module requires grad; as :func:`optcore.{name}`.
+
+Example:
+    >>> net = torch.nn.Linear(1, 1, bias=False)
+    >>> rate = torch.tensor(0.1, requires_grad=True)
+    >>> opt = {cls}(net, lr=rate)
+    >>> opt.step((net.weight - 3).square().sum())
+    >>> torch.autograd.grad(net.weight.sum(), rate)[0].shape
+    torch.Size([])
+
+Reference:
+{reference}
+"""
+
+
+MetaSGD = derive("sgd")
+MetaAdam = derive("adam")
+MetaAdamW = derive("adamw")
+MetaAdamax = MetaAdaMax = derive("adamax")
+MetaAdaBelief = derive("adabelief")
+MetaYogi = derive("yogi")
+MetaAMSGrad = derive("amsgrad")
+MetaRAdam = derive("radam")
+MetaNAdam = derive("nadam")
+MetaRMSprop = MetaRMSProp = derive("rmsprop")
+MetaAdagrad = MetaAdaGrad = derive("adagrad")
+MetaAdadelta = MetaAdaDelta = derive("adadelta")
+MetaAdan = derive("adan")
+MetaNovoGrad = derive("novograd")
+MetaASGD = derive("asgd")
+MetaAdafactor = derive("adafactor")
+MetaMuon = derive("muon")
+MetaLamb = derive("lamb")
+MetaLARS = derive("lars")
+MetaLion = derive("lion")
+MetaSM3 = derive("sm3")
+MetaFromage = derive("fromage")
 
 
 def trainable(module: nn.Module) -> ParamDict:
