@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from episodes import Task
-from maml import accuracy, conv_net
+from network import conv_net
 
 
 def nearest_neighbour(task: Task) -> float:
@@ -27,4 +27,5 @@ def from_scratch(task: Task, *, ways: int, width: int, steps: int = 60, fit: flo
         if loss.item() < fit:
             break
     with torch.no_grad():
-        return accuracy(model(task.query), task.query_labels)
+        right = model(task.query).argmax(dim=1) == task.query_labels
+    return right.float().mean().item()

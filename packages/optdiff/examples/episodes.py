@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -78,3 +78,8 @@ class Episodes:
         """Draw ``count`` tasks that depend on ``seed`` only."""
         generator = torch.Generator().manual_seed(seed)
         return [self.sample(generator) for _ in range(count)]
+
+
+def stack(tasks: Sequence[Task]) -> Task:
+    """Put tasks of the same sizes into one, with a dimension of tasks in front."""
+    return Task(*(torch.stack(parts) for parts in zip(*tasks)))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,45 +14,43 @@ from torch import Tensor
 
 
 class Point(NamedTuple):
-    """One point of the learning curve; accuracies after adaptation, as shares."""
+    """One point of a learning curve."""
 
     iteration: int
-    train: float
-    validation: float
+    loss: float  # mean query loss on training tasks since the last point
+    validation: float  # accuracy on validation tasks after adaptation, a share
 
 
-def save_learning_curve(
+def save_learning_curves(
     path: Path,
-    curve: list[Point],
+    curves: Mapping[str, Sequence[Point]],
     lines: Mapping[str, float],
     *,
     title: str,
-    steps: tuple[int, int],
+    steps: int,
 ) -> None:
-    """Plot accuracy on training and validation tasks against outer iterations.
+    """Plot accuracy on validation tasks against outer steps.
 
     Args:
         path: Where to save the PNG.
-        curve: Points in order of iteration.
+        curves: Points in order of iteration, by algorithm.
         lines: Accuracies of the baselines on the validation tasks, by name.
         title: Title of the plot.
-        steps: Inner steps behind the training and the validation accuracies.
+        steps: Inner steps behind the accuracies.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    iterations = [point.iteration for point in curve]
-    for label, values, style in (
-        (f"training alphabets, {steps[0]} inner steps", [point.train for point in curve], "o-"),
-        (f"validation alphabets, {steps[1]} inner steps", [one.validation for one in curve], "s-"),
-    ):
-        axes.plot(iterations, [100 * value for value in values], style, markersize=4, label=label)
+    for (name, curve), marker in zip(curves.items(), "osD^"):
+        iterations = [point.iteration for point in curve]
+        accuracies = [100 * point.validation for point in curve]
+        axes.plot(iterations, accuracies, f"{marker}-", markersize=4, label=name)
     for (name, value), style in zip(lines.items(), ((0, (4, 4)), (4, (4, 4)))):
         label = f"{name}: {100 * value:.0f} %"
         axes.axhline(100 * value, linestyle=style, color=f"C{len(axes.lines)}", label=label)
     axes.set(
-        xlabel="outer iteration",
-        ylabel="query accuracy after adaptation (%)",
+        xlabel="outer steps",
+        ylabel=f"accuracy on unseen validation alphabets after {steps} inner steps (%)",
         title=title,
         ylim=(0, 100),
         xlim=(0, max(iterations) + 1),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Model-agnostic meta-learning (Finn et al., 2017) by explicit differentiation.
+r"""Model-agnostic meta-learning (Finn et al., 2017, arXiv:1703.03400): explicit differentiation.
 
 Learn an initialisation :math:`\theta` from which a few gradient steps on a new task suffice:
 
@@ -18,95 +18,42 @@ import torch.nn.functional as F
 from episodes import Task
 from torch import Tensor, nn
 
+import optcore
 import optdiff
 
 
-def conv_net(ways: int, width: int) -> nn.Sequential:
-    """Build the four convolution blocks of the MAML paper, strided as it does for Omniglot.
+class MAML:
+    """The query loss after ``steps`` recorded inner steps.
 
-    Batch norm always uses the statistics of the batch at hand, as in the paper: a query batch is
-    classified together (the transductive setting).
+    Args:
+        model: Its parameters are the initialisation.
+        inner: The rule of the inner steps.
+        steps: How many.
+        first_order: Take the inner gradients as constants.
     """
-    blocks: list[nn.Module] = []
-    for channels in (1, width, width, width):
-        blocks += [
-            nn.Conv2d(channels, width, kernel_size=3, stride=2, padding=1),
-            nn.BatchNorm2d(width, track_running_stats=False),
-            nn.ReLU(),
-        ]
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, ways))
 
+    def __init__(
+        self,
+        model: nn.Module,
+        inner: optcore.GradientTransformation,
+        steps: int,
+        *,
+        first_order: bool = False,
+    ) -> None:
+        self._model, self._steps = model, steps
+        self._inner = optdiff.MetaOptimizer(model, inner, first_order=first_order)
 
-def inner_optimizer(
-    model: nn.Module, name: str, lr: float, *, first_order: bool
-) -> optdiff.MetaOptimizer:
-    """Build the differentiable inner optimizer, ``"sgd"`` or ``"adam"``.
+    def __call__(self, tasks: Sequence[Task]) -> Tensor:
+        """Mean over the tasks, differentiable in the parameters of the model."""
+        return torch.stack([self._query_loss(task) for task in tasks]).mean()
 
-    Adam's ``eps`` is large because its derivative grows as ``1 / eps`` where a gradient is tiny.
-    """
-    if name == "adam":
-        return optdiff.MetaAdam(model, lr=lr, eps=1e-2, first_order=first_order)
-    return optdiff.MetaSGD(model, lr=lr, first_order=first_order)
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of right answers."""
-    return (logits.argmax(dim=1) == labels).float().mean().item()
-
-
-def query_loss(
-    model: nn.Module, inner: optdiff.MetaOptimizer, task: Task, steps: int
-) -> tuple[Tensor, float]:
-    """Adapt to a task, then leave model and optimizer as they were.
-
-    Returns:
-        The loss on the query set, differentiable with respect to the parameters that the model
-        started from, and the accuracy there.
-    """
-    start = optdiff.extract_state_dict(model, by="reference")
-    inner_start = optdiff.extract_state_dict(inner, by="reference")
-    for _ in range(steps):
-        inner.step(F.cross_entropy(model(task.support), task.support_labels))
-    logits = model(task.query)
-    optdiff.recover_state_dict(model, start)
-    optdiff.recover_state_dict(inner, inner_start)
-    return F.cross_entropy(logits, task.query_labels), accuracy(logits, task.query_labels)
-
-
-def meta_step(
-    model: nn.Module,
-    inner: optdiff.MetaOptimizer,
-    outer: torch.optim.Optimizer,
-    tasks: Sequence[Task],
-    steps: int,
-) -> tuple[float, float]:
-    """Move the initialisation by one outer step over ``tasks``; returns their loss and accuracy."""
-    outer.zero_grad()
-    losses, accuracies = [], []
-    for task in tasks:
-        loss, right = query_loss(model, inner, task, steps)
-        (loss / len(tasks)).backward()
-        losses.append(loss.item())
-        accuracies.append(right)
-    outer.step()
-    return sum(losses) / len(tasks), sum(accuracies) / len(tasks)
-
-
-def adaptation(
-    model: nn.Module, inner: optdiff.MetaOptimizer, task: Task, after: Sequence[int]
-) -> list[float]:
-    """Query accuracy after each number of inner steps in ``after`` (ascending)."""
-    start = optdiff.extract_state_dict(model, by="reference")
-    inner_start = optdiff.extract_state_dict(inner, by="reference")
-    accuracies = []
-    for step in range(after[-1] + 1):
-        if step:
-            inner.step(F.cross_entropy(model(task.support), task.support_labels))
-            optdiff.stop_gradient(model)
-            optdiff.stop_gradient(inner)
-        if step in after:
-            with torch.no_grad():
-                accuracies.append(accuracy(model(task.query), task.query_labels))
-    optdiff.recover_state_dict(model, start)
-    optdiff.recover_state_dict(inner, inner_start)
-    return accuracies
+    def _query_loss(self, task: Task) -> Tensor:
+        """Adapt to a task, then leave model and optimizer as they were."""
+        start = optdiff.extract_state_dict(self._model, by="reference")
+        inner_start = optdiff.extract_state_dict(self._inner, by="reference")
+        for _ in range(self._steps):
+            self._inner.step(F.cross_entropy(self._model(task.support), task.support_labels))
+        loss = F.cross_entropy(self._model(task.query), task.query_labels)
+        optdiff.recover_state_dict(self._model, start)
+        optdiff.recover_state_dict(self._inner, inner_start)
+        return loss

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``few_shot.py`` shows on the terminal: progress, the table of accuracies, errors."""
+"""What ``few_shot.py`` shows on the terminal: progress, tables, errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import typer
+from cost import Cost
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -77,32 +78,52 @@ class Phases:
         return done
 
 
-def table(
-    results: Mapping[str, Mapping[str, Score]], *, title: str, ways: int, sections: Sequence[str]
+def accuracy_table(
+    accuracy: Mapping[str, Mapping[str, Mapping[int, Score]]], *, title: str
 ) -> Table:
-    """Accuracies: a row for each method, a column for each setting.
+    """Show a row for each algorithm in each setting, a column for each number of inner steps.
 
     Args:
-        results: ``{setting: {method: score}}``.
+        accuracy: ``{setting: {algorithm: {steps: score}}}``.
         title: Title of the table.
-        ways: Classes in a task.
-        sections: Methods before which a line is drawn.
     """
-    caption = (
-        f"mean ± half of the 95 % interval over tasks; chance is {100 / ways:.0f} %\n"
-        "the queries of a task are classified together (batch norm of the batch at hand)"
-    )
-    shown = Table(title=title, caption=caption)
-    shown.add_column("method")
-    for setting in results:
-        shown.add_column(setting, justify="right")
-    for method in next(iter(results.values())):
-        if method in sections:
-            shown.add_section()
-        scores = [rows[method] for rows in results.values()]
-        cells = [f"{100 * one.mean:.1f} ± {100 * one.half_width:.1f} %" for one in scores]
-        shown.add_row(method, *cells)
+    shown = Table(title=title)
+    shown.add_column("steps")
+    for steps in next(iter(next(iter(accuracy.values())).values())):
+        shown.add_column(str(steps) if steps else "none", justify="right")
+    for setting, rows in accuracy.items():
+        shown.add_section()
+        shown.add_row(f"[bold]{setting}[/bold]")
+        for algorithm, scores in rows.items():
+            shown.add_row(algorithm, *map(_percent, scores.values()))
     return shown
+
+
+def baseline_table(baselines: Mapping[str, Mapping[str, Score]]) -> Table:
+    """Show accuracies without meta-learning, from ``{setting: {method: score}}``."""
+    shown = Table(title="the same tasks without meta-learning (%)")
+    shown.add_column("method")
+    for setting in baselines:
+        shown.add_column(setting, justify="right")
+    for method in next(iter(baselines.values())):
+        shown.add_row(method, *(_percent(rows[method]) for rows in baselines.values()))
+    return shown
+
+
+def cost_table(costs: Mapping[str, Cost]) -> Table:
+    """Show CPU time and memory of an outer step, from ``{algorithm: cost}``."""
+    shown = Table(title="cost of one outer step")
+    shown.add_column("algorithm")
+    shown.add_column("CPU time", justify="right")
+    shown.add_column("peak memory", justify="right")
+    for algorithm, cost in costs.items():
+        seconds, megabytes = cost.cpu_seconds, cost.peak_bytes / 1e6
+        shown.add_row(algorithm, f"{seconds:.3f} s", f"{megabytes:.1f} MB")
+    return shown
+
+
+def _percent(one: Score) -> str:
+    return f"{100 * one.mean:.1f} ± {100 * one.half_width:.1f}"
 
 
 def failure(message: str) -> typer.Exit:

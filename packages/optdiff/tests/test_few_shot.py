@@ -51,18 +51,40 @@ def test_the_script_runs_by_its_path():
         assert option in shown
 
 
-@pytest.mark.parametrize("options", [(), ("--algo", "fomaml"), ("--inner", "adam")])
-def test_a_short_run_prints_the_table_and_saves_everything(invoke, tmp_path, options):
-    result = invoke("--iterations", 3, "--test-tasks", 3, "--width", 4, "--out", tmp_path, *options)
+TINY = ("--iterations", 3, "--test-tasks", 3, "--width", 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "algorithms"),
+    [
+        ((), ["MAML", "iMAML", "ES-MAML"]),
+        (("--algo", "es-maml", "--algo", "fomaml", "--algo", "es-maml"), ["ES-MAML", "FOMAML"]),
+        (("--algo", "imaml", "--inner", "adam"), ["iMAML"]),
+    ],
+)
+def test_a_short_run_prints_the_tables_and_saves_everything(invoke, tmp_path, options, algorithms):
+    result = invoke(*TINY, "--out", tmp_path, *options)
     assert result.exit_code == 0, result.output
-    for row in ("before adaptation", "after 1 inner step", "after 10 inner steps", "from scratch"):
-        assert row in result.output
+    for words in (*algorithms, "5-shot", "1-shot", "from scratch", "CPU time", "peak memory"):
+        assert words in result.output
+    *shown, _ = result.output.splitlines()  # the last line names the folder
+    assert max(map(len, shown)) <= 80
     written = json.loads((tmp_path / "results.json").read_text())
-    assert list(written["accuracy"]) == ["5-way 5-shot", "5-way 1-shot"]
-    for rows in written["accuracy"].values():
-        assert len(rows) == 7
-        assert all(0 <= one["mean"] <= 1 and one["half_width"] >= 0 for one in rows.values())
-    assert [point["iteration"] for point in written["learning_curve"]] == [1, 2, 3]
+    assert list(written["accuracy"]) == list(written["baselines"]) == ["5-shot", "1-shot"]
+    for setting, rows in written["accuracy"].items():
+        assert list(rows) == algorithms
+        assert [list(scores) for scores in rows.values()] == [["0", "1", "3", "5", "10"]] * len(
+            algorithms
+        )
+        found = [one for scores in rows.values() for one in scores.values()]
+        found += written["baselines"][setting].values()
+        assert all(0 <= one["mean"] <= 1 and one["half_width"] >= 0 for one in found)
+    assert list(written["cost"]) == list(written["learning_curve"]) == algorithms
+    for cost in written["cost"].values():
+        assert cost["cpu_seconds"] > 0
+        assert cost["peak_bytes"] > 100_000
+    for curve in written["learning_curve"].values():
+        assert [point["iteration"] for point in curve] == [1, 2, 3]
     for picture in ("learning_curve.png", "glyphs.png"):
         with Image.open(tmp_path / picture) as image:
             assert min(image.size) > 200
@@ -75,8 +97,19 @@ def test_the_seed_decides_the_numbers(invoke, tmp_path):
     first, again, other = (
         json.loads((tmp_path / name / "results.json").read_text()) for name in "abc"
     )
+    for measured in (first, again):
+        del measured["cost"]
     assert first == again
     assert first["accuracy"] != other["accuracy"]
+
+
+def test_an_algorithm_learns_the_same_whatever_it_is_compared_with(invoke, tmp_path):
+    for name, options in (("all", ()), ("one", ("--algo", "es-maml"))):
+        assert invoke(*TINY, "--out", tmp_path / name, *options).exit_code == 0
+    all_of_them, one = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("all", "one")
+    )
+    assert all_of_them["learning_curve"]["ES-MAML"] == one["learning_curve"]["ES-MAML"]
 
 
 @pytest.mark.parametrize(
