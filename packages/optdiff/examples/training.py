@@ -31,7 +31,8 @@ SCRATCH, NEAREST = "same network from scratch", "nearest neighbour on pixels"
 FIXED: dict[str, dict[str, Any]] = {
     "maml": {"outer": {"lr": 1e-2, "betas": (0.9, 0.999)}},
     "fomaml": {"outer": {"lr": 1e-2, "betas": (0.9, 0.999)}},
-    # The inner problem is solved, with as many steps as that needs.
+    # More inner steps, to come nearer the solution; damping, as the problem is not convex: without
+    # it training stalls on this network. It draws the derivative towards the first-order one.
     "imaml": {
         "outer": {"lr": 1e-2, "betas": (0.9, 0.999)},
         "steps": 4,
