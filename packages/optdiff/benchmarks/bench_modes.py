@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from bench_unroll_memory import Meter
 from sklearn.datasets import load_digits
@@ -27,14 +28,18 @@ from optdiff.linear_solve import solve_cg
 Hypergradient = Callable[[torch.Tensor], torch.Tensor]
 
 
-def digits() -> testing.BilevelProblem:
+def digits() -> list[np.ndarray]:
+    """Images and held-out images, labels and held-out labels."""
     features, labels = load_digits(return_X_y=True)
-    split = train_test_split(features / 16, labels, test_size=0.5, random_state=0)
-    x, x_held_out, y, y_held_out = map(torch.from_numpy, split)
+    return train_test_split(features / 16, labels, test_size=0.5, random_state=0)
+
+
+def decays() -> testing.BilevelProblem:
+    x, x_held_out, y, y_held_out = map(torch.from_numpy, digits())
     return testing.logistic_regression(x, y, (x_held_out, y_held_out), log_decay=-4.0)
 
 
-PROBLEM = digits()
+PROBLEM = decays()
 Carry = tuple[torch.Tensor, torch.Tensor]
 
 

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks that check their numbers before they time them: the check passes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_the_implicit_hypergradient_is_right_and_timed():
+    command = [sys.executable, str(BENCHMARKS / "bench_implicit.py"), "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| optdiff | " in done.stdout
