@@ -154,6 +154,23 @@ def test_init_and_the_gradients_too():
     assert compiler.graphs == 2
 
 
+def test_after_a_module_is_called_with_other_parameters():
+    net = torch.nn.Linear(4, 3).double()
+    transformation = optcore.adamw(0.1)
+
+    def loss(params, x):
+        return torch.func.functional_call(net, params, (x,)).square().sum()
+
+    def step(params, state, x):
+        return take_step(transformation, params, state, torch.func.grad(loss)(params, x))
+
+    params = {name: p.detach() for name, p in net.named_parameters()}
+    given = params, transformation.init(params), sample((4,), 1)
+    compiler = Compiler()
+    close(compiler(step)(*given)[0], step(*given)[0])
+    assert compiler.graphs == 1
+
+
 def test_vmap_over_tasks():
     transformation = optcore.adam(0.1)
 

@@ -86,6 +86,8 @@ def flatten(inner: GradientTransformation) -> GradientTransformation:
 
     For rules that look at all of them together (norms, quasi-Newton). It is not a way to go
     faster: one large vector costs a copy in and out, and what is elementwise is batched anyway.
+    Under ``torch.compile`` it is: the copies are fused away, and one update compiles sooner than
+    many.
 
     Args:
         inner: Gets vectors for parameters and updates; its hyperparameters cannot be trees.

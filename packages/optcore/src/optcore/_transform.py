@@ -10,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 from numbers import Real
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -108,8 +107,9 @@ class GradientTransformation:
         fields = {
             "_init": init,
             "_update": update,
-            "_hyperparams": MappingProxyType(dict(hyperparams or {})),
-            "_static": MappingProxyType(dict(static or {})),
+            # Plain dicts: torch.compile reads no proxy once a dict has changed (functional_call).
+            "_hyperparams": dict(hyperparams or {}),
+            "_static": dict(static or {}),
             "_name": name or getattr(update, "__name__", "update"),
             "_scheduled": any(is_scheduled(value) for value in (hyperparams or {}).values()),
             "_extra": _takes_extra(update),

@@ -102,6 +102,11 @@ class Recording:
             return found[buffer]
 
         def note(module: nn.Module, _: Any) -> None:
+            if torch.compiler.is_compiling():  # the note would be taken once, while tracing
+                raise RuntimeError(
+                    f"{self._who}: expected modules that are not compiled under checkpoint, got "
+                    f"{type(module).__name__}; leave out checkpoint, or torch.compile"
+                )
             if module in self._called or threading.get_ident() != thread:
                 return
             wrapped = torch._C._functorch.is_functorch_wrapped_tensor

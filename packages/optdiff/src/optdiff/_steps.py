@@ -72,7 +72,7 @@ class Step:
     def __call__(self, carry: Tree, i: int, args: tuple[Any, ...]) -> tuple[Tree, Tree]:
         with out_of_place(first_order=self._first_order):
             if self._first_order:
-                with _ConstantGradients():
+                with _ConstantGradients(self.who):
                     result = self._function(carry, i, *args)
             else:
                 result = self._function(carry, i, *args)
@@ -108,9 +108,18 @@ class Step:
 class _ConstantGradients(TorchFunctionMode):
     """Inside, torch.autograd.grad and what torch.func builds on it give constants."""
 
+    def __init__(self, who: str) -> None:
+        super().__init__()
+        self._who = who
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if torch.compiler.is_compiling():  # gradients are traced without asking here
+            raise RuntimeError(
+                f"{self._who}(first_order=True): expected a step that is not compiled; detach the "
+                "gradients inside it instead"
+            )
         kwargs = kwargs or {}
         if func is not torch.autograd.grad:
             return func(*args, **kwargs)

@@ -40,6 +40,9 @@ def unroll(
 
     Args:
         step: ``step(carry, i, *args) -> carry``, or ``-> (carry, output)`` with ``has_aux``.
+            It may be compiled (``torch.compile``) and then takes its gradients with
+            ``torch.func.grad``; second derivatives, ``checkpoint`` and ``first_order`` need one
+            that is not.
         init: First carry: a tree of tensors and whatever else; every step keeps its structure.
         num_steps: :math:`K \ge 0`.
         args: Trees that every step gets.
