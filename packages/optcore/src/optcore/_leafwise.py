@@ -71,7 +71,7 @@ def leafwise(
     ticks = None
     if counts is not None:
         old = flatten_like(who, "state differs from updates", spec, counts)
-        made = _ticks(old, overwrite)
+        made = _ticks(old, not under_transform())
         ticks = [None if g is None else c for g, c in zip(grads, made, strict=True)]
     trees = {}
     for name, value in hyperparams.items():
@@ -233,8 +233,8 @@ class Tick:
     def derive(self, fn: Callable[..., Any], *arguments: Any) -> Any:
         """``fn(count as float64, *arguments)``, remembered.
 
-        In place a function that :func:`takes_numbers` gets the count as one, if its arguments are
-        numbers too.
+        Outside of transforms a function that :func:`takes_numbers` gets the count as one, if its
+        arguments are numbers too.
         """
         key = (fn, *arguments)
         if key not in self._derived:

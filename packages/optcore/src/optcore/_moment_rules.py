@@ -12,7 +12,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._deferred import defers
-from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._hyperparams import Hyperparam, check_range, is_number, is_zero
 from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
     Tick,
@@ -22,6 +22,7 @@ from optcore._leafwise import (
     leafwise,
     quotient,
     root_plus,
+    safe_sqrt,
     scaled,
     takes_numbers,
 )
@@ -111,6 +112,9 @@ def adam_step(
     root = second**0.5
     if not is_zero(eps_root):
         nu = nu + fit(eps_root * second, nu)
+    if not inplace and all(map(is_number, (first, second, eps))):
+        # one operation and one derivative less: the scale goes into the sum
+        return mu / torch.rsub(safe_sqrt(nu), eps * first, alpha=-first / root)
     return scaled(quotient(mu, root_plus(nu, eps * root, inplace)), root / first)
 
 
