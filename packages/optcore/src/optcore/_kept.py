@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import is_
 from typing import Any
 
 import torch
 
 from optcore._deferred import Run
+from optcore._fused import FusedStep
 from optcore._transform import GradientTransformation
 from optcore._tree import ParamDict
 
@@ -30,26 +31,51 @@ class Kept:
     params: ParamDict  # what the transformation saw
     present: list[torch.Tensor]  # those with a gradient
     kinds: list[Any]  # of gradients and parameters
-    entries: list[Any]  # of the class's state for what it saw
+    every: list[Any]  # the entries of the class's state, for whatever parameter
+    own: list[dict[str, Any]]  # those of them for what it saw
+    entries: list[Any]  # what stands in these
     state: Any  # the same as the transformation sees it
-    run: Run | None  # if the step can be repeated as it is
+    run: Run | FusedStep | None  # if the step can be repeated as it is
 
     def continues(
         self,
         settings: tuple[Any, ...] | None,
         present: list[torch.Tensor],
-        kinds: list[Any],
+        every: list[Any],
         entries: list[Any],
     ) -> bool:
-        """Whether nothing changed but the values of gradients and of some hyperparameters."""
+        """Whether nothing was replaced, and of the hyperparameters only values changed."""
         return (
             settings is not None
             and len(settings) == len(self.settings)
             and all(map(_alike, self.settings, settings))
             and _same(self.present, present)
-            and self.kinds == kinds
+            and _same(self.every, every)
             and _same(self.entries, entries)
         )
+
+    def renumbered(self, settings: tuple[Any, ...], transformation: GradientTransformation) -> Kept:
+        """The same with other values of hyperparameters."""
+        run = None
+        if isinstance(self.run, FusedStep):
+            run = self.run.renumbered(transformation)
+        return replace(self, settings=settings, transformation=transformation, run=run)
+
+    def repeats(self, grads: list[torch.Tensor]) -> bool:
+        """Whether the step can be repeated with these gradients."""
+        if isinstance(self.run, FusedStep):
+            return self.run.fits(grads)
+        return self.run is not None and self.fits(self.present)
+
+    def fits(self, present: list[torch.Tensor]) -> bool:
+        """Whether gradients and parameters are of the kinds that they were of."""
+        return self.kinds == kinds(present)
+
+
+def kinds(params: list[torch.Tensor]) -> list[Any]:
+    """What a step depends on of gradients and parameters, but for their values."""
+    tensors = (*[p.grad for p in params], *params)
+    return [(type(t), t.shape, t.dtype, t.device, t.layout) for t in tensors]
 
 
 def comparable(values: Iterable[Any]) -> tuple[Any, ...] | None:

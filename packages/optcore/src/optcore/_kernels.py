@@ -24,12 +24,26 @@ for many leaves what the torch formula of that transformation does for one:
   decay of the rate also ``lr_decay`` and counts), ``scale_by_lion`` (``b1, b2``).
 * What a kernel cannot do it refuses with an error that says why; it never computes something else.
 
+Under the name ``step`` the mapping may hold whole steps, with which classes, ``FuncOptimizer`` and
+``GradientTransformation.step`` make one call of a chain:
+
+    step(links) -> take or None
+    take(params, grads, buffers, count, inplace=...) -> (params, buffers)
+    take.fits(params, grads, buffers) -> bool
+
+* ``links`` pairs the name of each transformation of the chain with its hyperparameters: numbers,
+  0-d tensors and flags. None: this chain is not known.
+* ``params``, ``grads`` and each of ``buffers`` (those of all links, in order) are lists as above.
+* ``count``: a 0-d CPU tensor, the number of updates of these leaves, this one included; or None.
+* ``inplace=True`` overwrites and returns ``params`` and ``buffers``.
+* ``fits``: whether a call in place would be taken as it is.
+
 While ``torch.compile`` traces, the torch formula runs: that is what the compiler fuses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
@@ -87,6 +101,14 @@ def kernel_for(op: str, use_accelerated_op: bool) -> Kernel | None:
     if not use_accelerated_op or torch.compiler.is_compiling():
         return None
     return _kernel(op, op)
+
+
+def whole_step(links: Sequence[tuple[str, Mapping[str, Any]]]) -> Any | None:
+    """What takes a whole step of such a chain, if the installed package has it."""
+    if torch.compiler.is_compiling():
+        return None
+    step = _load()[1].get("step")
+    return None if step is None else step(links)
 
 
 def _kernel(who: str, op: str) -> Kernel:

@@ -71,7 +71,7 @@ def leafwise(
     ticks = None
     if counts is not None:
         old = flatten_like(who, "state differs from updates", spec, counts)
-        made = _ticks(old, not under_transform())
+        made = ticks_of(old, not under_transform())
         ticks = [None if g is None else c for g, c in zip(grads, made, strict=True)]
     trees = {}
     for name, value in hyperparams.items():
@@ -252,7 +252,7 @@ def takes_numbers(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn
 
 
-def _ticks(counts: Sequence[torch.Tensor | None], readable: bool) -> list[Tick | None]:
+def ticks_of(counts: Sequence[torch.Tensor | None], readable: bool = False) -> list[Tick | None]:
     """One tick per distinct count, so that leaves that share a count go on sharing it."""
     distinct: dict[torch.Tensor, Tick] = {}  # hashed by identity; no compiler knows id()
     ticks: list[Tick | None] = []

@@ -231,6 +231,41 @@ class GradientTransformation:
         )
         return updates, ScheduleState(state.count + 1, inner)
 
+    def step(
+        self, grads: Tree, state: Tree, params: Tree, *, inplace: bool | None = None
+    ) -> tuple[Tree, Tree]:
+        """One step: :meth:`update`, then :func:`apply_updates`.
+
+        With ``use_accelerated_op=True`` both are one call of a kernel, where the installed package
+        has it.
+
+        Args:
+            grads: Tree of gradients like the parameters; None where there is none.
+            state: What :meth:`init` or the previous step returned.
+            params: The parameters.
+            inplace: As in :meth:`update`.
+
+        Returns:
+            The new parameters and the new state.
+
+        Raises:
+            TypeError: A gradient that no formula takes; nothing has changed then.
+            ValueError: Trees or shapes that differ; nothing has changed then.
+
+        Example:
+            >>> import optcore
+            >>> opt, params = optcore.sgd(lr=0.5), {"w": torch.ones(2)}
+            >>> opt.step({"w": torch.ones(2)}, opt.init(params), params)[0]
+            {'w': tensor([0.5000, 0.5000])}
+        """
+        from optcore._fused import take_step  # _fused.py builds on this module
+
+        if inplace is None:
+            given = (grads, state, list(self.tensors(state)))
+            inplace = not (differentiates(given, params) or _OUT_OF_PLACE.get())
+        with torch.no_grad() if inplace else nullcontext():
+            return take_step(self, grads, state, params, inplace)
+
     def named(self, name: str) -> GradientTransformation:
         """The same transformation, which calls itself ``name`` in ``repr`` and in errors."""
         fields = (self._init, self._update, self._hyperparams, self._static)

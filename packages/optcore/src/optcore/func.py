@@ -103,14 +103,14 @@ class FuncOptimizer:
         grads = tree_unflatten(spec, [None if p is None else next(found) for p in trained])
         own = tree_unflatten(spec, trained)
         state = self.transformation.init(own) if self.state is None else self.state
-        updates, after = self.transformation.update(grads, state, own, inplace=inplace)
+        if inplace is None:  # the buffers may be overwritten, the parameters not
+            updates, after = self.transformation.update(grads, state, own)
+            moved = apply_updates(params, updates, inplace=False)
+            self.state = _without_graph(after, state)
+            return tree_map(_as_leaf, moved, params)
+        moved, after = self.transformation.step(grads, state, own, inplace=inplace)
         self.state = after if inplace is False else _without_graph(after, state)
-        if inplace:
-            return apply_updates(params, updates, inplace=True)
-        new = apply_updates(params, updates, inplace=False)
-        if inplace is False:
-            return new
-        return tree_map(_as_leaf, new, params)
+        return params if inplace else tree_map(_moved_or_not, moved, params)
 
     def state_dict(self) -> Tree:
         """The state: a reference, None before the first step."""
@@ -126,6 +126,10 @@ class FuncOptimizer:
 
 def _is_trained(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.requires_grad
+
+
+def _moved_or_not(new: Any, old: Any) -> Any:
+    return old if new is None else new
 
 
 def _without_graph(state: Tree, before: Tree) -> Tree:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optcore._deferred import Deferred
+from optcore._deferred import Deferred, Run
+from optcore._fused import FusedStep
 from optcore._inject import assigned, injected
-from optcore._kept import Kept, comparable
+from optcore._kept import Kept, comparable, kinds
 from optcore._leafwise import check_gradient
 from optcore._masking import MaskedNode, spread
 from optcore._optimizers import OPTIMIZERS
@@ -234,23 +235,26 @@ class Optimizer(torch.optim.Optimizer):
             return None
         # nothing of a compiled step is kept: its tensors stand for others
         settings = None if torch.compiler.is_compiling() else self._settings(group)
-        tensors = (*[p.grad for p in present], *present)
-        kinds = [(type(t), t.shape, t.dtype, t.device, t.layout) for t in tensors]
-        if kept is not None and kept.continues(
-            settings, present, kinds, self._entries(group, kept.params.values())
+        every = [*self.state.values()]
+        if kept is not None and not kept.continues(
+            settings, present, every, _entries(group, kept.own)
         ):
+            kept = None  # what was replaced need not live on
+        if kept is not None:
             grads = [p.grad for p in kept.params.values()]
+            transformation = kept.transformation
             if kept.settings != settings:
                 transformation = self._group_transformation(group)
-            elif kept.run is not None:
+                kept = kept.renumbered(settings, transformation)
+            if kept.run is not None and kept.repeats(grads):
                 self._kept[index] = kept
                 return partial(kept.run.repeat, grads)
-            else:
-                transformation = kept.transformation
+            if not kept.fits(present):
+                kept = None
+        if kept is not None:
             params, known = kept.params, kept.state
             state = known
         else:
-            kept = None  # what was replaced need not live on
             for p in present:
                 check_gradient(type(self).__name__, p.grad)
             transformation = self._group_transformation(group)
@@ -262,21 +266,36 @@ class Optimizer(torch.optim.Optimizer):
             state, known = self._read_state(transformation, group, params), None
             self._check_buffers(index, transformation, state, params)
         state = assigned(transformation, state, group)
+        tree = ParamDict(zip(params, grads, strict=True))
+        fused = FusedStep.of(transformation, tree, state, params, True)
 
         def step() -> None:
-            deferred = Deferred(ParamDict(zip(params, grads, strict=True)))
-            updates, new = transformation.apply(deferred, state, params, True, {})
-            run = None
-            if isinstance(updates, Deferred):
-                run = updates.add_to([*params.values()])
-                run = run if updates is deferred and run.carries(state, new) else None
+            run: Run | FusedStep | None = None
+            if fused is not None:
+                new = fused.add()
+                run = fused if fused.repeats else None
             else:
-                apply_updates(params, updates, inplace=True)
+                deferred = Deferred(tree)
+                updates, new = transformation.apply(deferred, state, params, True, {})
+                if isinstance(updates, Deferred):
+                    run = updates.add_to([*params.values()])
+                    run = run if updates is deferred and run.carries(state, new) else None
+                else:
+                    apply_updates(params, updates, inplace=True)
             self._write_state(group, params, new, known)
             if settings is not None:
-                entries = self._entries(group, params.values())
+                own = [self.state[p] for p in params.values() if p in self.state]
                 self._kept[index] = Kept(
-                    settings, transformation, params, present, kinds, entries, new, run
+                    settings=settings,
+                    transformation=transformation,
+                    params=params,
+                    present=present,
+                    kinds=kinds(present),
+                    every=[*self.state.values()],
+                    own=own,
+                    entries=_entries(group, own),
+                    state=new,
+                    run=run,
                 )
 
         return step
@@ -315,11 +334,6 @@ class Optimizer(torch.optim.Optimizer):
                     )
 
         self._map_slots(check, state)
-
-    def _entries(self, group: dict[str, Any], params: Iterable[torch.Tensor]) -> list[Any]:
-        """All that is kept for some parameters of a group."""
-        own = [entry for p in params for entry in self.state.get(p, {}).values()]
-        return [*own, *group.get(_SHARED, {}).values()]
 
     def _settings(self, group: dict[str, Any]) -> tuple[Any, ...] | None:
         """What decides how a group is treated, if it can be compared; else None."""
@@ -435,6 +449,12 @@ class Optimizer(torch.optim.Optimizer):
             lines.append(f"Parameter Group {index}")
             lines += [f"    {k}: {show(group.get(k))}" for k in sorted(group) if k != "params"]
         return "\n".join([*lines, ")"])
+
+
+def _entries(group: dict[str, Any], own: Iterable[dict[str, Any]]) -> list[Any]:
+    """All that is kept for some parameters of a group."""
+    entries = [entry for kept in own for entry in kept.values()]
+    return [*entries, *group[_SHARED].values()] if _SHARED in group else entries
 
 
 def _members(transformation: GradientTransformation) -> Iterator[GradientTransformation]:

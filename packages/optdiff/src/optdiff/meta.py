@@ -18,7 +18,6 @@ from optcore import (
     GradientTransformation,
     OptimizerRow,
     ParamDict,
-    apply_updates,
     check_loss,
     derive_class,
     map_tensors,
@@ -141,8 +140,7 @@ class MetaOptimizer:
         for params, state in zip(groups, self._states, strict=True):
             state = self._grown(params, state)
             own = ParamDict((name, next(grads)) for name in params)
-            updates, state = self.transformation.apply(own, state, params, False, {})
-            results.append((apply_updates(params, updates, inplace=False), state))
+            results.append(self.transformation.step(own, state, params, inplace=False))
         for index, (module, old, (new, state)) in enumerate(
             zip(self._modules, groups, results, strict=True)
         ):

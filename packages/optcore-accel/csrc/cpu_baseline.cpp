@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: Apache-2.0
+#define OPTCORE_ISA baseline
+#include "cpu_loops.h"

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tensors.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+namespace optcore {
+
+namespace {
+
+// ---- DLPack's binary interface, version 1 ------------------------------------------------------
+// Declared here as far as it is used: https://dmlc.github.io/dlpack/latest/c_api.html
+
+struct DlDataType {
+    std::uint8_t code, bits;
+    std::uint16_t lanes;
+};
+
+struct DlTensor {
+    void* data;
+    std::int32_t device_type, device_id;
+    std::int32_t ndim;
+    DlDataType dtype;
+    std::int64_t* shape;
+    std::int64_t* strides;  // null: contiguous, in the oldest versions
+    std::uint64_t byte_offset;
+};
+
+struct DlExchange {
+    std::uint32_t major, minor;
+    void* previous;
+    void* allocate;
+    void* managed_from_object;
+    void* managed_to_object;
+    int (*view_of_object)(void* object, void* view);  // may be null
+    void* current_stream;
+};
+
+constexpr std::uint8_t kDlFloat = 2, kDlBfloat = 4;
+constexpr const char kCapsule[] = "dlpack_exchange_api";
+
+const char* name_of(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::kFloat32: return "f32";
+        case Dtype::kFloat64: return "f64";
+        case Dtype::kBFloat16: return "bf16";
+        case Dtype::kFloat16: return "f16";
+    }
+    return "?";
+}
+
+bool float_dtype(const DlDataType& type, Dtype* dtype) {
+    if (type.lanes != 1) return false;
+    if (type.code == kDlBfloat && type.bits == 16) return *dtype = Dtype::kBFloat16, true;
+    if (type.code != kDlFloat) return false;
+    if (type.bits == 32) return *dtype = Dtype::kFloat32, true;
+    if (type.bits == 64) return *dtype = Dtype::kFloat64, true;
+    if (type.bits == 16) return *dtype = Dtype::kFloat16, true;
+    return false;
+}
+
+std::string where(const char* name, Py_ssize_t index) {
+    return std::string(name) + "[" + std::to_string(index) + "]";
+}
+
+std::string type_name(PyObject* object) { return Py_TYPE(object)->tp_name; }
+
+}  // namespace
+
+// ---- views -------------------------------------------------------------------------------------
+
+bool TensorView::same_shape(const TensorView& other) const {
+    return ndim == other.ndim && std::equal(shape, shape + ndim, other.shape);
+}
+
+bool TensorView::same_layout(const TensorView& other) const {
+    for (int axis = 0; axis < ndim; ++axis) {
+        if (shape[axis] > 1 && strides[axis] != other.strides[axis]) return false;
+    }
+    return true;
+}
+
+bool TensorView::is_dense() const {
+    if (size <= 1) return true;
+    std::int64_t expected = 1;
+    int axis = ndim;
+    while (axis > 0 && (shape[axis - 1] == 1 || strides[axis - 1] == expected)) {
+        expected *= shape[--axis];
+    }
+    if (axis == 0) return true;  // contiguous
+    std::vector<int> order;
+    for (int i = 0; i < ndim; ++i) {
+        if (shape[i] > 1) order.push_back(i);
+    }
+    std::sort(order.begin(), order.end(), [&](int a, int b) { return strides[a] < strides[b]; });
+    expected = 1;
+    for (int i : order) {
+        if (strides[i] != expected) return false;
+        expected *= shape[i];
+    }
+    return true;
+}
+
+std::string TensorView::describe() const {
+    std::string text = std::string(name_of(dtype)) + "[";
+    for (int axis = 0; axis < ndim; ++axis) {
+        text += (axis ? ", " : "") + std::to_string(shape[axis]);
+    }
+    text += "]";
+    if (device_type != static_cast<int>(DeviceType::kCpu)) {
+        text += " on cuda:" + std::to_string(device_index);
+    }
+    return text;
+}
+
+// ---- reading -----------------------------------------------------------------------------------
+
+TensorReader::TensorReader(const py::object& torch)
+    : tensor_type_(torch.attr("Tensor")),
+      parameter_type_(torch.attr("nn").attr("Parameter")),
+      strided_(torch.attr("strided")),
+      dtypes_{torch.attr("float32"), torch.attr("float64"), torch.attr("bfloat16"),
+              torch.attr("float16")} {
+    py::object capsule = py::getattr(tensor_type_, "__dlpack_c_exchange_api__", py::none());
+    if (!PyCapsule_IsValid(capsule.ptr(), kCapsule)) return;
+    const auto* table = static_cast<DlExchange*>(PyCapsule_GetPointer(capsule.ptr(), kCapsule));
+    if (table->major == 1) from_py_object_ = table->view_of_object;
+}
+
+void TensorReader::read(PyObject* object, const char* name, Py_ssize_t index,
+                        TensorView* view) const {
+    PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+    if (type != tensor_type_.ptr() && type != parameter_type_.ptr()) {
+        throw py::type_error("expected a torch.Tensor, got " + type_name(object) + ", at " +
+                             where(name, index) +
+                             "; kernels know no subclasses: leave use_accelerated_op out");
+    }
+    if (from_py_object_ == nullptr) {
+        read_by_methods(object, view);
+    } else if (!read_by_exchange(object, view)) {
+        PyErr_Clear();  // says less than the line below
+        view->device_type = 0;
+    }
+    view->size = 1;
+    for (int axis = 0; axis < view->ndim; ++axis) view->size *= view->shape[axis];
+    const bool known = view->device_type == static_cast<int>(DeviceType::kCpu) ||
+                       view->device_type == static_cast<int>(DeviceType::kCuda);
+    if (!known || (view->data == nullptr && view->size > 0)) {
+        py::handle tensor(object);
+        throw py::type_error("expected a dense float64, float32, bfloat16 or float16 tensor on "
+                             "cpu or cuda, got " +
+                             std::string(py::str(tensor.attr("dtype"))) + " " +
+                             std::string(py::str(tensor.attr("layout"))) + " on " +
+                             std::string(py::str(tensor.attr("device"))) + ", at " +
+                             where(name, index));
+    }
+}
+
+bool TensorReader::read_by_exchange(PyObject* object, TensorView* view) const {
+    DlTensor found;
+    if (from_py_object_(object, &found) != 0) return false;
+    if (!float_dtype(found.dtype, &view->dtype)) return false;
+    view->data = static_cast<char*>(found.data) + found.byte_offset;
+    if (found.data == nullptr) view->data = nullptr;
+    view->device_type = found.device_type;
+    view->device_index = found.device_id;
+    view->ndim = found.ndim;
+    view->shape = found.shape;
+    view->strides = found.strides;
+    return true;
+}
+
+void TensorReader::read_by_methods(PyObject* object, TensorView* view) const {
+    py::handle tensor(object);
+    const py::object dtype = tensor.attr("dtype");
+    const auto* found = std::find_if(std::begin(dtypes_), std::end(dtypes_),
+                                     [&](const py::object& each) { return each.is(dtype); });
+    view->device_type = 0;
+    if (found == std::end(dtypes_) || !py::object(tensor.attr("layout")).is(strided_)) return;
+    view->dtype = static_cast<Dtype>(found - std::begin(dtypes_));
+    const py::object device = tensor.attr("device");
+    const std::string kind = py::str(device.attr("type"));
+    if (kind == "cpu") view->device_type = static_cast<int>(DeviceType::kCpu);
+    if (kind == "cuda") view->device_type = static_cast<int>(DeviceType::kCuda);
+    if (view->device_type == 0) return;
+    const py::object device_index = device.attr("index");
+    view->device_index = device_index.is_none() ? 0 : device_index.cast<int>();
+    view->own.clear();
+    for (const char* name : {"size", "stride"}) {
+        const py::object numbers = tensor.attr(name)();
+        for (py::handle number : numbers) view->own.push_back(number.cast<std::int64_t>());
+    }
+    view->ndim = static_cast<int>(view->own.size() / 2);
+    view->shape = view->own.data();
+    view->strides = view->own.data() + view->ndim;
+    view->data = reinterpret_cast<char*>(tensor.attr("data_ptr")().cast<std::uintptr_t>());
+}
+
+}  // namespace optcore

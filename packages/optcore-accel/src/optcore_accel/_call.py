@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of the compiled modules: memory for the results, and columns that do not lie alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import torch
+
+from optcore_accel._devices import is_available, module_for
+from optcore_accel._rules import Rule, Scalar
+
+Tensors: TypeAlias = "list[torch.Tensor]"
+SIGN, L2, DECAY, LR, OUTER = range(5)  # scalars around the rule: the first ones
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The tensors of a step, an entry per leaf in each list.
+
+    Attributes:
+        params: None if the update is wanted, not new parameters.
+        grads: Gradients.
+        buffers: One list for each buffer of the rule.
+    """
+
+    params: Tensors | None
+    grads: Tensors
+    buffers: list[Tensors]
+
+    def all(self) -> Iterator[Tensors]:
+        """Every list that is there."""
+        if self.params is not None:
+            yield self.params
+        yield self.grads
+        yield from self.buffers
+
+
+def overwrite(who: str, rule: Rule, scalars: Sequence[Scalar], columns: Columns) -> Tensors | None:
+    """One step in place: of the parameters, or of the buffers alone, giving the updates."""
+    module = _checked(who, columns)
+    written = list(columns.params or ())
+    for buffer in columns.buffers:
+        written += buffer
+    if torch.is_inference_mode_enabled():  # tensors made here have no version
+        written = [tensor for tensor in written if not tensor.is_inference()]
+    torch.autograd.graph.increment_version(written)  # refuses what may not be written
+    stream = _stream(columns)
+    out = columns.params
+    if out is None:
+        out = [torch.empty_like(grad) for grad in columns.grads]
+    uneven = _run(who, module, rule, scalars, columns, out, columns.buffers, stream)
+    if uneven:
+        even, even_out = _evened(columns, uneven), _even(out, uneven)
+        if columns.params is not None:
+            even_out = even.params
+        _run(who, module, rule, scalars, even, even_out, even.buffers, stream)
+        for target, made in zip((out, *columns.buffers), (even_out, *even.buffers), strict=True):
+            for leaf in uneven:
+                if made[leaf] is not target[leaf]:
+                    target[leaf].copy_(made[leaf])
+    return out if columns.params is None else None
+
+
+def fits(columns: Columns) -> bool:
+    """Whether :func:`overwrite` would take these without a word or a copy."""
+    device = columns.grads[0].device
+    if not is_available(device):
+        return False
+    module = module_for("fits", device)
+    return module.fits(columns.params, columns.grads, columns.buffers)
+
+
+def compute(
+    who: str, rule: Rule, scalars: Sequence[Scalar], columns: Columns
+) -> tuple[Tensors, list[Tensors]]:
+    """One step out of place: new parameters (or updates) and new buffers."""
+    module, stream = _checked(who, columns), _stream(columns)
+    uneven: Any = ()
+    while True:
+        first = columns.grads if columns.params is None else columns.params
+        out = [torch.empty_like(tensor) for tensor in first]
+        fresh = [[torch.empty_like(b) for b in buffer] for buffer in columns.buffers]
+        uneven = _run(who, module, rule, scalars, columns, out, fresh, stream)
+        if not uneven:
+            return out, fresh
+        columns = _evened(columns, uneven)
+
+
+def pull_back(
+    who: str,
+    rule: Rule,
+    scalars: Sequence[Scalar],
+    columns: Columns,
+    steps: bool,
+    cotangents: Sequence[list[torch.Tensor | None]],
+    wanted: Sequence[bool],
+    scalars_too: bool,
+) -> tuple[list[Tensors | None], torch.Tensor | None]:
+    """Cotangents of parameters, gradients and buffers from those of a step's results.
+
+    Args:
+        who: Name for errors.
+        rule: The rule.
+        scalars: Those around the rule and its own.
+        columns: Where it was taken; ``params`` are needed only where they decay.
+        steps: Whether the first result was new parameters.
+        cotangents: Of the parameters (or updates) and of each buffer.
+        wanted: Which of the columns (parameters, gradients, buffers) want one.
+        scalars_too: Whether the derivatives in the scalars are wanted.
+
+    Returns:
+        A list or None for each column, and the derivatives in the scalars.
+    """
+    module, stream = _checked(who, columns), _stream(columns)
+    partials = None
+    if scalars_too:
+        shape = module.chunks(columns.grads), module.SCALARS
+        partials = torch.zeros(shape, dtype=torch.float64, device=columns.grads[0].device)
+    likes = [columns.params or columns.grads, columns.grads, *columns.buffers]
+    while True:
+        found = [
+            [torch.empty_like(tensor) for tensor in like] if want else None
+            for like, want in zip(likes, wanted, strict=True)
+        ]
+        uneven = _described(
+            who,
+            module.step_backward,
+            rule.number,
+            scalars,
+            columns.params,
+            columns.grads,
+            columns.buffers,
+            steps,
+            cotangents[0],
+            cotangents[1:],
+            found[0],
+            found[1],
+            found[2:],
+            partials,
+            stream,
+        )
+        if not uneven:
+            return found, None if partials is None else partials.sum(0)
+        columns = _evened(columns, uneven)
+        cotangents = [_even(column, uneven) for column in cotangents]
+        likes = [_even(like, uneven) for like in likes]
+
+
+def _run(
+    who: str,
+    module: ModuleType,
+    rule: Rule,
+    scalars: Sequence[Scalar],
+    columns: Columns,
+    out: Tensors,
+    fresh: list[Tensors],
+    stream: int,
+) -> list[int] | None:
+    return _described(
+        who,
+        module.step,
+        rule.number,
+        scalars,
+        columns.params,
+        columns.grads,
+        columns.buffers,
+        out,
+        fresh,
+        stream,
+    )
+
+
+def _described(who: str, function: Any, *arguments: Any) -> list[int] | None:
+    """What the compiled function says, with who was asked before it."""
+    try:
+        return function(*arguments)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{who}: {error}") from None
+
+
+def _checked(who: str, columns: Columns) -> ModuleType:
+    if any(map(torch.Tensor.is_neg, columns.grads)):
+        raise TypeError(
+            f"{who}: expected gradients that hold their values, got a lazily negated view; call "
+            ".resolve_neg()"
+        )
+    return module_for(who, columns.grads[0].device)
+
+
+def _stream(columns: Columns) -> int:
+    first = columns.grads[0]
+    return torch.cuda.current_stream(first.device).cuda_stream if first.is_cuda else 0
+
+
+def _evened(columns: Columns, leaves: Sequence[int]) -> Columns:
+    params = None if columns.params is None else _even(columns.params, leaves)
+    buffers = [_even(buffer, leaves) for buffer in columns.buffers]
+    return Columns(params, _even(columns.grads, leaves), buffers)
+
+
+def _even(tensors: Sequence[Any], leaves: Sequence[int]) -> list[Any]:
+    """The list with some leaves contiguous; the originals where they are so already."""
+    result = list(tensors)
+    for leaf in leaves:
+        if result[leaf] is not None:
+            result[leaf] = result[leaf].detach().contiguous()
+    return result

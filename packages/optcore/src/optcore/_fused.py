@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole steps by one kernel call: gradients in, new parameters out.
+
+A chain that was told to use kernels becomes one call where the installed package knows it, from the
+sign to the learning rate. What it does not know goes transformation by transformation.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optcore._hyperparams import at_count, is_number
+from optcore._kernels import whole_step
+from optcore._leafwise import Tick, check_gradient, check_shapes, ticks_of
+from optcore._transform import GradientTransformation, ScheduleState, apply_updates
+from optcore._tree import Tree, flatten_like, tree_flatten, tree_unflatten
+
+
+def take_step(
+    transformation: GradientTransformation, grads: Tree, state: Tree, params: Tree, inplace: bool
+) -> tuple[Tree, Tree]:
+    """New parameters and state, the mode already decided."""
+    fused = FusedStep.of(transformation, grads, state, params, inplace)
+    if fused is not None:
+        return fused.taken()
+    updates, state = transformation.apply(grads, state, params, inplace, {})
+    return apply_updates(params, updates, inplace=inplace), state
+
+
+class FusedStep:
+    """A kernel and its arguments, checked; in place it can be repeated with other gradients.
+
+    Args:
+        take: What :func:`optcore._kernels.whole_step` gave.
+        links: Name and hyperparameters of each transformation.
+        states: Theirs.
+        scheduled: Which of them are ScheduleStates.
+        params: Tree of parameters.
+        grads: Tree like it.
+        inplace: Whether parameters and buffers are overwritten.
+
+    Raises:
+        TypeError: A gradient that no formula would take.
+        ValueError: Trees that differ.
+    """
+
+    @classmethod
+    def of(
+        cls,
+        transformation: GradientTransformation,
+        grads: Tree,
+        state: Tree,
+        params: Tree,
+        inplace: bool,
+    ) -> FusedStep | None:
+        """The step of a transformation; None where it cannot be one call."""
+        chain = _accelerated_chain(transformation)
+        if chain is None or not isinstance(state, tuple) or len(state) != len(chain):
+            return None
+        links = _links(chain, state)
+        take = None if links is None else whole_step(links)
+        if take is None:
+            return None
+        leaves = tree_flatten(params)[0]
+        if len({id(leaf) for leaf in leaves}) < len(leaves):
+            return None  # a tied parameter moves by the sum of its updates
+        scheduled = [link._scheduled for link in chain]
+        return cls(take, links, state, scheduled, params, grads, inplace)
+
+    def __init__(
+        self,
+        take: Any,
+        links: Sequence[tuple[str, Mapping[str, Any]]],
+        states: Sequence[Any],
+        scheduled: Sequence[bool],
+        params: Tree,
+        grads: Tree,
+        inplace: bool,
+    ) -> None:
+        self._who = links[0][0]
+        self._take, self._links, self._inplace = take, links, inplace
+        self._states, self._scheduled = states, scheduled
+        self._params, self._spec = tree_flatten(params)
+        self._grads = flatten_like(self._who, "gradients differ from params", self._spec, grads)
+        for grad in self._grads:
+            if grad is not None:
+                check_gradient(self._who, grad)
+        check_shapes(self._who, self._grads, self._params, grads)
+        self._inner = [s.inner if late else s for s, late in zip(states, scheduled, strict=True)]
+        self._slots = [  # (which link, name of the buffer)
+            (k, name)
+            for k, own in enumerate(self._inner)
+            for name in own._fields
+            if name != "count"
+        ]
+        self._columns = [self._flat(getattr(self._inner[k], name)) for k, name in self._slots]
+        self._ticks: dict[int, Sequence[Tick | None]] = {}
+        for k, own in enumerate(self._inner):
+            if "count" in own._fields and own.count != ():  # (): this one need not count
+                made = ticks_of(self._flat(own.count), inplace)
+                self._ticks[k] = [
+                    None if g is None else tick for g, tick in zip(self._grads, made, strict=True)
+                ]
+        every = [tick for ticks in self._ticks.values() for tick in ticks if tick is not None]
+        self._distinct = list({id(tick): tick for tick in every}.values())
+        self._calls = list(self._grouped())
+
+    def _flat(self, tree: Tree) -> list[Any]:
+        return flatten_like(self._who, "state differs from params", self._spec, tree)
+
+    def _grouped(self) -> Iterator[tuple[list[int], list[Any], list[list[Any]], Tick | None]]:
+        """Leaves alike in dtype, device and count: one call each."""
+        moving = [i for i, grad in enumerate(self._grads) if grad is not None]
+        columns = [[column[i] for i in moving] for column in (self._grads, self._params)]
+        columns += [[column[i] for i in moving] for column in self._columns]
+        dtypes = [[tensor.dtype for tensor in column] for column in columns]
+        ticks = [[id(own[i]) for i in moving] for own in self._ticks.values()]
+        devices = [tensor.device for tensor in columns[0]]
+        alike: dict[Any, list[int]] = {}
+        for i, *key in zip(moving, devices, *dtypes, *ticks, strict=True):
+            alike.setdefault((*key,), []).append(i)
+        for members in alike.values():
+            buffers = [[column[i] for i in members] for column in self._columns]
+            own = [own[members[0]] for own in self._ticks.values()]
+            yield members, [self._params[i] for i in members], buffers, own[0] if own else None
+
+    def add(self) -> Tree:
+        """Take the step in place; the new state, in which only counts are new tensors."""
+        self._run(self._grads)
+        return self._after(self._columns)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the next step differs in nothing but gradients, counts and numbers."""
+        return not any(self._scheduled) and all(
+            is_number(value) for _, own in self._links for value in own.values()
+        )
+
+    def fits(self, grads: Sequence[Any]) -> bool:
+        """Whether these gradients may be given to :meth:`repeat`."""
+        return all(
+            self._take.fits(params, _chosen(grads, members), buffers)
+            for members, params, buffers, _ in self._calls
+        )
+
+    def repeat(self, grads: Sequence[Any]) -> None:
+        """The step after the last, in place."""
+        for tick in self._distinct:
+            tick.advance()
+        self._run(grads)
+
+    def renumbered(self, transformation: GradientTransformation) -> FusedStep | None:
+        """The same step with other numbers as hyperparameters; None if it is not the same."""
+        chain = _accelerated_chain(transformation)
+        if chain is None or len(chain) != len(self._states):
+            return None
+        links = _links(chain, self._states)
+        take = None if links is None else whole_step(links)
+        if take is None or [name for name, _ in links] != [name for name, _ in self._links]:
+            return None
+        twin = copy.copy(self)
+        twin._take, twin._links = take, links
+        return twin if twin.repeats else None
+
+    def taken(self) -> tuple[Tree, Tree]:
+        """New parameters and state."""
+        if self._inplace:
+            state = self.add()
+            return tree_unflatten(self._spec, self._params), state
+        params, columns = list(self._params), [list(column) for column in self._columns]
+        for (members, *_), (own, buffers) in zip(self._calls, self._run(self._grads), strict=True):
+            for i, tensor in zip(members, own, strict=True):
+                params[i] = tensor
+            for column, values in zip(columns, buffers, strict=True):
+                for i, tensor in zip(members, values, strict=True):
+                    column[i] = tensor
+        return tree_unflatten(self._spec, params), self._after(columns)
+
+    def _run(self, grads: Sequence[Any]) -> list[tuple[list[Any], list[list[Any]]]]:
+        return [
+            self._take(
+                params,
+                _chosen(grads, members),
+                buffers,
+                None if tick is None else tick.count,
+                inplace=self._inplace,
+            )
+            for members, params, buffers, tick in self._calls
+        ]
+
+    def _after(self, columns: Sequence[Sequence[Any]]) -> tuple[Tree, ...]:
+        """The states with these buffers and with counts one further."""
+        changed: list[dict[str, Tree]] = [{} for _ in self._inner]
+        if not self._inplace:
+            for (k, name), column in zip(self._slots, columns, strict=True):
+                changed[k][name] = tree_unflatten(self._spec, column)
+        for k, ticks in self._ticks.items():
+            old = self._flat(self._inner[k].count)
+            moved = [c if t is None else t.count for c, t in zip(old, ticks, strict=True)]
+            changed[k]["count"] = tree_unflatten(self._spec, moved)
+        states = []
+        for own, new, outer, late in zip(
+            self._inner, changed, self._states, self._scheduled, strict=True
+        ):
+            own = own._replace(**new) if new else own
+            states.append(ScheduleState(outer.count + 1, own) if late else own)
+        return tuple(states)
+
+
+def _links(
+    chain: Sequence[GradientTransformation], states: Sequence[Any]
+) -> list[tuple[str, Mapping[str, Any]]] | None:
+    """Names and hyperparameters now; None if one has a value per leaf or element."""
+    links = []
+    for link, own in zip(chain, states, strict=True):
+        now: Mapping[str, Any] = link._hyperparams
+        if link._scheduled:
+            now = {name: at_count(value, own.count) for name, value in now.items()}
+        if not all(is_number(value) or _is_scalar(value) for value in now.values()):
+            return None
+        flags = {"nesterov": link._static["nesterov"]} if "nesterov" in link._static else {}
+        links.append((link._name, {**now, **flags}))
+    return links
+
+
+def _chosen(grads: Sequence[Any], members: Sequence[int]) -> list[Any]:
+    return list(grads) if len(members) == len(grads) else [grads[i] for i in members]
+
+
+def _accelerated_chain(
+    transformation: GradientTransformation,
+) -> tuple[GradientTransformation, ...] | None:
+    """The links of a chain that was told to use kernels, if all of it may be one call."""
+    chain = transformation._static.get("transformations")
+    if not isinstance(chain, tuple):
+        return None
+    if not any(map(_accelerated, chain)):
+        return None
+    for link in chain:
+        masked = link._static.get("mask") is not None
+        upwards = link._static.get("flip_sign") is False
+        learned = link._name == "scale" and not is_number(link._hyperparams.get("step_size"))
+        if masked or upwards or learned or _accelerated(link) is False:
+            return None
+    return chain
+
+
+def _accelerated(link: GradientTransformation) -> bool | None:
+    """Whether it was told to use a kernel; None if it cannot be told."""
+    rule = link._static.get("rule")
+    own = link._static.get("use_accelerated_op")
+    return getattr(rule, "use_accelerated_op", None) if own is None else own
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not value.ndim
