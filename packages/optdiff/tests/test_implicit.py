@@ -362,6 +362,33 @@ def test_gradcheck_of_a_fixed_point():
     assert torch.autograd.gradgradcheck(solve, args, check_fwd_over_rev=True)
 
 
+TO_A_FIXED_POINT = {
+    "neumann": (solve_neumann(), 2.0),
+    "neumann_truncated": (solve_neumann(maxiter=3, on_failure="ignore"), 1.75),
+    "ridge": (solve_cg(ridge=0.1), 1 / 0.6),
+    "cholesky": (solve_cholesky(on_failure="raise"), 2.0),
+}
+
+
+@pytest.mark.parametrize("name", TO_A_FIXED_POINT)
+def test_the_matrix_of_a_fixed_point_is_positive_definite_for_a_contraction(name):
+    """It is I - T': of x = x / 2 + a the half, whose Neumann series converges."""
+    solver, expected = TO_A_FIXED_POINT[name]
+    solve = custom_fixed_point(lambda x, a: 0.5 * x + a, solve=solver)(lambda init, a: 2 * a)
+    one, exact = torch.tensor(1.0), torch.tensor(expected)
+    torch.testing.assert_close(torch.func.jacrev(solve, 1)(None, one), exact)
+    torch.testing.assert_close(torch.func.jacfwd(solve, 1)(None, one), exact)
+
+
+@pytest.mark.parametrize(
+    "solve",
+    [solve_cg, functools.partial(solve_cg, maxiter=5), functools.partial(solve_cg(), maxiter=5)],
+)
+def test_a_solver_without_its_parentheses(solve):
+    root = custom_root(lambda x, a: x**2 - a, solve=solve)(lambda init, a: a.sqrt())
+    assert torch.func.grad(root, 1)(None, torch.tensor(4.0)) == 0.25
+
+
 def test_an_implicit_function_inside_the_optimality_of_another():
     """The inner one is differentiated by the outer's linear solves, long after its own level."""
     inner = custom_root(lambda x, a: x**3 - a)(lambda init, a: a ** (1 / 3))
@@ -454,8 +481,20 @@ def through(optimality, solve=lambda init, a: a.sqrt(), has_aux=False):
     return custom_root(optimality, has_aux=has_aux)(solve)(None, TWO.clone().requires_grad_())
 
 
+TWO_VALUES = torch.tensor([4.0, 9.0], dtype=F64)
+two_roots = functools.partial(custom_root(lambda x, a: x**2 - a)(lambda i, a: a.sqrt()), None)
+
+
+def root_of_two():
+    a = TWO_VALUES.clone().requires_grad_()
+    return two_roots(a), a
+
+
 def no_derivative_in_the_solution(x, a):
     return torch.autograd.grad(x * (x**2 - a).detach(), x)[0]
+
+
+Named = collections.namedtuple("Named", ["first", "second"])
 
 
 def under_forward_mode():
@@ -481,7 +520,7 @@ REFUSED = [
     (
         lambda: custom_root(cube, 3)(newton_cube)(None, A, B),
         ValueError,
-        "custom_root: expected argnums below the 3 arguments, got 3",
+        "custom_root: expected argnums below the 3 arguments, got 3; they count the solver's",
     ),
     (
         lambda: custom_root(cube)(newton_cube)(a=A, b=B),
@@ -532,6 +571,42 @@ REFUSED = [
         lambda: through(lambda x, a: x, lambda init, a: {"x": [1]}),
         TypeError,
         "custom_root: expected the solution to hold real floating tensors, got int, at ['x'][0]",
+    ),
+    (
+        lambda: through(lambda x, a: x, lambda init, a: Named(a, 1)),
+        TypeError,
+        "custom_root: expected the solution to hold real floating tensors, got int, at .second",
+    ),
+    (
+        lambda: through(
+            lambda x, a: x**2 - a,
+            lambda init, a: optdiff.root.newton(lambda x, a: x**2 - a, a, a),
+        ),
+        TypeError,
+        "custom_root: expected the solver to return the solution, got a SolverResult; return "
+        "result.solution",
+    ),
+    *[
+        (
+            call,
+            RuntimeError,
+            "implicit differentiation: expected one derivative at a time or a batch of torch.vmap, "
+            "got a batch of torch.autograd (is_grads_batched=True, vectorize=True or "
+            "check_batched_grad=True); use torch.func.jacrev, jacfwd or hessian",
+        )
+        for call in (
+            lambda: torch.autograd.grad(*root_of_two(), torch.eye(2), is_grads_batched=True),
+            lambda: torch.autograd.functional.jacobian(two_roots, TWO_VALUES, vectorize=True),
+            lambda: torch.autograd.functional.jacobian(
+                two_roots, TWO_VALUES, vectorize=True, strategy="forward-mode"
+            ),
+        )
+    ],
+    (
+        lambda: torch.func.linearize(two_roots, TWO_VALUES),
+        RuntimeError,
+        "optdiff: expected tensors with values, by which solvers stop, got those of a tracer "
+        "(torch.func.linearize, make_fx), which have none; use torch.func.jvp or vjp",
     ),
     (
         lambda: through(lambda x, a: x, has_aux=True),

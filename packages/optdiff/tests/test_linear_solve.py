@@ -2,6 +2,7 @@
 """Linear solvers: values, derivatives by the rule of a linear solve, options, failures."""
 
 import functools
+import math
 import pickle
 import re
 
@@ -310,7 +311,7 @@ def test_failure():
     [
         (solve_lu(), torch.zeros(3, 3), "solve_lu: expected a regular matrix"),
         (solve_inv(), torch.zeros(3, 3), "solve_inv: expected a regular matrix"),
-        (solve_cholesky(), -torch.eye(3), "solve_cholesky: expected a positive definite matrix"),
+        (solve_cholesky(), -torch.eye(3), "solve_cholesky: expected a symmetric positive"),
         (solve_cg(), torch.zeros(3, 3), "solve_cg: expected a residual norm"),
         (solve_neumann(), 3 * torch.eye(3), "solve_neumann: expected a residual norm"),
         (solve_bicgstab(), torch.zeros(3, 3), "solve_bicgstab: expected a residual norm"),
@@ -340,6 +341,7 @@ def test_options_by_call_and_by_partial():
     assert info.iterations == other.iterations
 
 
+GLOBALS = {"k": torch.tensor(2.0, dtype=F64, requires_grad=True)}
 GRAPH = torch.ones(3, dtype=F64, requires_grad=True)
 RECORDED = torch.func.vjp(torch.square, GRAPH)[1]
 
@@ -358,6 +360,54 @@ REFUSED = [
     (lambda: solve_gmres(rtol=-1.0), ValueError, "solve_gmres: expected rtol >= 0, got -1.0"),
     (lambda: solve_cg(atol="a"), ValueError, "solve_cg: expected atol >= 0, got str"),
     (lambda: solve_cg(maxiter=0), ValueError, "solve_cg: expected maxiter >= 1, got 0"),
+    (lambda: solve_cg(maxiter=True), ValueError, "solve_cg: expected maxiter >= 1, got True"),
+    (
+        lambda: solve_cg(maxiter=2.0),
+        ValueError,
+        "solve_cg: expected maxiter >= 1, got 2.0; give",
+    ),
+    (lambda: solve_cg(atol=None), ValueError, "solve_cg: expected atol >= 0, got NoneType"),
+    (
+        lambda: solve_cg(ridge=math.inf),
+        ValueError,
+        "solve_cg: expected ridge >= 0, got inf; give",
+    ),
+    (lambda: solve_cg(rtol=math.nan), ValueError, "solve_cg: expected rtol >= 0, got nan"),
+    (
+        lambda: solve_cg(SYMMETRIC, RIGHT),
+        TypeError,
+        "solve_cg: expected options by name, got 2 arguments by position; write solve_cg()(A, b)",
+    ),
+    (
+        lambda: solve_cg()(SYMMETRIC, RIGHT, tol=0.1),
+        TypeError,
+        "solve_cg: expected options among ridge, init, rtol, atol, maxiter, M, return_info, "
+        "on_failure, got tol; a tolerance is rtol or atol",
+    ),
+    (
+        lambda: solve_lu()(SYMMETRIC, RIGHT, atol=3.0),
+        TypeError,
+        "solve_lu: expected ridge, return_info or on_failure, got atol; a direct method does not",
+    ),
+    (
+        lambda: solve_cg()(SYMMETRIC.float(), RIGHT),
+        TypeError,
+        "solve_cg: expected A in the precision of the right side, f64[3], got f32[3, 3]; convert",
+    ),
+    *[
+        (
+            lambda make=make: make()(torch.eye(2).bfloat16(), torch.ones(2).bfloat16()),
+            TypeError,
+            f"{make.__name__}: expected unknowns in float32 or float64, got bf16[2]; convert them,",
+        )
+        for make in (solve_gmres, solve_lu, solve_cholesky, solve_inv)
+    ],
+    (
+        lambda: solve_cg()(lambda v: v * GLOBALS["k"], RIGHT).sum().backward(),
+        ValueError,
+        "in a list or dict among the globals, or as attributes of an object that is not callable; "
+        "compute with them inside A, from local variables, or detach them",
+    ),
     (lambda: solve_gmres(restart=0), ValueError, "solve_gmres: expected restart >= 1, got 0"),
     (lambda: solve_neumann(alpha=0.0), ValueError, "solve_neumann: expected alpha > 0, got 0.0"),
     (
@@ -379,7 +429,7 @@ REFUSED = [
         lambda: solve_cg()({"u": SYMMETRIC}, {"u": torch.ones(2)}),
         ValueError,
         "solve_cg: expected A of shape [2, 2] for a right side of shape [2], got f64[3, 3], at "
-        "['u']",
+        "['u']; for another product, pass it as a function",
     ),
     (
         lambda: solve_cg()([SYMMETRIC], RIGHT),
@@ -409,7 +459,7 @@ REFUSED = [
     (
         lambda: solve_cg()(lambda v: v[:2], RIGHT),
         ValueError,
-        "solve_cg: expected the image of A to have the shape [3], got f64[2]",
+        "solve_cg: expected the image of A to have the shape [3], got f64[2]; give it the shapes",
     ),
     (
         lambda: solve_cg()(lambda v: [v], RIGHT),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Solvers of fixed points, roots and minima: values, records, batches, failures."""
 
+import math
 import re
 
 import pytest
@@ -8,7 +9,13 @@ import torch
 
 import treeops
 from optdiff import fixed_point, minimize, root, testing
-from optdiff.linear_solve import ConvergenceError, ConvergenceWarning, solve_cholesky, solve_lu
+from optdiff.linear_solve import (
+    ConvergenceError,
+    ConvergenceWarning,
+    solve_cholesky,
+    solve_gmres,
+    solve_lu,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
@@ -157,6 +164,34 @@ def test_newton_gets_out_of_a_concave_start():
     torch.testing.assert_close(result.solution.cos(), torch.tensor([-1.0]))
 
 
+def shifted(x, a):
+    return {"u": x["u"] ** 3 + x["u"] - a, "v": 2 * x["v"] - a.sum()}
+
+
+def energy(x, a):
+    return sum((part.cosh() - a.sum() * part).sum() for part in x.values())
+
+
+OPTIONS_OF_TREES = {
+    "M": lambda start: solve_gmres(M=lambda x: {name: part / 2 for name, part in x.items()}),
+    "init": lambda start: solve_gmres(init=start),
+    "info": lambda start: solve_gmres(return_info=True),
+    "function": lambda start: lambda matvec, b: solve_gmres()(matvec, b),
+    "without parentheses": lambda start: solve_gmres,
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS_OF_TREES)
+@pytest.mark.parametrize(("newton", "problem"), [(root.newton, shifted), (minimize.newton, energy)])
+def test_newtons_linear_solver_knows_the_unknowns_as_trees(newton, problem, option):
+    start = {"u": torch.full((2,), 0.1), "v": torch.full((1, 1), 0.2)}
+    a = torch.tensor([1.0, 2.0])
+    plain = newton(problem, start, a)
+    found = newton(problem, start, a, solve=OPTIONS_OF_TREES[option](start))
+    assert found.converged
+    torch.testing.assert_close(found.solution, plain.solution)
+
+
 def test_a_line_search_saves_newton():
     """Full steps overshoot from here."""
     start = torch.tensor(2.0)
@@ -198,6 +233,38 @@ REFUSED = [
         "anderson: expected history >= 1, got 0",
     ),
     (
+        lambda: fixed_point.anderson(torch.cos, ONE, history=2.5),
+        ValueError,
+        "anderson: expected history >= 1, got 2.5; give an integer",
+    ),
+    (
+        lambda: fixed_point.anderson(torch.cos, ONE, mixing=math.nan),
+        ValueError,
+        "anderson: expected mixing > 0, got nan; give a finite number",
+    ),
+    (
+        lambda: fixed_point.anderson(torch.cos, ONE, tol=torch.tensor(1e-3)),
+        ValueError,
+        "anderson: expected tol >= 0, got Tensor; give a finite number",
+    ),
+    *[
+        (
+            lambda solve=solve: solve(square, ONE, max_halvings=-1),
+            ValueError,
+            f"{name}: expected max_halvings >= 0, got -1; give an integer",
+        )
+        for name, solve in {
+            "root.newton": root.newton,
+            "minimize.newton": minimize.newton,
+            "lbfgs": minimize.lbfgs,
+        }.items()
+    ],
+    (
+        lambda: minimize.newton(square, ONE, solve=3),
+        TypeError,
+        "minimize.newton: expected solve to be a linear solver such as",
+    ),
+    (
         lambda: fixed_point.broyden(torch.cos, ONE, history=0),
         ValueError,
         "broyden: expected history >= 1, got 0",
@@ -220,17 +287,17 @@ REFUSED = [
     (
         lambda: root.newton(square, ONE, tol=-1.0),
         ValueError,
-        "newton: expected tol >= 0, got -1.0",
+        "root.newton: expected tol >= 0, got -1.0",
     ),
     (
         lambda: root.newton(square, ONE, maxiter=0),
         ValueError,
-        "newton: expected maxiter >= 1, got 0",
+        "root.newton: expected maxiter >= 1, got 0",
     ),
     (
         lambda: minimize.newton(square, ONE, on_failure="x"),
         ValueError,
-        "newton: expected on_failure='warn', 'raise' or 'ignore', got 'x'",
+        "minimize.newton: expected on_failure='warn', 'raise' or 'ignore', got 'x'",
     ),
     (
         lambda: minimize.gradient_descent(torch.cos, ONE),

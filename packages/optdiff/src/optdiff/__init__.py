@@ -12,6 +12,12 @@ them), `_explicit` (making closed-over tensors explicit), `linear_solve`, `linal
 `_zero_order_settings`, `_directions`. `nn` (modules with derivatives of their own; `_methods` their
 methods that are wrapped), `_tracking` (what a tensor is to torch.func and autograd), `testing`
 (problems with answers).
+Implicit: `implicit` (derivatives of roots and fixed points), `_root_problem`, `_at_root`,
+`_known_root`, `_root_rule`, `_implicit_rule` (behind them), `_explicit` (making closed-over tensors
+explicit), `linear_solve`, `linalg`; `fixed_point`, `root`, `minimize` (solvers, which give
+numbers), `_iteration`, `_convergence`, `_options` (what solvers share). Zero-order: `_zero_order`,
+`_zero_order_rule`, `_zero_order_settings`, `_directions`. `nn` (modules with meta-parameters),
+`_tracking` (what a tensor is to torch.func and autograd), `testing` (problems with answers).
 """
 
 from optdiff import fixed_point as fixed_point

@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 import treeops
-from optdiff._explicit import Explicit
-from optdiff._implicit_rule import Leaves
-from optdiff._root_rule import Call, RootRule
-from optdiff._tracking import is_wrapped
-from optdiff._trees import NAMESPACE
+from optdiff._known_root import KnownRoot, as_tuple
+from optdiff._trees import Tree
 from optdiff._uncompiled import uncompiled
 from optdiff.linear_solve import LinearSolver, solve_gmres
 from optdiff.linear_solve._given import adapt
-from optdiff.linear_solve._operators import Tree, check_unknowns, like, shapes
+from optdiff.linear_solve._operators import like, shapes
 
 _DEFAULT = solve_gmres()
 
@@ -37,18 +34,20 @@ def root_vjp(
     Args:
         optimality_fn: ``optimality_fn(sol, *args, **kwargs)``, zero at ``sol``.
         sol: The root.
-        args: The other arguments.
+        args: The other arguments, a tuple.
         cotangent: Like ``sol``.
         solve: Linear solver, as for :func:`custom_root`.
         kwargs: Keyword arguments; they get no gradient.
 
     Returns:
-        A tree like each argument, with None where it holds no floating tensor.
+        A tree like each argument, with None where it holds no floating tensor, and gradients by
+        name for a module.
 
     Differentiable:
-        In all it is given.
+        In all it is given, and in what the optimality closes over.
 
     Raises:
+        TypeError: ``args`` is no tuple.
         ValueError: The cotangent or the optimality is not like the solution.
 
     Example:
@@ -57,13 +56,13 @@ def root_vjp(
         (tensor(0.2500),)
     """
     who = "root_vjp"
-    rule, solution, inputs, positions, spec = _at_root(who, optimality_fn, sol, args, kwargs, solve)
+    solver = _DEFAULT if solve is None else adapt(who, solve)
+    root = KnownRoot.of(who, optimality_fn, sol, args, kwargs, solver)
+    rule, solution, inputs = root.rule, root.solution, root.inputs
     given = like(who, "the cotangent", rule.spec, shapes(solution), cotangent)
-    wanted = sorted({index for index in positions if index is not None})
+    wanted = [index for place in root.places for index in place.inputs.values()]
     grads = dict(zip(wanted, rule.backward(solution, inputs, given, wanted), strict=True))
-    return treeops.tree_unflatten(
-        spec, [None if index is None else grads[index] for index in positions]
-    )
+    return treeops.tree_unflatten(root.spec, [place.take(grads) for place in root.places])
 
 
 @uncompiled
@@ -81,8 +80,8 @@ def root_jvp(
     Args:
         optimality_fn: ``optimality_fn(sol, *args, **kwargs)``, zero at ``sol``.
         sol: The root.
-        args: The other arguments.
-        tangents: A tree like each argument; None where nothing moves.
+        args: The other arguments, a tuple.
+        tangents: A tree like each argument, tensors by name for a module; None where nothing moves.
         solve: Linear solver, as for :func:`custom_root`.
         kwargs: Keyword arguments; they do not move.
 
@@ -90,9 +89,10 @@ def root_jvp(
         A tree like ``sol``.
 
     Differentiable:
-        In all it is given.
+        In all it is given, and in what the optimality closes over.
 
     Raises:
+        TypeError: ``args`` or ``tangents`` is no tuple.
         ValueError: The tangents are not like the arguments.
 
     Example:
@@ -101,45 +101,17 @@ def root_jvp(
         tensor(0.2500)
     """
     who = "root_jvp"
-    rule, solution, inputs, positions, spec = _at_root(who, optimality_fn, sol, args, kwargs, solve)
-    try:
-        given = spec.flatten_up_to(tuple(tangents))
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{who}: tangents differ from args: {error}") from None
-    moving: list[torch.Tensor | None] = [None] * len(inputs)
-    for index, tangent in zip(positions, given, strict=True):
-        if index is not None and tangent is not None:
-            moving[index] = tangent if moving[index] is None else moving[index] + tangent
-    return treeops.tree_unflatten(rule.spec, rule.jvp(solution, inputs, moving))
-
-
-def _at_root(
-    who: str,
-    optimality_fn: Callable[..., Tree],
-    sol: Tree,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None,
-    solve: LinearSolver | Callable[..., Tree] | None,
-) -> tuple[RootRule, Leaves, Leaves, list[int | None], Any]:
-    """The rule at a known root, and which input each leaf of the arguments is."""
     solver = _DEFAULT if solve is None else adapt(who, solve)
-    leaves, spec = treeops.tree_flatten(sol, namespace=NAMESPACE)
-    solution = check_unknowns(who, "sol", leaves, sol)
-    constants, variables = Explicit(is_wrapped), Explicit(is_wrapped)
-    named = {name: (constants.add(value), False) for name, value in (kwargs or {}).items()}
-    parts = tuple((variables.add(value), True) for value in args)
-    optimality = constants.add_function(optimality_fn)
-    fixed = tuple(constants.tensors)
-    call = Call(_nothing, optimality, _nothing, parts, named, len(fixed))
-    rule = RootRule(who, call, False, solver, spec, shapes(solution))
-    given, given_spec = treeops.tree_flatten(tuple(args), namespace=NAMESPACE, none_is_leaf=True)
-    places = {id(tensor): len(fixed) + i for i, tensor in enumerate(variables.tensors)}
-    positions = [
-        places[id(leaf)] if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else None
-        for leaf in given
-    ]
-    return rule, solution, (*fixed, *variables.tensors), positions, given_spec
-
-
-def _nothing(tensors: Sequence[torch.Tensor]) -> None:
-    return None
+    root = KnownRoot.of(who, optimality_fn, sol, args, kwargs, solver)
+    tangents = as_tuple(who, "tangents", tangents)
+    try:
+        given = root.spec.flatten_up_to(tangents)
+    except (ValueError, TypeError) as error:
+        raise type(error)(
+            f"{who}: tangents differ from args: {error}; give None where nothing moves"
+        ) from None
+    moving: list[torch.Tensor | None] = [None] * len(root.inputs)
+    for place, tangent in zip(root.places, given, strict=True):
+        for index, moved in place.give(who, root.inputs, tangent).items():
+            moving[index] = moved
+    return treeops.tree_unflatten(root.rule.spec, root.rule.jvp(root.solution, root.inputs, moving))

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from typing import Literal, TypeAlias
 
 import torch
 
-from optdiff._tracking import peel
+from optdiff._tracking import peel, refuse_tracing
 
 OnFailure: TypeAlias = Literal["warn", "raise", "ignore"]
 
 
 class ConvergenceWarning(UserWarning):
-    """A solver stopped before it met its tolerance; its result is the best it has."""
+    """A solver stopped before it met its tolerance; its result is where it stopped."""
 
 
 class ConvergenceError(RuntimeError):
@@ -23,6 +25,7 @@ class ConvergenceError(RuntimeError):
 
 def any_true(mask: torch.Tensor) -> bool:
     """Whether any element is true, in any system of a batch: the one host sync of an iteration."""
+    refuse_tracing()
     return bool(peel(mask).any())
 
 
@@ -40,6 +43,7 @@ def report_failure(
     """
     if on_failure == "ignore":
         return
+    refuse_tracing()
     met = peel(converged)
     if bool(met.all()):
         return
@@ -49,7 +53,18 @@ def report_failure(
     message = f"{who}: expected {expected}, got {worst:.3g}{batch}; {advice}"
     if on_failure == "raise":
         raise ConvergenceError(message)
-    warnings.warn(message, ConvergenceWarning, stacklevel=2)
+    warnings.warn(message, ConvergenceWarning, stacklevel=_callers_level())
+
+
+_INSIDE = tuple(os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
+
+
+def _callers_level() -> int:
+    """How far up from :func:`report_failure` the user's line stands."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def check_on_failure(who: str, on_failure: str) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
-from optdiff._tracking import innermost_transform, is_tracked
+from optdiff._tracking import innermost_transform, is_tracked, refuse_legacy_batch
 from optdiff._uncompiled import uncompiled
 
 Leaves: TypeAlias = tuple[torch.Tensor, ...]
@@ -83,6 +83,7 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     @uncompiled
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        refuse_legacy_batch(cotangents)
         # A backward may run after the level that it was recorded at: its tensors are wrapped still.
         saved, cotangents = (
             unwrap_dead_wrappers(ctx.saved_tensors),
@@ -103,6 +104,7 @@ class _Implicit(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        refuse_legacy_batch(tangents[2:])
         values = (*ctx.saved_tensors, *tangents[2:])
 
         def derive(values: Sequence[torch.Tensor | None]) -> Leaves:

@@ -11,8 +11,11 @@ import torch
 
 import treeops
 from optdiff._convergence import OnFailure, check_on_failure, default_tolerance, report_failure
-from optdiff._trees import NAMESPACE
-from optdiff.linear_solve._operators import Flat, Tree, check_unknowns, like, shapes
+from optdiff._implicit_rule import Leaves
+from optdiff._options import check_count, check_number
+from optdiff._trees import NAMESPACE, Tree
+from optdiff.linear_solve import LinearSolver
+from optdiff.linear_solve._operators import Flat, MatVec, check_unknowns, like, shapes
 
 
 class SolverResult(NamedTuple):
@@ -44,10 +47,9 @@ class Unknowns:
         """Check what every solver is given."""
         leaves, spec = treeops.tree_flatten(init, namespace=NAMESPACE)
         parts = check_unknowns(who, "init", leaves, init)
-        if tol is not None and not tol >= 0:
-            raise ValueError(f"{who}: expected tol >= 0, got {tol}")
-        if not (isinstance(maxiter, int) and maxiter >= 1):
-            raise ValueError(f"{who}: expected maxiter >= 1, got {maxiter}")
+        if tol is not None:
+            check_number(who, "tol", tol)
+        check_count(who, "maxiter", maxiter)
         check_on_failure(who, on_failure)
         flat = Flat(parts)
         start = flat.ravel(tuple(part.detach() for part in parts))
@@ -79,6 +81,16 @@ class Unknowns:
                 return mapped(vector).detach()
 
         return flat
+
+    def solve(self, solver: LinearSolver, matvec: MatVec, rhs: torch.Tensor) -> torch.Tensor:
+        """A linear system of one vector, by a solver that knows it as a tree."""
+
+        def product(v: Leaves) -> Leaves:
+            (image,) = matvec((self.flat.ravel(v),))
+            return self.flat.unravel(image)
+
+        x, _ = solver.solve_leaves(lambda tensors: product, (), self.flat.unravel(rhs), self.spec)
+        return self.flat.ravel(x)
 
     def threshold(self, reference: torch.Tensor) -> torch.Tensor:
         """The residual to reach: relative to the norm of a vector where that is large."""

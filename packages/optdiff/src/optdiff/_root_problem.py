@@ -12,12 +12,11 @@ import torch
 
 import treeops
 from optdiff._explicit import Explicit
-from optdiff._implicit_rule import Leaves, solve_by_rule
-from optdiff._root_rule import Call, RootRule
-from optdiff._tracking import is_tracked, is_wrapped, under_transform
-from optdiff._trees import NAMESPACE
+from optdiff._implicit_rule import solve_by_rule
+from optdiff._root_rule import Call, RootRule, refuse_hidden
+from optdiff._tracking import is_wrapped, under_transform
+from optdiff._trees import Tree
 from optdiff.linear_solve import LinearSolver
-from optdiff.linear_solve._operators import Tree, like, shapes
 
 Solve: TypeAlias = Callable[..., Any]
 
@@ -91,7 +90,8 @@ class Problem:
                 chosen.add(name)
             elif name is None:
                 raise ValueError(
-                    f"{self.who}: expected argnums below the {len(args)} arguments, got {position}"
+                    f"{self.who}: expected argnums below the {len(args)} arguments, got "
+                    f"{position}; they count the solver's arguments, the initial guess as 0"
                 )
         return chosen
 
@@ -102,27 +102,7 @@ class Problem:
         every = Explicit(is_wrapped)
         rebuild = every.add((args[1:], kwargs))
         rest, named = rebuild([tensor.detach() for tensor in every.tensors])
-        leaves, spec = treeops.tree_flatten(solution, namespace=NAMESPACE)
-
-        def residual(*x: torch.Tensor) -> Leaves:
-            image = self.optimality(treeops.tree_unflatten(spec, x), *rest, **named)
-            parts = like(self.who, "the optimality", spec, shapes(tuple(leaves)), image)
-            if not any(part.requires_grad for part in parts):
-                raise ValueError(
-                    f"{self.who}: expected an optimality that depends on the solution, got one "
-                    "without a derivative in it; a call of torch.autograd.grad in it needs "
-                    "create_graph=True"
-                )
-            return parts
-
-        with torch.enable_grad():
-            image, _ = torch.func.vjp(residual, *(leaf.detach() for leaf in leaves))
-        if any(is_tracked(part) for part in image):
-            raise ValueError(
-                f"{self.who}: expected an optimality that gets every tensor that requires grad as "
-                "an argument, got one that closes over such a tensor, which would get no "
-                "gradient; pass it to the solver and to the optimality, or detach it"
-            )
+        refuse_hidden(self.who, lambda x: self.optimality(x, *rest, **named), solution)
 
 
 def _parameters(function: Callable[..., Any]) -> list[str]:

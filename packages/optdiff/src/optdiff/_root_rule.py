@@ -24,17 +24,18 @@ import torch
 import treeops
 from optdiff._explicit import Explicit, Rebuild
 from optdiff._implicit_rule import Leaves
-from optdiff._trees import NAMESPACE
+from optdiff._iteration import SolverResult
+from optdiff._tracking import is_tracked
+from optdiff._trees import NAMESPACE, Tree
 from optdiff.linear_solve import LinearSolver
 from optdiff.linear_solve._operators import (
     Factory,
     MatVec,
     Transposed,
-    Tree,
     Zeros,
     check_unknowns,
     like,
-    push,
+    linearize,
     shapes,
 )
 
@@ -94,6 +95,11 @@ class RootRule:
                 )
             result, extra = result
             aux = self._open_aux(extra)
+        if isinstance(result, SolverResult):
+            raise TypeError(
+                f"{self.who}: expected the solver to return the solution, got a SolverResult; "
+                "return result.solution"
+            )
         leaves, self.spec = treeops.tree_flatten(result, namespace=NAMESPACE)
         solution = check_unknowns(self.who, "the solution", leaves, result)
         self.shapes = shapes(solution)
@@ -129,7 +135,7 @@ class RootRule:
         still = tuple(torch.zeros_like(part) for part in solution)
         at = (*solution, *(inputs[index] for index in moving))
         moved = (*still, *(tangents[index] for index in moving))
-        change = push(self._varied(inputs, moving), at, moved)
+        change = linearize(self._varied(inputs, moving), at)(moved)
         rhs = tuple(-part for part in change)
         jacobian: Factory = TransposedJacobian(self, len(solution))
         if not self.solver.symmetric:
@@ -151,6 +157,36 @@ class RootRule:
             return self.residual(values[:size], tuple(every))
 
         return residual
+
+
+def refuse_hidden(who: str, optimality: Callable[[Tree], Tree], solution: Tree) -> None:
+    """Refuse an optimality without a derivative, or with one that the rule would not see.
+
+    Args:
+        who: Name of the caller.
+        optimality: As a function of the solution; all it is given besides is detached.
+        solution: Where to try it.
+    """
+    leaves, spec = treeops.tree_flatten(solution, namespace=NAMESPACE)
+
+    def residual(*x: torch.Tensor) -> Leaves:
+        image = optimality(treeops.tree_unflatten(spec, x))
+        parts = like(who, "the optimality", spec, shapes(tuple(leaves)), image)
+        if not any(part.requires_grad for part in parts):
+            raise ValueError(
+                f"{who}: expected an optimality that depends on the solution, got one without a "
+                "derivative in it; a call of torch.autograd.grad in it needs create_graph=True"
+            )
+        return parts
+
+    with torch.enable_grad():
+        image, _ = torch.func.vjp(residual, *(leaf.detach() for leaf in leaves))
+    if any(is_tracked(part) for part in image):
+        raise ValueError(
+            f"{who}: expected an optimality that gets every tensor that requires grad as an "
+            "argument, got one that closes over such a tensor, which would get no gradient; pass "
+            "it as an argument, or detach it"
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -69,6 +69,26 @@ def is_wrapped_or_tracked(tensor: torch.Tensor) -> bool:
 def under_transform() -> bool:
     """Whether the code runs inside a torch.func transform or forward-mode differentiation."""
     return innermost_transform() is not None or forward_ad._current_level >= 0
+
+
+def refuse_tracing() -> None:
+    """Refuse to read a number that a tracer such as torch.func.linearize does not know."""
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+        raise RuntimeError(
+            "optdiff: expected tensors with values, by which solvers stop, got those of a tracer "
+            "(torch.func.linearize, make_fx), which have none; use torch.func.jvp or vjp"
+        )
+
+
+def refuse_legacy_batch(tensors: Sequence[torch.Tensor | None]) -> None:
+    """Refuse what torch.autograd batches, by the predecessor of torch.vmap."""
+    legacy = torch._C._functorch.is_legacy_batchedtensor
+    if any(tensor is not None and legacy(tensor) for tensor in tensors):
+        raise RuntimeError(
+            "implicit differentiation: expected one derivative at a time or a batch of torch.vmap, "
+            "got a batch of torch.autograd (is_grads_batched=True, vectorize=True or "
+            "check_batched_grad=True); use torch.func.jacrev, jacfwd or hessian"
+        )
 
 
 def innermost_transform() -> Any:

@@ -14,6 +14,7 @@ import torch
 
 from optdiff._convergence import OnFailure, any_true
 from optdiff._iteration import SolverResult, Unknowns
+from optdiff._options import check_count, check_number, check_positive
 from optdiff._uncompiled import uncompiled
 
 norm = torch.linalg.vector_norm
@@ -59,8 +60,11 @@ def fixed_point_iteration(
         tensor(0.7391)
     """
     unknowns = Unknowns.of("fixed_point_iteration", init, tol, maxiter, on_failure)
-    if not 0 <= damping < 1:
-        raise ValueError(f"fixed_point_iteration: expected damping in [0, 1), got {damping}")
+    check_number("fixed_point_iteration", "damping", damping)
+    if damping >= 1:
+        raise ValueError(
+            f"fixed_point_iteration: expected damping in [0, 1), got {damping}; 1 would not move"
+        )
     function = unknowns.numbers("the image", fixed_point_fn, args)
     with torch.no_grad():
         x = unknowns.start
@@ -124,8 +128,9 @@ def anderson(
         Walker and Ni, 2011, SIAM J. Numer. Anal. 49(4), algorithm AA.
     """
     unknowns = Unknowns.of("anderson", init, tol, maxiter, on_failure)
-    if history < 1:
-        raise ValueError(f"anderson: expected history >= 1, got {history}")
+    check_count("anderson", "history", history)
+    check_positive("anderson", "mixing", mixing)
+    check_number("anderson", "ridge", ridge)
     function = unknowns.numbers("the image", fixed_point_fn, args)
     with torch.no_grad():
         x = unknowns.start
@@ -201,8 +206,7 @@ def broyden(
         appendix A.
     """
     unknowns = Unknowns.of("broyden", init, tol, maxiter, on_failure)
-    if history < 1:
-        raise ValueError(f"broyden: expected history >= 1, got {history}")
+    check_count("broyden", "history", history)
     function = unknowns.numbers("the image", fixed_point_fn, args)
     with torch.no_grad():
         x = unknowns.start

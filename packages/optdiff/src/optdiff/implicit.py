@@ -12,11 +12,11 @@ import treeops
 from optdiff._at_root import root_jvp as root_jvp
 from optdiff._at_root import root_vjp as root_vjp
 from optdiff._root_problem import Problem, Solve
-from optdiff._trees import NAMESPACE
+from optdiff._trees import NAMESPACE, Tree
 from optdiff._uncompiled import uncompiled
 from optdiff.linear_solve import LinearSolver, solve_gmres
 from optdiff.linear_solve._given import adapt
-from optdiff.linear_solve._operators import Tree, like, shapes
+from optdiff.linear_solve._operators import like, shapes
 
 _DEFAULT = solve_gmres()
 
@@ -54,7 +54,9 @@ def custom_root(
 
     Differentiable:
         In reverse and forward mode, to any order, under ``vmap`` and the other transforms of
-        ``torch.func``. The initial guess carries no gradient.
+        ``torch.func`` but ``linearize``; not in batches of torch.autograd (``is_grads_batched``,
+        ``vectorize``), for which there are ``jacrev`` and ``jacfwd``. The initial guess carries no
+        gradient.
 
     Raises:
         ValueError: ``argnums`` contains 0, or a position that there is not.
@@ -109,13 +111,15 @@ def custom_fixed_point(
     .. math::
         x^\star = T(x^\star, \theta),
 
-    that is the root of :math:`T(x, \theta) - x`.
+    that is the root of :math:`x - T(x, \theta)`: the linear systems have the matrix
+    :math:`I - \partial T/\partial x`.
 
     Args:
         fixed_point_fn: ``fixed_point_fn(solution, *args, **kwargs)`` of the solution's structure.
         argnums: As for :func:`custom_root`, and so are the others.
         has_aux: Whether the solver returns ``(solution, aux)``.
-        solve: Linear solver; :func:`optdiff.linear_solve.solve_neumann` suits contractions.
+        solve: Linear solver; :func:`optdiff.linear_solve.solve_neumann` suits contractions, for
+            which its series converges.
 
     Returns:
         A decorator for ``solve(init, *args, **kwargs)``.
@@ -147,7 +151,7 @@ def _step(fixed_point_fn: Callable[..., Tree], solution: Tree, *args: Any, **kwa
     expected = shapes(tuple(leaves))
     moved = like("custom_fixed_point", "the fixed point's image", spec, expected, image)
     return treeops.tree_unflatten(
-        spec, [after - before for after, before in zip(moved, leaves, strict=True)]
+        spec, [before - after for before, after in zip(leaves, moved, strict=True)]
     )
 
 

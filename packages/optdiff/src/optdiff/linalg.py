@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 import treeops
+from optcore import describe
 from optdiff._convergence import OnFailure
 from optdiff._trees import NAMESPACE
 from optdiff.linear_solve import solve_cg, solve_neumann
-from optdiff.linear_solve._operators import at_path, describe
+from optdiff.linear_solve._operators import at_path
 
 
 def cg(

@@ -10,8 +10,11 @@ import torch
 
 from optdiff._convergence import OnFailure, any_true
 from optdiff._iteration import SolverResult, Unknowns, detached
+from optdiff._options import check_count
 from optdiff._uncompiled import uncompiled
 from optdiff.linear_solve import LinearSolver, solve_gmres
+from optdiff.linear_solve._given import adapt
+from optdiff.linear_solve._operators import linearize
 
 norm = torch.linalg.vector_norm
 
@@ -24,7 +27,7 @@ def newton(
     tol: float | None = None,
     maxiter: int = 100,
     max_halvings: int = 30,
-    solve: LinearSolver | None = None,
+    solve: LinearSolver | Callable[..., Any] | None = None,
     on_failure: OnFailure = "warn",
 ) -> SolverResult:
     r"""Newton's method with a line search on the norm of the residual.
@@ -42,7 +45,8 @@ def newton(
         tol: Stop at ``|F(x)| <= tol max(1, |F(init)|)``; ``eps ** (2/3)`` of the dtype by default.
         maxiter: Steps at most.
         max_halvings: Of each step; 0 for full steps.
-        solve: Linear solver, :func:`optdiff.linear_solve.solve_gmres` by default.
+        solve: Linear solver, :func:`optdiff.linear_solve.solve_gmres` by default. Its ``M`` and
+            ``init``, or a function ``solve(matvec, b)``, know trees like ``x``.
         on_failure: ``"warn"``, ``"raise"`` or ``"ignore"`` when the tolerance is not met.
 
     Returns:
@@ -62,8 +66,10 @@ def newton(
     Reference:
         Nocedal and Wright, 2006, Numerical Optimization, section 11.2.
     """
-    unknowns = Unknowns.of("newton", init, tol, maxiter, on_failure)
-    solver = solve_gmres(on_failure="ignore") if solve is None else solve
+    who = "root.newton"
+    unknowns = Unknowns.of(who, init, tol, maxiter, on_failure)
+    solver = adapt(who, solve_gmres(on_failure="ignore") if solve is None else solve)
+    check_count(who, "max_halvings", max_halvings, 0)
     residual = unknowns.numbers("the optimality", optimality_fn, args)
     graph = unknowns.map("the optimality", optimality_fn, detached(args))
     with torch.no_grad():
@@ -75,7 +81,7 @@ def newton(
         for _ in range(maxiter):
             if not any_true(active):
                 break
-            direction = solver(_jacobian(graph, x), -r)
+            direction = unknowns.solve(solver, linearize(lambda x: (graph(x),), (x,)), -r)
             new, after = x + direction, residual(x + direction)
             scale = torch.ones_like(norm(r))
             for _ in range(max_halvings):
@@ -89,13 +95,3 @@ def newton(
             count = count + active
             active = active & unknowns.still(norm(r), stop)
         return unknowns.result(x, count, norm(r), stop, "F(init)")
-
-
-def _jacobian(
-    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Products with the Jacobian, by reverse mode twice: see ``linear_solve._operators.push``."""
-    with torch.enable_grad():
-        out, pull = torch.func.vjp(function, x)
-        _, push = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(out))
-    return lambda v: push(v)[0]

@@ -2,7 +2,8 @@
 """Linear solvers as values: ``solve_cg(rtol=1e-8)`` is a solver, ``solve_cg()(A, b)`` a solution.
 
 Layout: `_cg`, `_nonsymmetric`, `_neumann`, `_direct` (the methods), `_given` (a function of the
-user), `_solver` (options and calls), `_rule` (the derivative), `_operators` (what ``A`` may be).
+user), `_recursion` (what CG and BiCGStab share), `_solver` (options and calls), `_rule` (the
+derivative), `_operators` (what ``A`` may be).
 """
 
 from optdiff._convergence import ConvergenceError as ConvergenceError

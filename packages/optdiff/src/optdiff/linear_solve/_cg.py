@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conjugate gradients, on the normal equations too.
-
-Each iteration updates the systems that have not converged and leaves the others as they are, so a
-batch of systems under ``vmap`` takes as many iterations as its slowest, and every system gets the
-result it would get alone. Only the stopping test reads from the device.
-"""
+"""Conjugate gradients, on the normal equations too."""
 
 from __future__ import annotations
 
@@ -15,12 +10,15 @@ import torch
 
 from optdiff._convergence import OnFailure, any_true
 from optdiff._implicit_rule import Leaves
+from optdiff._options import by_name
 from optdiff.linear_solve._operators import Factory, Normal, Transposed, Vector, Zeros
+from optdiff.linear_solve._recursion import Recursive, ratio
 from optdiff.linear_solve._solver import LinearSolver, SolveInfo
 
 norm = torch.linalg.vector_norm
 
 
+@by_name
 def solve_cg(
     *,
     ridge: float = 0.0,
@@ -79,6 +77,7 @@ def solve_cg(
     return CG(ridge, init, rtol, atol, maxiter, M, return_info, on_failure)
 
 
+@by_name
 def solve_normal_cg(
     *,
     ridge: float = 0.0,
@@ -123,25 +122,28 @@ def solve_normal_cg(
 
 
 @dataclass(frozen=True, eq=False)
-class CG(LinearSolver):
+class CG(Recursive):
     """Conjugate gradients."""
 
     name: ClassVar[str] = "cg"
     symmetric: ClassVar[bool] = True
 
-    def values(
-        self, matvec: Vector, b: torch.Tensor, x: torch.Tensor, precondition: Vector
-    ) -> tuple[torch.Tensor, SolveInfo]:
+    def run(
+        self,
+        matvec: Vector,
+        x: torch.Tensor,
+        r: torch.Tensor,
+        stop: torch.Tensor,
+        active: torch.Tensor,
+        precondition: Vector,
+        left: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Preconditioned CG from an initial guess."""
-        stop = self.threshold(b)
-        r = b - matvec(x)
         z = precondition(r)
         p, rz = z, r @ z
-        active = norm(r) > stop
         count = torch.zeros_like(active, dtype=torch.int64)
-        for _ in range(self.limit(b)):
-            if not any_true(active):
-                break
+        used = 0
+        while used < left and any_true(active):
             q = matvec(p)
             alpha = ratio(rz, p @ q, active)
             x = x + alpha * p
@@ -150,10 +152,9 @@ class CG(LinearSolver):
             new = r @ z
             p = z + ratio(new, rz, active) * p
             rz = new
-            count = count + active
+            count, used = count + active, used + 1
             active = active & (norm(r) > stop) & (alpha != 0)
-        residual = norm(r)
-        return x, SolveInfo(count, residual, residual <= stop)
+        return x, count, used
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +179,3 @@ class _OnNormalEquations(CG):
     """CG under the name that the user knows."""
 
     name: ClassVar[str] = "normal_cg"
-
-
-def ratio(a: Any, b: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-    """``a / b`` in active systems, 0 in the others and where ``b`` is 0."""
-    valid = active & (b != 0)
-    return torch.where(valid, a / torch.where(valid, b, 1.0), 0.0)

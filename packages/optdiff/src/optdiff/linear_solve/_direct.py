@@ -9,12 +9,14 @@ from typing import ClassVar
 import torch
 
 from optdiff._convergence import OnFailure, report_failure
+from optdiff._options import by_name
 from optdiff.linear_solve._operators import Vector
-from optdiff.linear_solve._solver import LinearSolver, SolveInfo
+from optdiff.linear_solve._solver import LinearSolver, SolveInfo, check_lapack
 
 norm = torch.linalg.vector_norm
 
 
+@by_name
 def solve_lu(
     *, ridge: float = 0.0, return_info: bool = False, on_failure: OnFailure = "warn"
 ) -> LinearSolver:
@@ -26,7 +28,8 @@ def solve_lu(
     Args:
         ridge: Added to the diagonal.
         return_info: Return ``(x, SolveInfo)``.
-        on_failure: What to do when the matrix is singular.
+        on_failure: What to do when the matrix is singular, or so close to it that the residual norm
+            exceeds ``eps ** (1/3)`` of that of ``b``.
 
     Differentiable:
         As for :func:`solve_cg`.
@@ -40,6 +43,7 @@ def solve_lu(
     return LU(ridge=ridge, return_info=return_info, on_failure=on_failure)
 
 
+@by_name
 def solve_cholesky(
     *, ridge: float = 0.0, return_info: bool = False, on_failure: OnFailure = "warn"
 ) -> LinearSolver:
@@ -48,7 +52,7 @@ def solve_cholesky(
     Args:
         ridge: Added to the diagonal.
         return_info: Return ``(x, SolveInfo)``.
-        on_failure: What to do when the matrix is not positive definite.
+        on_failure: What to do when the matrix is not symmetric positive definite.
 
     Differentiable:
         As for :func:`solve_cg`.
@@ -61,6 +65,7 @@ def solve_cholesky(
     return Cholesky(ridge=ridge, return_info=return_info, on_failure=on_failure)
 
 
+@by_name
 def solve_inv(
     *, ridge: float = 0.0, return_info: bool = False, on_failure: OnFailure = "warn"
 ) -> LinearSolver:
@@ -91,8 +96,9 @@ class Direct(LinearSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("init", "rtol", "maxiter", "M"):
-            if getattr(self, option) is not None:
+        for option in ("init", "rtol", "atol", "maxiter", "M"):
+            value = getattr(self, option)
+            if value is not None and not (option == "atol" and value == 0):
                 raise TypeError(
                     f"solve_{self.name}: expected ridge, return_info or on_failure, "
                     f"got {option}; a direct method does not iterate"
@@ -102,11 +108,18 @@ class Direct(LinearSolver):
         self, matvec: Vector, b: torch.Tensor, x: torch.Tensor, precondition: Vector
     ) -> tuple[torch.Tensor, SolveInfo]:
         """Write out the matrix by products with unit vectors, then solve."""
+        if not b.numel():  # a batch of no products has no shape
+            return x, SolveInfo(norm(b).to(torch.int64), norm(b), norm(b) == 0)
+        check_lapack(f"solve_{self.name}", b)
         unit = torch.eye(b.numel(), dtype=b.dtype, device=b.device)
         matrix = torch.vmap(matvec, out_dims=1)(unit)
         x, regular = self.solve_matrix(matrix, b)
         residual = norm(b - matrix @ x)
-        converged = regular & residual.isfinite()
+        # Rounding lets many a singular matrix through, but it shows in the residual.
+        eps = torch.finfo(b.dtype).eps
+        converged = regular & (residual <= eps ** (1 / 3) * norm(b))
+        if self.symmetric:
+            converged = converged & (norm(matrix - matrix.mT) <= eps**0.5 * norm(matrix))
         return x, SolveInfo(torch.ones_like(converged, dtype=torch.int64), residual, converged)
 
     def solve_matrix(
@@ -116,8 +129,8 @@ class Direct(LinearSolver):
         raise NotImplementedError(f"{type(self).__name__}.solve_matrix")
 
     def report(self, info: SolveInfo, b: torch.Tensor) -> None:
-        """A singular matrix is what can go wrong."""
-        kind = "positive definite" if self.symmetric else "regular"
+        """A singular matrix, or one of another kind, is what can go wrong."""
+        kind = "symmetric positive definite" if self.symmetric else "regular"
         report_failure(
             f"solve_{self.name}",
             info.converged,
@@ -143,7 +156,7 @@ class LU(Direct):
 
 @dataclass(frozen=True, eq=False)
 class Cholesky(Direct):
-    """Cholesky, of the lower triangle."""
+    """Cholesky: it reads the lower triangle, so the symmetry is checked."""
 
     name: ClassVar[str] = "cholesky"
     symmetric: ClassVar[bool] = True

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +12,8 @@ import torch
 
 import treeops
 from optdiff._implicit_rule import Leaves
-from optdiff._trees import NAMESPACE
-from optdiff.linear_solve._operators import Factory, Flat, Tree, Vector, Zeros, like
+from optdiff._trees import NAMESPACE, Tree
+from optdiff.linear_solve._operators import Factory, Flat, Vector, Zeros, like
 from optdiff.linear_solve._solver import LinearSolver, SolveInfo
 
 
@@ -61,11 +60,14 @@ class _GivenOnTrees(GivenSolver):
 
 
 def adapt(who: str, solve: Any) -> LinearSolver:
-    """A linear solver, or a function ``solve(matvec, b)`` as one."""
+    """A linear solver; one without its parentheses, or a function ``solve(matvec, b)``, as one."""
     if isinstance(solve, LinearSolver):
         return solve
-    if isinstance(solve, partial) and isinstance(solve.func, LinearSolver) and not solve.args:
-        return dataclasses.replace(solve.func, **solve.keywords)
+    inner = solve.func if isinstance(solve, partial) else solve
+    if getattr(inner, "makes_solver", False):  # solve_cg for solve_cg(), as JAXopt writes it
+        return solve()
+    if isinstance(inner, LinearSolver) and not solve.args:
+        return inner.override(solve.keywords)
     if callable(solve):
         return GivenSolver(function=solve)
     raise TypeError(

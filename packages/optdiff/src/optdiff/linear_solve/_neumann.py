@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import torch
 
 from optdiff._convergence import OnFailure, any_true
+from optdiff._options import by_name, check_positive
 from optdiff.linear_solve._operators import Vector
 from optdiff.linear_solve._solver import LinearSolver, SolveInfo
 
 norm = torch.linalg.vector_norm
 
 
+@by_name
 def solve_neumann(
     *,
     ridge: float = 0.0,
@@ -30,7 +32,7 @@ def solve_neumann(
     r"""The Neumann series, for operators with :math:`\|I - \alpha A\| < 1`.
 
     .. math::
-        x = \alpha \sum_{k=0}^{\text{maxiter}} (I - \alpha A)^k\, b
+        x = \alpha \sum_{k=0}^{\text{maxiter} - 1} (I - \alpha A)^k\, b
 
     A few terms are a cheap approximation: say ``maxiter=5, on_failure="ignore"``.
 
@@ -69,8 +71,8 @@ class Neumann(LinearSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"solve_neumann: expected alpha > 0, got {self.alpha}")
+        if self.alpha is not None:
+            check_positive("solve_neumann", "alpha", self.alpha)
 
     def limit(self, b: torch.Tensor) -> int:
         """The number of terms has nothing to do with the number of unknowns."""

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Krylov methods for operators that need not be symmetric: BiCGStab and GMRES.
 
-Each iteration updates the systems that have not converged and leaves the others as they are, so a
-batch of systems under ``vmap`` takes as many iterations as its slowest, and every system gets the
-result it would get alone (but
-GMRES restarts all at once). Only the stopping test reads from the device.
+A batch of systems takes turns as in `_recursion`.
 """
 
 from __future__ import annotations
@@ -15,15 +12,17 @@ from typing import Any, ClassVar
 import torch
 
 from optdiff._convergence import OnFailure, any_true
-from optdiff.linear_solve._cg import ratio
+from optdiff._options import by_name, check_count
 from optdiff.linear_solve._operators import Vector
-from optdiff.linear_solve._solver import LinearSolver, SolveInfo
+from optdiff.linear_solve._recursion import Recursive, ratio
+from optdiff.linear_solve._solver import LinearSolver, SolveInfo, check_lapack
 
 norm = torch.linalg.vector_norm
 
 _FIRST_RESTART = 50
 
 
+@by_name
 def solve_bicgstab(
     *,
     ridge: float = 0.0,
@@ -64,6 +63,7 @@ def solve_bicgstab(
     return BiCGStab(ridge, init, rtol, atol, maxiter, M, return_info, on_failure)
 
 
+@by_name
 def solve_gmres(
     *,
     ridge: float = 0.0,
@@ -108,23 +108,27 @@ def solve_gmres(
 
 
 @dataclass(frozen=True, eq=False)
-class BiCGStab(LinearSolver):
+class BiCGStab(Recursive):
     """Stabilized biconjugate gradients."""
 
     name: ClassVar[str] = "bicgstab"
 
-    def values(
-        self, matvec: Vector, b: torch.Tensor, x: torch.Tensor, precondition: Vector
-    ) -> tuple[torch.Tensor, SolveInfo]:
+    def run(
+        self,
+        matvec: Vector,
+        x: torch.Tensor,
+        r: torch.Tensor,
+        stop: torch.Tensor,
+        active: torch.Tensor,
+        precondition: Vector,
+        left: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Right-preconditioned, so the residual is that of the system itself."""
-        stop = self.threshold(b)
-        r = shadow = b - matvec(x)
-        p, rho = r, shadow @ r
-        active = norm(r) > stop
+        shadow = p = r
+        rho = shadow @ r
         count = torch.zeros_like(active, dtype=torch.int64)
-        for _ in range(self.limit(b)):
-            if not any_true(active):
-                break
+        used = 0
+        while used < left and any_true(active):
             direction = precondition(p)
             v = matvec(direction)
             alpha = ratio(rho, shadow @ v, active)
@@ -138,14 +142,13 @@ class BiCGStab(LinearSolver):
             beta = ratio(new, rho, active) * ratio(alpha, omega, active)
             p = torch.where(active, r + beta * (p - omega * v), p)
             rho = new
-            count = count + active
+            count, used = count + active, used + 1
             active = active & (norm(r) > stop)
             # The shadow residual became orthogonal: begin anew from the present residual.
-            lost = active & (rho.abs() <= torch.finfo(b.dtype).eps * norm(shadow) * norm(r))
+            lost = active & (rho.abs() <= torch.finfo(r.dtype).eps * norm(shadow) * norm(r))
             shadow, p = torch.where(lost, r, shadow), torch.where(lost, r, p)
             rho = torch.where(lost, r @ r, rho)
-        residual = norm(r)
-        return x, SolveInfo(count, residual, residual <= stop)
+        return x, count, used
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,14 +161,14 @@ class GMRES(LinearSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        restart = 1 if self.restart is None else self.restart
-        if not (isinstance(restart, int) and restart >= 1):
-            raise ValueError(f"solve_gmres: expected restart >= 1, got {self.restart}")
+        if self.restart is not None:
+            check_count("solve_gmres", "restart", self.restart)
 
     def values(
         self, matvec: Vector, b: torch.Tensor, x: torch.Tensor, precondition: Vector
     ) -> tuple[torch.Tensor, SolveInfo]:
         """Right-preconditioned, so what is minimal is the residual of the system itself."""
+        check_lapack("solve_gmres", b)
         stop = self.threshold(b)
         r = b - matvec(x)
         active = norm(r) > stop

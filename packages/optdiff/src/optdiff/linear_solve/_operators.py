@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 import treeops
+from optcore import describe
 from optdiff._explicit import Rebuild
 from optdiff._implicit_rule import Leaves
-from optdiff._trees import NAMESPACE
+from optdiff._trees import NAMESPACE, Tree
 
-Tree: TypeAlias = Any
 MatVec: TypeAlias = Callable[[Leaves], Leaves]
 Factory: TypeAlias = Callable[[Leaves], MatVec]
 Vector: TypeAlias = Callable[[torch.Tensor], torch.Tensor]  # a product on one flat vector
@@ -154,8 +154,8 @@ class Flat:
         return flat
 
 
-def push(function: Callable[..., Leaves], at: Leaves, tangents: Leaves) -> Leaves:
-    """Jacobian times tangents, by reverse mode twice.
+def linearize(function: Callable[..., Leaves], at: Leaves) -> MatVec:
+    """Products of the Jacobian with tangents, by reverse mode twice.
 
     Forward mode would save work, but fails inside functions that call torch.autograd.grad.
     """
@@ -163,7 +163,7 @@ def push(function: Callable[..., Leaves], at: Leaves, tangents: Leaves) -> Leave
         out, pull = torch.func.vjp(function, *at)
         zeros = tuple(torch.zeros_like(part) for part in out)
         _, push_ = torch.func.vjp(lambda *u: pull(u), *zeros)
-    return push_(tangents)
+    return push_
 
 
 def shapes(leaves: Leaves) -> Shapes:
@@ -175,12 +175,15 @@ def like(who: str, what: str, spec: Any, expected: Shapes, tree: Tree) -> Leaves
     """Leaves of a tree that must be like the unknowns."""
     leaves, found = treeops.tree_flatten(tree, namespace=NAMESPACE)
     if found != spec:
-        raise ValueError(f"{who}: expected {what} to have the structure {spec}, got {found}")
+        raise ValueError(
+            f"{who}: expected {what} to have the structure {spec}, got {found}; give it the same "
+            "containers and keys"
+        )
     for index, (leaf, shape) in enumerate(zip(leaves, expected, strict=True)):
         if not isinstance(leaf, torch.Tensor) or leaf.shape != shape:
             raise ValueError(
                 f"{who}: expected {what} to have the shape {list(shape)}, got "
-                f"{describe(leaf)}{at_path(tree, index)}"
+                f"{describe(leaf)}{at_path(tree, index)}; give it the shapes of the unknowns"
             )
     return tuple(leaves)
 
@@ -210,7 +213,7 @@ def as_product(who: str, what: str, operator: Any, spec: Any, b: Leaves) -> Call
     if found != spec:
         raise ValueError(
             f"{who}: expected {what} to be a function, a matrix, or a tree of matrices with the "
-            f"structure {spec}, got {found}"
+            f"structure {spec}, got {found}; to couple the leaves, pass a function of such trees"
         )
     for index, (leaf, part) in enumerate(zip(leaves, b, strict=True)):
         if not isinstance(leaf, torch.Tensor):
@@ -221,7 +224,13 @@ def as_product(who: str, what: str, operator: Any, spec: Any, b: Leaves) -> Call
         if leaf.shape != part.shape[:1] * 2:
             raise ValueError(
                 f"{who}: expected {what} of shape {list(part.shape[:1] * 2)} for a right side of "
-                f"shape {list(part.shape)}, got {describe(leaf)}{at_path(operator, index)}"
+                f"shape {list(part.shape)}, got {describe(leaf)}{at_path(operator, index)}; for "
+                "another product, pass it as a function"
+            )
+        if leaf.dtype != part.dtype:
+            raise TypeError(
+                f"{who}: expected {what} in the precision of the right side, {describe(part)}, got "
+                f"{describe(leaf)}{at_path(operator, index)}; convert one of them"
             )
     return partial(_tree_product, operator)
 
@@ -234,18 +243,8 @@ def _product(matrix: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return matrix @ v if matrix.ndim else matrix * v
 
 
-def describe(value: object) -> str:
-    """``f32[3, 4]`` for a tensor, otherwise the type's name; never contents."""
-    if not isinstance(value, torch.Tensor):
-        return type(value).__name__
-    name = str(value.dtype).removeprefix("torch.")
-    for long, short in (("bfloat", "bf"), ("float", "f"), ("complex", "c"), ("int", "i")):
-        name = name.replace(long, short)
-    return f"{name}{list(value.shape)}"
-
-
-def at_path(tree: Tree, index: int) -> str:
+def at_path(tree: Tree, index: int, *, none_is_leaf: bool = False) -> str:
     """``, at ['enc'][0]`` for a leaf of a container."""
-    paths = treeops.tree_paths(tree, namespace=NAMESPACE)
-    path = "".join(f"[{key!r}]" for key in paths[index]) if index < len(paths) else ""
+    accessors = treeops.tree_accessors(tree, namespace=NAMESPACE, none_is_leaf=none_is_leaf)
+    path = accessors[index].codify("") if index < len(accessors) else ""
     return f", at {path}" if path else ""

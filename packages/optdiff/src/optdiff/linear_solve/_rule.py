@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from optdiff._implicit_rule import Leaves, solve_by_rule
-from optdiff.linear_solve._operators import Factory, Flat, Transposed, Vector, Zeros, push
+from optdiff.linear_solve._operators import Factory, Flat, Transposed, Vector, Zeros, linearize
 
 if TYPE_CHECKING:
     from optdiff.linear_solve._solver import LinearSolver
@@ -50,6 +50,7 @@ class LinearRule:
             initial = flat.ravel(start) if start else torch.zeros_like(target)
             x, info = self.solver.values(matvec, target, initial, precondition)
             self.solver.report(info, target)
+            x = torch.where(info.residual_norm.isfinite(), x, torch.nan)  # not the zero it began at
             return flat.unravel(x), tuple(info)
 
     def backward(
@@ -82,7 +83,7 @@ class LinearRule:
         if moving:
             image = _image(self.factory, tensors, moving, solution)
             at = tuple(tensors[index] for index in moving)
-            change = push(image, at, tuple(moved[index] for index in moving))
+            change = linearize(image, at)(tuple(moved[index] for index in moving))
             rhs = [part - shift for part, shift in zip(rhs, change, strict=True)]
         return self._solve_again(tensors, held, tuple(rhs))
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 import treeops
+from optcore import describe
 from optdiff._convergence import (
     OnFailure,
     check_on_failure,
@@ -19,6 +20,7 @@ from optdiff._convergence import (
 )
 from optdiff._explicit import Explicit
 from optdiff._implicit_rule import Leaves, solve_by_rule
+from optdiff._options import check_count, check_number
 from optdiff._tracking import (
     below_every_level,
     is_tracked,
@@ -26,14 +28,13 @@ from optdiff._tracking import (
     is_wrapped_or_tracked,
     sample,
 )
-from optdiff._trees import NAMESPACE
+from optdiff._trees import NAMESPACE, Tree
 from optdiff._uncompiled import uncompiled
 from optdiff.linear_solve._operators import (
     Factory,
     LeafOperator,
     Ridge,
     Transposed,
-    Tree,
     Vector,
     Zeros,
     as_product,
@@ -73,14 +74,14 @@ class LinearSolver:
     symmetric: ClassVar[bool] = False  # whether A may stand for its transpose
 
     def __post_init__(self) -> None:
-        for what in ("ridge", "rtol", "atol"):
-            value = getattr(self, what)
-            if value is not None and not (isinstance(value, (int, float)) and value >= 0):
-                got = value if isinstance(value, (int, float)) else type(value).__name__
-                raise ValueError(f"solve_{self.name}: expected {what} >= 0, got {got}")
-        if self.maxiter is not None and not (isinstance(self.maxiter, int) and self.maxiter >= 1):
-            raise ValueError(f"solve_{self.name}: expected maxiter >= 1, got {self.maxiter}")
-        check_on_failure(f"solve_{self.name}", self.on_failure)
+        who = f"solve_{self.name}"
+        check_number(who, "ridge", self.ridge)
+        check_number(who, "atol", self.atol)
+        if self.rtol is not None:
+            check_number(who, "rtol", self.rtol)
+        if self.maxiter is not None:
+            check_count(who, "maxiter", self.maxiter)
+        check_on_failure(who, self.on_failure)
 
     @uncompiled
     def __call__(self, A: Any, b: Tree, **overrides: Any) -> Any:
@@ -100,8 +101,18 @@ class LinearSolver:
             ValueError: Their shapes do not fit.
             ConvergenceError: No convergence with ``on_failure="raise"``.
         """
-        solver = dataclasses.replace(self, **overrides) if overrides else self
-        return solver._solve(A, b)
+        return self.override(overrides)._solve(A, b)
+
+    def override(self, options: dict[str, Any]) -> LinearSolver:
+        """The same solver with other options."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in options:
+            if name not in known:
+                raise TypeError(
+                    f"solve_{self.name}: expected options among {', '.join(known)}, got {name}; "
+                    "a tolerance is rtol or atol"
+                )
+        return dataclasses.replace(self, **options) if options else self
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -188,6 +199,15 @@ class LinearSolver:
         return 10 * max(b.numel(), 1) if self.maxiter is None else self.maxiter
 
 
+def check_lapack(who: str, b: torch.Tensor) -> None:
+    """Refuse a precision in which torch factorizes nothing."""
+    if torch.finfo(b.dtype).bits < 32:
+        raise TypeError(
+            f"{who}: expected unknowns in float32 or float64, got {describe(b)}; convert them, or "
+            "take a solver that does not factorize, such as solve_bicgstab()"
+        )
+
+
 def _holds_tensors(value: Any) -> bool:
     return any(isinstance(leaf, torch.Tensor) for leaf in treeops.tree_leaves(value))
 
@@ -223,5 +243,7 @@ def _hidden(who: str) -> str:
     return (
         f"{who}: expected A to hold the tensors to differentiate in as a matrix, in its closure, a "
         "functools.partial or a module, got one that holds them in the graph of an earlier result, "
-        "or as what torch.func.vjp returned; differentiate inside A, or detach the tensors"
+        "as what torch.func.vjp returned, in a list or dict among the globals, or as attributes of "
+        "an object that is not callable; compute with them inside A, from local variables, or "
+        "detach them"
     )

@@ -10,6 +10,7 @@ import torch
 
 from optdiff._convergence import OnFailure, any_true, default_tolerance
 from optdiff._iteration import SolverResult, Unknowns
+from optdiff._options import check_positive
 from optdiff._uncompiled import uncompiled
 from optdiff.minimize._objective import Objective
 
@@ -127,8 +128,8 @@ def _descend(
     stepsize: float | None,
     acceleration: bool,
 ) -> SolverResult:
-    if stepsize is not None and not stepsize > 0:
-        raise ValueError(f"{unknowns.who}: expected stepsize > 0, got {stepsize}")
+    if stepsize is not None:
+        check_positive(unknowns.who, "stepsize", stepsize)
     smooth = Objective(unknowns, objective, args)
 
     def forward(y: torch.Tensor, g: torch.Tensor, eta: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,10 @@ import torch
 import optcore
 from optdiff._convergence import OnFailure, any_true
 from optdiff._iteration import SolverResult, Unknowns
+from optdiff._options import check_count
 from optdiff._uncompiled import uncompiled
 from optdiff.linear_solve import LinearSolver, solve_cg
+from optdiff.linear_solve._given import adapt
 from optdiff.minimize._objective import Objective
 
 norm = torch.linalg.vector_norm
@@ -26,7 +28,7 @@ def newton(
     tol: float | None = None,
     maxiter: int = 100,
     max_halvings: int = 30,
-    solve: LinearSolver | None = None,
+    solve: LinearSolver | Callable[..., Any] | None = None,
     on_failure: OnFailure = "warn",
 ) -> SolverResult:
     r"""Newton's method with a line search.
@@ -44,7 +46,8 @@ def newton(
         tol: Tolerance.
         maxiter: Steps at most.
         max_halvings: Of each step; 0 for full steps.
-        solve: Linear solver, :func:`optdiff.linear_solve.solve_cg` by default.
+        solve: Linear solver, :func:`optdiff.linear_solve.solve_cg` by default. Its ``M`` and
+            ``init``, or a function ``solve(matvec, b)``, know trees like ``x``.
         on_failure: What to do when the tolerance is not met.
 
     Returns:
@@ -63,8 +66,10 @@ def newton(
     Reference:
         Nocedal and Wright, 2006, Numerical Optimization, section 3.3 and equation 3.4.
     """
-    unknowns = Unknowns.of("newton", init, tol, maxiter, on_failure)
-    solver = solve_cg(on_failure="ignore") if solve is None else solve
+    who = "minimize.newton"
+    unknowns = Unknowns.of(who, init, tol, maxiter, on_failure)
+    solver = adapt(who, solve_cg(on_failure="ignore") if solve is None else solve)
+    check_count(who, "max_halvings", max_halvings, 0)
     smooth = Objective(unknowns, objective, args)
     with torch.no_grad():
         x = unknowns.start
@@ -75,7 +80,7 @@ def newton(
         for _ in range(maxiter):
             if not any_true(active):
                 break
-            direction = solver(smooth.hessian(x), -g)
+            direction = unknowns.solve(solver, smooth.hessian(x), -g)
             slope = g @ direction
             downhill = slope < 0
             direction = torch.where(downhill, direction, -g)
@@ -136,8 +141,8 @@ def lbfgs(
         Nocedal and Wright, 2006, Numerical Optimization, Algorithm 7.5 and equation 3.4.
     """
     unknowns = Unknowns.of("lbfgs", init, tol, maxiter, on_failure)
-    if not (isinstance(history, int) and history >= 1):
-        raise ValueError(f"lbfgs: expected history >= 1, got {history}")
+    check_count("lbfgs", "history", history)
+    check_count("lbfgs", "max_halvings", max_halvings, 0)
     smooth = Objective(unknowns, objective, args)
     directions = optcore.lbfgs(memory_size=history, linesearch=None)
     with torch.no_grad():

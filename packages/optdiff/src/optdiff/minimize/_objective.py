@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from optdiff._iteration import Unknowns, detached
+from optdiff.linear_solve._operators import MatVec
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Objective:
             g, value = torch.func.grad_and_value(self)(x)
         return value.detach(), g.detach()
 
-    def hessian(self, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    def hessian(self, x: torch.Tensor) -> MatVec:
+        gradient = torch.func.grad(self)
         with torch.enable_grad():
-            _, pull = torch.func.vjp(torch.func.grad(self), x)
-        return lambda v: pull(v)[0]
+            _, pull = torch.func.vjp(lambda x: (gradient(x),), x)
+        return pull
