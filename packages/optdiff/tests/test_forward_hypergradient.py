@@ -75,6 +75,27 @@ def test_closed_form(steps):
     torch.testing.assert_close(by_target, (1 - left) * ones)
 
 
+def test_ties_complex_numbers_and_expanded_leaves():
+    """Whatever reverse mode takes, with the same derivative."""
+
+    def step(carry, i, lr, m):
+        w, z = carry
+        (g,) = torch.autograd.grad((w.sin() * m).sum(), w, create_graph=True)
+        return w - lr * g, z * (1 + 1j * lr.mean())
+
+    def objective(carry, lr, m):
+        return carry[0].sin().sum() + carry[1].abs().square().sum() + carry[1].real.sum()
+
+    w = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
+    z = torch.tensor([1 + 2j, 0.5 - 1j], dtype=torch.complex128)
+    lr = torch.tensor(0.1).expand(3).requires_grad_()
+    expected = objective(optdiff.unroll(step, (w, z), 4, lr, w), lr, w)
+    reverse = torch.autograd.grad(expected, lr)[0]
+    value, found = optdiff.forward_hypergradient(objective, step, (w, z), 4, lr, w)
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(found, reverse, rtol=1e-10, atol=1e-12)
+
+
 def shrink(w, i, lr):
     return w * (1 - lr)
 
@@ -85,6 +106,13 @@ def total(w, *args):
 
 W, LR = torch.ones(2), torch.tensor(0.1)
 ERRORS = [
+    ((total, 3, W, 2, LR), {}, TypeError, "expected a callable step, got int"),
+    (
+        (total, shrink, nn.Linear(1, 1), 2, LR),
+        {},
+        TypeError,
+        "expected a carry of tensors, got",
+    ),
     ((total, shrink, W, -1, LR), {}, ValueError, "expected num_steps >= 0, got -1"),
     ((total, shrink, W, 2, 0.1), {}, TypeError, "expected floating tensors in args[0], got float"),
     (

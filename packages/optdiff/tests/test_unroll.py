@@ -9,6 +9,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 import optcore
 import optdiff
 
+F = torch.func
 STEPS = 7
 CHECKPOINTS = ["sqrt", 1, 3, STEPS, 100]
 
@@ -101,6 +102,128 @@ def test_first_order_takes_inner_gradients_as_constants(step, checkpoint):
     found = torch.autograd.grad(outer(w, lr, phi), (w, lr, phi), allow_unused=True)
     close(found[:2], torch.autograd.grad(fomaml_by_hand(w, lr, phi), (w, lr)))
     assert found[2] is None or not found[2].any()
+
+
+def penalized(w):
+    return loss(w, 1.3) + torch.func.grad(loss)(w, 0.7).square().sum()
+
+
+def newton(second):
+    return lambda w, i, lr: w - lr * torch.linalg.solve(second(penalized)(w), w)
+
+
+CURVED = {
+    "gradient penalty": lambda w, i, lr: w - lr * F.grad(penalized)(w),
+    "jacrev of grad": newton(lambda f: F.jacrev(F.grad(f))),
+    "jacrev of jacrev": newton(lambda f: F.jacrev(F.jacrev(f))),
+    "jacrev of jacfwd": newton(lambda f: F.jacrev(F.jacfwd(f))),
+    "hessian": newton(F.hessian),
+    "gradient under vmap": lambda w, i, lr: w - lr * F.vmap(F.grad(penalized))(w[None])[0],
+}
+
+
+@pytest.mark.parametrize("step", CURVED.values(), ids=CURVED.keys())
+@pytest.mark.parametrize("checkpoint", [None, 2])
+def test_first_order_changes_no_value(step, checkpoint):
+    w, lr, _ = leaves()
+    options = {"first_order": True, "checkpoint": checkpoint}
+    close(optdiff.unroll(step, w, 3, lr, **options), optdiff.unroll(step, w, 3, lr))
+
+
+@pytest.mark.parametrize("checkpoint", [None, 2])
+def test_first_order_takes_gradients_of_gradients_as_constants(checkpoint):
+    w, lr, _ = leaves()
+    options = {"first_order": True, "checkpoint": checkpoint}
+    last = optdiff.unroll(CURVED["gradient penalty"], w, 3, lr, **options)
+    expected, sizes = w.detach(), []
+    for _ in range(3):
+        sizes.append(-F.grad(penalized)(expected))
+        expected = expected + lr.detach() * sizes[-1]
+    found = torch.autograd.grad(last.sum(), (w, lr))
+    close(found, (torch.ones(3), sum(sizes).sum()))
+
+
+FIRST = {
+    "grad": lambda f: F.grad(f, (0, 1))(*inputs()[:2]),
+    "jacfwd": lambda f: F.jacfwd(f, (0, 1))(*inputs()[:2]),
+    "vmap of grad": lambda f: [
+        g[0] for g in F.vmap(F.grad(f, (0, 1)), (0, None))(inputs()[0][None], inputs()[1])
+    ],
+}
+
+
+@pytest.mark.parametrize("transform", FIRST.values(), ids=FIRST.keys())
+@pytest.mark.parametrize("checkpoint", [None, 2])
+def test_first_order_under_transforms(transform, checkpoint):
+    def outer(w, lr):
+        step = CURVED["gradient penalty"]
+        return optdiff.unroll(step, w, 3, lr, first_order=True, checkpoint=checkpoint).sum()
+
+    w, lr, _ = leaves()
+    close(tuple(transform(outer)), torch.autograd.grad(outer(w, lr), (w, lr)))
+
+
+def penalty_by_autograd(w, i, lr):
+    (g,) = torch.autograd.grad(loss(w, 1.3), w, create_graph=True)
+    (total,) = torch.autograd.grad(loss(w, 1.3) + g.square().sum(), w, create_graph=True)
+    return w - lr * total
+
+
+def penalty_inside_func(w, i, lr):
+    def inner(w):
+        (g,) = torch.autograd.grad(loss(w, 1.3), w, create_graph=True)
+        return loss(w, 1.3) + g.square().sum()
+
+    return w - lr * torch.func.grad(inner)(w)
+
+
+@pytest.mark.parametrize("step", [penalty_by_autograd, penalty_inside_func])
+def test_first_order_refuses_gradients_through_gradients_by_autograd(step):
+    w, lr, _ = leaves()
+    message = (
+        "^unroll: expected a step that takes no gradient of a gradient for first_order=True, got "
+        "one, at step 0; nest torch.func.grad for it, or set first_order=False"
+    )
+    with pytest.raises(ValueError, match=message):
+        optdiff.unroll(step, w, 3, lr, first_order=True)
+
+
+MODES = [{}, {"checkpoint": 1}, {"checkpoint": "sqrt"}, {"truncate": 2}, {"first_order": True}]
+
+
+@pytest.mark.parametrize("step", [by_autograd, by_func])
+@pytest.mark.parametrize("options", MODES, ids=str)
+def test_a_start_that_is_in_the_args_too(step, options):
+    w, lr, _ = leaves()
+    at = (lr, w)
+    found = optdiff.unroll(step, w, STEPS, lr, w, **options)
+    expected = optdiff.unroll(step, w.clone(), STEPS, lr, w, **options)
+    close(found, optdiff.unroll(step, w.clone(), STEPS, lr, w))
+    close(
+        torch.autograd.grad(found.sum(), at, allow_unused=True),
+        torch.autograd.grad(expected.sum(), at, allow_unused=True),
+    )
+
+
+@pytest.mark.parametrize("options", MODES, ids=str)
+def test_ties_in_the_carry(options):
+    def step(carry, i):
+        (g,) = torch.autograd.grad(loss(carry["a"], carry["b"]), carry["a"], create_graph=True)
+        new = carry["a"] - 0.1 * g
+        return {"a": new, "b": new}
+
+    def tied(w, i):
+        return step({"a": w, "b": w}, i)["a"]
+
+    w, _, _ = leaves()
+    last = optdiff.unroll(step, {"a": w, "b": w}, 4, **options)
+    assert last["a"] is last["b"]
+    expected = optdiff.unroll(tied, w, 4, **options)
+    close(last["a"], expected)
+    close(
+        torch.autograd.grad(last["b"].sum(), w, allow_unused=True),
+        torch.autograd.grad(expected.sum(), w, allow_unused=True),
+    )
 
 
 def adam_loop(**options):
@@ -239,7 +362,6 @@ def in_one_dual_level(outer):
         return tuple(forward_ad.unpack_dual(outer(*points)))
 
 
-F = torch.func
 TRANSFORMS = {
     "grad": lambda f: F.grad(f, (0, 1, 2))(*inputs()),
     "jacrev": lambda f: F.jacrev(f, (0, 1, 2))(*inputs()),

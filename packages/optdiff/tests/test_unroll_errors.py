@@ -2,11 +2,14 @@
 """Bad input of unroll gets one clear error; nothing is silently constant."""
 
 import re
+from collections import deque
+from contextvars import ContextVar
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 import optdiff
 
@@ -121,12 +124,55 @@ def over(step_of):
     return lambda phi: optdiff.unroll(step_of(phi), torch.ones(3), 4, checkpoint=2).sum()
 
 
+def in_a_dual_level(f):
+    with forward_ad.dual_level():
+        return f(forward_ad.make_dual(W.clone(), W))
+
+
+def by_level(f):
+    """A sum over a vmap, to be differentiated around it."""
+    return lambda w: torch.func.vmap(f)(torch.stack([w, w])).sum()
+
+
 UNDER = {
     "grad": lambda f: torch.func.grad(f)(W),
     "jvp": lambda f: torch.func.jvp(f, (W,), (W,)),
+    "dual level": in_a_dual_level,
     "vmap": lambda f: torch.func.vmap(f)(torch.ones(2, 3)),
     "vmap of grad": lambda f: torch.func.vmap(torch.func.grad(f))(torch.ones(2, 3)),
+    "vmap of jacfwd": lambda f: torch.func.vmap(torch.func.jacfwd(f))(torch.ones(2, 3)),
+    "grad of vmap": lambda f: torch.func.grad(by_level(f))(W),
+    "hessian": lambda f: torch.func.hessian(f)(W),
 }
+
+
+class Slot:
+    __slots__ = ("phi",)
+
+    def __init__(self, phi):
+        self.phi = phi
+
+    def __call__(self, w, i):
+        return w * self.phi
+
+
+SHELF = {}
+CONTEXT = ContextVar("phi")
+
+
+def on_the_shelf(phi):
+    SHELF["phi"] = phi
+    return lambda w, i: w * SHELF["phi"]
+
+
+def in_the_context(phi):
+    CONTEXT.set(phi)
+    return lambda w, i: w * CONTEXT.get()
+
+
+def in_a_deque(phi):
+    held = deque([phi])
+    return lambda w, i: w * held[0]
 
 
 @pytest.mark.parametrize("transform", UNDER.values(), ids=UNDER.keys())
@@ -137,8 +183,16 @@ UNDER = {
         lambda phi: Bound(phi).step,
         lambda phi: partial(lambda held, w, i: w * held[0], [phi * 2]),
         lambda phi: lambda w, i, phi=phi: w * phi,
+        Slot,
+        on_the_shelf,
+        in_the_context,
+        in_a_deque,
+        lambda phi: lambda w, i: phi,
+        lambda phi: lambda w, i: w - torch.func.grad(lambda w: (w * phi).sum())(w),
+        lambda phi: lambda w, i: torch.func.vmap(torch.mul)(w[None], phi[None])[0],
     ],
-    ids=["closure", "method", "partial", "default"],
+    ids=["closure", "method", "partial", "default", "slot", "global", "context", "deque"]
+    + ["result", "grad", "vmap"],
 )
 def test_closed_over_tensors_of_a_transform(transform, step_of):
     with pytest.raises(ValueError, match="expected a step that under checkpoint gets everything"):
@@ -198,3 +252,46 @@ def test_a_start_that_is_overwritten_before_the_backward_pass():
     start.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         last.sum().backward()
+
+
+NEAR = "unroll: expected a carry of tensors, got the module Linear; carry dict(module.named_p"
+
+
+@pytest.mark.parametrize("options", [{"checkpoint": "sqrt"}, {"truncate": 1}], ids=str)
+def test_a_module_in_the_carry(options):
+    with pytest.raises(TypeError, match="^" + re.escape(NEAR)):
+        optdiff.unroll(lambda net, i: net, nn.Linear(3, 1), 3, **options)
+
+
+def test_a_module_that_a_step_trains():
+    net = nn.Linear(3, 1)
+    before = list(net.parameters())
+
+    def step(total, i, lr):
+        loss = net(W).square().sum()
+        optdiff.MetaSGD(net, lr=lr).step(loss)
+        return total + loss.detach()
+
+    lr = torch.tensor(0.1, requires_grad=True)
+    message = (
+        "unroll: expected steps that leave the parameters of modules as they are, got one replaced,"
+        " at 'weight' of Linear; carry dict(module.named_parameters()), and call the module by"
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        optdiff.unroll(step, torch.zeros(()), 3, lr, checkpoint="sqrt")
+    assert before[0] is not net.weight
+
+
+def test_a_module_trained_before_may_be_called_with_other_parameters():
+    net = nn.Linear(3, 1)
+    optdiff.MetaSGD(net, lr=0.1).step(net(W).square().sum())
+
+    def step(params, i):
+        value = torch.func.functional_call(net, params, (W,)).square().sum()
+        grads = torch.autograd.grad(value, tuple(params.values()), create_graph=True)
+        return {k: p - 0.1 * g for (k, p), g in zip(params.items(), grads, strict=True)}
+
+    params = {name: p.detach().requires_grad_() for name, p in net.named_parameters()}
+    last = [optdiff.unroll(step, params, 4, checkpoint=c)["weight"].sum() for c in (None, 2)]
+    found = [torch.autograd.grad(value, params["weight"]) for value in last]
+    torch.testing.assert_close(found[1], found[0])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recomputed steps see what they saw the first time: random numbers, modules, autocast."""
 
+import random
+import re
 from functools import partial
 
 import pytest
@@ -89,6 +91,45 @@ def test_autocast():
     assert (found[1] - exact[1]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("inner", ["autograd", "func"])
+def test_statistics_that_change_and_then_count(inner):
+    """Batch normalisation overwrites its statistics without a new version."""
+
+    def derivative(loss, w):
+        return torch.autograd.grad(loss(w), w, create_graph=True)[0]
+
+    take = {"autograd": derivative, "func": lambda loss, w: torch.func.grad(loss)(w)}[inner]
+    x = torch.randn(6, 4) + 2
+
+    def loop(run):
+        torch.manual_seed(0)
+        parts = [nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 1)]
+        net = nn.Sequential(*parts).requires_grad_(False)
+        net[1].running_mean.fill_(0.5)
+        last = 4 if inner == "autograd" else 0  # torch.func.grad refuses to train it
+
+        def step(w, i, lr):
+            net.train(i < last)
+            return w - lr * take(lambda w: net(x * w).square().mean(), w)
+
+        lr = torch.tensor(0.1, requires_grad=True)
+        return run(step, torch.full((4,), 0.3, requires_grad=True), 8, lr)
+
+    def reverse(checkpoint):
+        def run(step, w, steps, lr):
+            value = optdiff.unroll(step, w, steps, lr, checkpoint=checkpoint).pow(3).sum()
+            return value.detach(), torch.autograd.grad(value, lr)[0]
+
+        return run
+
+    def forward(step, w, steps, lr):
+        return optdiff.forward_hypergradient(lambda w, lr: w.pow(3).sum(), step, w, steps, lr)
+
+    expected = loop(reverse(None))
+    for run in (reverse("sqrt"), reverse(1), reverse(8), forward):
+        torch.testing.assert_close(loop(run), expected, rtol=1e-10, atol=0)
+
+
 @pytest.mark.parametrize("checkpoint", ["sqrt", 2])
 def test_buffers_in_the_carry_are_left_alone(checkpoint):
     def loop(checkpoint):
@@ -171,3 +212,91 @@ def test_unrolls_inside_unrolls():
         return torch.autograd.grad(value, phi)[0], list(net.buffers())
 
     close(loop("sqrt", 2), loop(None, None))
+
+
+SCALE = torch.linspace(0.5, 2, 3, dtype=torch.float64)
+
+
+def of_an_iterator():
+    batches = iter([SCALE * k for k in range(99)])
+    return (lambda w, i, lr: w - lr * next(batches) * w.sin()), (), lambda: None
+
+
+def of_python():
+    draw = random.Random(0).random
+    return (lambda w, i, lr: w - lr * draw() * w.sin()), (), lambda: None
+
+
+def of_a_generator():
+    own = torch.Generator().manual_seed(0)
+    return (lambda w, i, lr: w - lr * w.sin() * torch.rand(3, generator=own)), (), lambda: None
+
+
+def of_data():
+    scale = SCALE.clone()
+    return (lambda w, i, lr: w - lr * scale.clone() * w.sin()), (), lambda: scale.mul_(3)
+
+
+def of_a_buffer():
+    seen = SCALE.clone()
+    return (lambda w, i, lr: w - lr * w.sin() * seen.add_(1).clone()), (), lambda: None
+
+
+def of_args():
+    def step(w, i, lr, seen):
+        return w - lr * w.sin() * seen.add_(1).clone()
+
+    return step, (SCALE.clone(),), lambda: None
+
+
+def of_a_method():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(()))
+
+        def loss(self, w):  # no __call__, so no hook sees it
+            return self.scale.mul_(1.5).clone() * w.sin()
+
+    net = Net()
+    return (lambda w, i, lr: w - lr * net.loss(w)), (), lambda: None
+
+
+CHANGING = [of_an_iterator, of_python, of_a_generator, of_data, of_a_buffer, of_args, of_a_method]
+
+
+@pytest.mark.parametrize("make", CHANGING)
+@pytest.mark.parametrize("checkpoint", [1, 2, 4])
+def test_a_step_that_does_not_repeat_itself(make, checkpoint):
+    step, args, afterwards = make()
+    w, lr = torch.ones(3, requires_grad=True), torch.tensor(0.1, requires_grad=True)
+    last = optdiff.unroll(step, w, 4, lr, *args, checkpoint=checkpoint)
+    afterwards()
+    message = (
+        "unroll: expected step to repeat itself when it is run again, got another carry at step 3; "
+        "pass random numbers and data through args, and leave what steps read as it is until the"
+    )
+    with pytest.raises(RuntimeError, match="^" + re.escape(message)):
+        torch.autograd.grad(last.sum(), lr)
+
+
+def test_a_step_that_does_not_repeat_itself_in_forward_mode():
+    step, _, _ = of_python()
+    with pytest.raises(RuntimeError, match=r"^forward_hypergradient: expected step to repeat itse"):
+        optdiff.forward_hypergradient(
+            lambda w, lr: w.sum(), step, torch.ones(3), 4, torch.tensor([0.1, 0.2, 0.3])
+        )
+
+
+def test_what_is_no_number_repeats_itself():
+    strange = torch.tensor([1.0, float("nan"), float("inf")])
+    w = torch.ones(3, requires_grad=True)
+    last = optdiff.unroll(lambda w, i: w * strange + 0 * torch.rand(3), w, 4, checkpoint=2)
+    assert torch.autograd.grad(last[0], w)[0][0] == 1
+
+
+def test_a_result_may_be_overwritten():
+    w = torch.ones(3, requires_grad=True)
+    last = optdiff.unroll(lambda w, i: w * 2, w, 4, checkpoint=2)
+    last.mul_(3)
+    assert torch.equal(torch.autograd.grad(last.sum(), w)[0], torch.full((3,), 48.0))

@@ -10,9 +10,11 @@ import torch
 from torch.autograd import forward_ad
 
 from optcore import check_loss
-from optdiff._recompute import transforms_active
+from optdiff._recompute import is_continuous
 from optdiff._recording import Recording, Snapshots
-from optdiff._steps import Step, cut, taken_apart
+from optdiff._repeats import Numbers
+from optdiff._steps import Step, cut, refuse_modules, taken_apart
+from optdiff._tracking import transform_depth
 from optdiff._trees import tree_leaves
 from optdiff._uncompiled import uncompiled
 from optdiff._unroll import check_count
@@ -54,10 +56,12 @@ def forward_hypergradient(
         carries a graph.
 
     Raises:
-        TypeError: A hyperparameter is no floating tensor, or ``argnums`` no position.
+        TypeError: ``step`` is not callable, a hyperparameter is no floating tensor, ``argnums`` is
+            no position, or there is a module in the carry.
         ValueError: No hyperparameter, a position that ``args`` does not have, an objective that is
             not a scalar, or a step that changes the structure of the carry.
-        RuntimeError: Inside a torch.func transform, whose derivative would be lost.
+        RuntimeError: Inside a torch.func transform, whose derivative would be lost; or a step that
+            gives another carry when it is run again.
 
     Example:
         >>> import torch
@@ -73,8 +77,11 @@ def forward_hypergradient(
         Franceschi, Donini, Frasconi and Pontil, 2017, arXiv:1703.01785, Algorithm 2 (Forward-HG).
     """
     who = "forward_hypergradient"
+    if not callable(step):
+        raise TypeError(f"{who}: expected a callable step, got {type(step).__name__}")
     check_count(who, "num_steps", num_steps, 0)
-    if transforms_active():
+    refuse_modules(who, init)
+    if transform_depth():
         raise RuntimeError(
             f"{who}: expected no torch.func transform around it, got one; its result has no "
             "derivative, use torch.func.jvp of unroll"
@@ -84,7 +91,8 @@ def forward_hypergradient(
         if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point():
             kind = leaf.dtype if isinstance(leaf, torch.Tensor) else type(leaf).__name__
             raise TypeError(f"{who}: expected floating tensors in args[{argnums}], got {kind}")
-    hypers = _places(args, positions)
+    chosen = {id(tensor) for tensor in taken_apart([args[n] for n in positions])[0]}
+    hypers = [h for h, tensor in enumerate(taken_apart(args)[0]) if id(tensor) in chosen]
     given, layout = taken_apart(cut(args))
     units = [(h, j) for h in hypers for j in range(given[h].numel())]
     if not units:
@@ -96,16 +104,19 @@ def forward_hypergradient(
     tangents: list[Tangents] = [[None] * len(taken_apart(init)[0]) for _ in units]
     for i in range(num_steps):
         recording = Recording(who, snapshots, generators)
-        moved = []
+        moved, numbers = [], None
         for unit, old in zip(units, tangents, strict=True):
             with recording.running(), torch.enable_grad(), forward_ad.dual_level():
-                own = [_dual(tensor, _direction(given, unit, h)) for h, tensor in enumerate(given)]
+                own = [_arg(tensor, _direction(given, unit, h)) for h, tensor in enumerate(given)]
                 new, _ = body(_moving(carry, old), i, layout.filled(own))
                 after, tangent = _parted(new)
+            ends, _ = taken_apart(after)
+            numbers = numbers or Numbers.of(ends)
+            numbers.check(who, ends, i)
             moved.append(tangent)
         carry, tangents = after, moved
     ends, shape = taken_apart(carry)
-    ends = [_leaf(end) if end.is_floating_point() else end for end in ends]
+    ends = [_leaf(end) if is_continuous(end) else end for end in ends]
     given = [_leaf(tensor) if h in hypers else tensor for h, tensor in enumerate(given)]
     with torch.enable_grad():
         value = objective(shape.filled(ends), *layout.filled(given))
@@ -122,7 +133,7 @@ def forward_hypergradient(
     for (h, j), tangent in zip(units, tangents, strict=True):
         for end, moves in zip(ends, tangent, strict=True):
             if moves is not None and (grad := grads[id(end)]) is not None:
-                total[h].view(-1)[j] += (grad * moves).sum()
+                total[h].view(-1)[j] += (grad.conj() * moves).sum().real
     filled = layout.filled(tensor.detach() for tensor in total)
     result = tuple(filled[n] for n in positions)
     return value.detach(), result[0] if isinstance(argnums, int) else result
@@ -136,18 +147,6 @@ def _positions(who: str, argnums: int | Sequence[int], count: int) -> tuple[int,
         if not 0 <= n < count:
             raise ValueError(f"{who}: expected argnums among {count} args, got {n}")
     return positions
-
-
-def _places(args: tuple[Any, ...], positions: Sequence[int]) -> list[int]:
-    """Where the tensors of some args stand among the tensors of all of them."""
-    places: list[int] = []
-    start = 0
-    for n, arg in enumerate(args):
-        count = len(taken_apart(arg)[0])
-        if n in positions:
-            places += range(start, start + count)
-        start += count
-    return places
 
 
 def _moving(carry: Tree, tangents: Tangents) -> Tree:
@@ -165,8 +164,15 @@ def _parted(carry: Tree) -> tuple[Tree, Tangents]:
 
 def _dual(point: torch.Tensor, tangent: torch.Tensor | None) -> torch.Tensor:
     """A point of its own, which the step may overwrite unless it differentiates in it."""
-    own = point.detach().requires_grad_() if point.requires_grad else point.clone()
+    own = point.detach().clone().requires_grad_(point.requires_grad)
     return own if tangent is None else forward_ad.make_dual(own, tangent)
+
+
+def _arg(point: torch.Tensor, tangent: torch.Tensor | None) -> torch.Tensor:
+    """What the step gets for one of the args, whose memory is the caller's unless it moves."""
+    if tangent is None:
+        return point.detach().requires_grad_(point.requires_grad)
+    return _dual(point, tangent)
 
 
 def _direction(given: Sequence[torch.Tensor], unit: tuple[int, int], h: int) -> torch.Tensor | None:

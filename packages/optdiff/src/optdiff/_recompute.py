@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch.autograd import forward_ad
 
+from optdiff._tracking import transform_depth
 from optdiff._uncompiled import uncompiled
 
 Tensors = Sequence[torch.Tensor]
@@ -20,6 +21,7 @@ class Repeatable(Protocol):
     """A function that gives the same results however often it is called."""
 
     differentiable: tuple[bool, ...]  # which results have a derivative; known after the first call
+    outside: int  # levels of torch.func transforms that may not be taken for those inside
 
     def __call__(self, tensors: Tensors, graph: bool) -> Results:
         """The results: without history, or with ``graph`` connected to inputs that require grad."""
@@ -34,11 +36,6 @@ def recomputed(function: Repeatable, *tensors: torch.Tensor) -> Results:
     inputs, in torch.autograd, torch.func and forward mode alike.
     """
     return _Recomputed.apply(function, *tensors)
-
-
-def transforms_active() -> bool:
-    """Whether the code runs inside a torch.func transform, where tensors cannot be made leaves."""
-    return torch._C._functorch.maybe_current_level() is not None
 
 
 def is_continuous(tensor: torch.Tensor) -> bool:
@@ -96,18 +93,19 @@ class _Pullback:
         self._function = function
         self._wanted = wanted
         self.differentiable = (True,) * sum(wanted)
+        self.outside = 0
 
     def __call__(self, tensors: Tensors, graph: bool) -> Results:
         inputs, cotangents = tensors[: len(self._wanted)], tensors[len(self._wanted) :]
-        if transforms_active():  # tensors of a transform have no graph of their own
-            chosen = _chosen(inputs, self._wanted)
-            return torch.func.vjp(lambda *new: self._smooth(inputs, new), *chosen)[1](cotangents)
+        if transform_depth():  # tensors of a transform have no graph of their own
+            smooth = _smooth(self._function, inputs, self._wanted)
+            return torch.func.vjp(smooth, *_chosen(inputs, self._wanted))[1](cotangents)
         own = [
             _connected(tensor, graph) if wanted else (tensor if graph else tensor.detach())
             for tensor, wanted in zip(inputs, self._wanted, strict=True)
         ]
         with torch.enable_grad():
-            results = self._smooth(own, _chosen(own, self._wanted))
+            results = _smooth(self._function, own, self._wanted)(*_chosen(own, self._wanted))
         pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if r.requires_grad]
         if not pairs:
             return tuple(map(torch.zeros_like, _chosen(own, self._wanted)))
@@ -119,10 +117,6 @@ class _Pullback:
             materialize_grads=True,
         )
 
-    def _smooth(self, inputs: Tensors, new: Tensors) -> Results:
-        results = self._function(_merged(inputs, self._wanted, new), True)
-        return tuple(_chosen(results, self._function.differentiable))
-
 
 class _Pushforward:
     """``(inputs, tangents) -> tangents of the results``, for the inputs that move."""
@@ -131,14 +125,14 @@ class _Pushforward:
         self._function = function
         self._moves = moves
         self.differentiable = (True,) * sum(function.differentiable)
+        self.outside = 0
 
     def __call__(self, tensors: Tensors, graph: bool) -> Results:
         inputs, tangents = tensors[: len(self._moves)], tensors[len(self._moves) :]
-        if transforms_active():
+        if transform_depth():
+            smooth = _smooth(self._function, inputs, self._moves)
             chosen = tuple(_chosen(inputs, self._moves))
-            return torch.func.jvp(lambda *new: self._smooth(inputs, new), chosen, tuple(tangents))[
-                1
-            ]
+            return torch.func.jvp(smooth, chosen, tuple(tangents))[1]
         own = inputs if graph else [tensor.detach() for tensor in inputs]
         # torch.func.jvp refuses to run inside the dual level that this may be called from
         inside = forward_ad._current_level >= 0
@@ -151,13 +145,10 @@ class _Pushforward:
                 forward_ad.make_dual(_connected(tensor, graph), tangent)
                 for tensor, tangent in zip(_chosen(own, self._moves), tangents, strict=True)
             ]
-            pairs = [forward_ad.unpack_dual(result) for result in self._smooth(own, duals)]
+            results = _smooth(self._function, own, self._moves)(*duals)
+            pairs = [forward_ad.unpack_dual(result) for result in results]
         found = [torch.zeros_like(p) if t is None else t for p, t in pairs]
         return tuple(found if graph else [tangent.detach() for tangent in found])
-
-    def _smooth(self, inputs: Tensors, new: Tensors) -> Results:
-        results = self._function(_merged(inputs, self._moves, new), True)
-        return tuple(_chosen(results, self._function.differentiable))
 
 
 class _Batched:
@@ -167,6 +158,7 @@ class _Batched:
         self._function = function
         self._in_dims = tuple(in_dims)
         self._randomness = info.randomness
+        self.outside = function.outside
 
     @property
     def differentiable(self) -> tuple[bool, ...]:
@@ -178,7 +170,33 @@ class _Batched:
 
         if not graph:
             tensors = [tensor.detach() for tensor in tensors]
-        return torch.vmap(one, self._in_dims, randomness=self._randomness)(*tensors)
+        call: Callable[..., Results] = torch.vmap(one, self._in_dims, randomness=self._randomness)
+        for _ in range(self.outside - transform_depth()):
+            call = _one_level_up(call)
+        return call(*tensors)
+
+
+def _one_level_up(function: Callable[..., Results]) -> Callable[..., Results]:
+    """The function inside a vmap over nothing, so that its own transforms have higher levels."""
+
+    def call(*tensors: torch.Tensor) -> Results:
+        return torch.vmap(lambda _: function(*tensors), randomness="same", out_dims=None)(
+            torch.zeros(1)
+        )
+
+    return call
+
+
+def _smooth(
+    function: Repeatable, inputs: Tensors, choice: Sequence[bool]
+) -> Callable[..., Results]:
+    """What the function makes of the chosen inputs and can be differentiated."""
+
+    def smooth(*new: torch.Tensor) -> Results:
+        results = function(_merged(inputs, choice, new), True)
+        return tuple(_chosen(results, function.differentiable))
+
+    return smooth
 
 
 def _connected(tensor: torch.Tensor, graph: bool) -> torch.Tensor:

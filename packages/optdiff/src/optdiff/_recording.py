@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from optdiff._tracking import below_every_level, is_wrapped
+
 States = list[tuple[Callable[[Any], Any], Any]]  # (setter, what to give it)
 
 
@@ -29,14 +31,15 @@ class Snapshots:
     """Copies of buffers, shared by all recordings that find a buffer unchanged."""
 
     def __init__(self) -> None:
-        self._copies = WeakTensorKeyDictionary()  # tensor -> (version, copy)
+        self._copies = WeakTensorKeyDictionary()  # tensor -> its last copy
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of the tensor as it is now."""
-        version, copied = self._copies.get(tensor, (None, None))
-        if version != tensor._version:
-            copied = tensor.detach().clone()
-            self._copies[tensor] = (tensor._version, copied)
+        with below_every_level():  # a step may call its modules inside torch.func.grad
+            copied = self._copies.get(tensor)
+            # versions do not tell: batch normalisation overwrites its statistics without one
+            if copied is None or not torch.equal(copied, tensor):
+                self._copies[tensor] = copied = tensor.detach().clone()
         return copied
 
 
@@ -74,12 +77,15 @@ class Recording:
 
         Raises:
             RuntimeError: A parameter of a module that was called has been overwritten since.
+            ValueError: The first run has put other tensors in the place of parameters.
         """
         if self._random is None:
             self._random = _random_states(self._generators)
             self._autocast = _autocast_states()
+            newest = _newest_node()
             with self._watched():
                 yield
+            self._refuse_new_parameters(newest)
             return
         self._check_parameters()
         live = _random_states(self._generators)
@@ -109,11 +115,10 @@ class Recording:
                 )
             if module in self._called or threading.get_ident() != thread:
                 return
-            wrapped = torch._C._functorch.is_functorch_wrapped_tensor
             buffers = {
                 name: copied(buffer)
                 for name, buffer in module._buffers.items()
-                if buffer is not None and not wrapped(buffer)
+                if buffer is not None and not is_wrapped(buffer)
             }
             frozen = {
                 name: (param, param._version)
@@ -143,6 +148,19 @@ class Recording:
                 module.training = training
                 module._buffers.update(was)
 
+    def _refuse_new_parameters(self, newest: int) -> None:
+        for module in self._called:
+            for name, param in module._parameters.items():
+                if param is None or param.grad_fn is None:
+                    continue
+                if param.grad_fn._sequence_nr() > newest:
+                    raise ValueError(
+                        f"{self._who}: expected steps that leave the parameters of modules as "
+                        f"they are, got one replaced, at {name!r} of {type(module).__name__}; "
+                        "carry dict(module.named_parameters()), and call the module by "
+                        "torch.func.functional_call"
+                    )
+
     def _check_parameters(self) -> None:
         for module, _, _, frozen in self._called.values():
             for name, (param, version) in frozen.items():
@@ -152,6 +170,13 @@ class Recording:
                         f"until the backward pass, got one overwritten, at {name!r} of "
                         f"{type(module).__name__}; go backward before changing it"
                     )
+
+
+def _newest_node() -> int:
+    """The number of the newest node of the graph; later ones have higher numbers."""
+    with below_every_level(), torch.enable_grad():
+        made = torch.zeros((), requires_grad=True).clone().grad_fn
+    return made._sequence_nr()
 
 
 def _random_states(generators: Iterable[torch.Generator]) -> States:

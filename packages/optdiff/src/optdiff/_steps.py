@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from functools import partial
-from types import FunctionType, MethodType, ModuleType
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 import treeops
 from optcore import out_of_place
-from optdiff._recompute import Results, Tensors, is_continuous, transforms_active
+from optdiff._first_order import ConstantGradients
+from optdiff._recompute import Results, Tensors, is_continuous
 from optdiff._recording import Recording
-from optdiff._trees import tree_flatten, tree_map
+from optdiff._repeats import Numbers, Strangers, foreign_leaves, stranger
+from optdiff._tracking import is_tracked, transform_depth, under_transform
+from optdiff._trees import tree_flatten, tree_leaves
 
 Tree: TypeAlias = Any
 
@@ -28,25 +27,34 @@ class Layout(NamedTuple):
 
     spec: Any
     leaves: tuple[Any, ...]  # None in the place of a tensor
-    is_tensor: tuple[bool, ...]
+    places: tuple[int | None, ...]  # which tensor is there
 
     def filled(self, tensors: Iterable[torch.Tensor]) -> Tree:
         """The tree with these tensors."""
-        given = iter(tensors)
+        given = list(tensors)
         leaves = [
-            next(given) if is_tensor else leaf
-            for leaf, is_tensor in zip(self.leaves, self.is_tensor, strict=True)
+            leaf if place is None else given[place]
+            for leaf, place in zip(self.leaves, self.places, strict=True)
         ]
         return treeops.tree_unflatten(self.spec, leaves)
 
 
 def taken_apart(tree: Tree) -> tuple[list[torch.Tensor], Layout]:
-    """The tensors of a tree, and the rest of it."""
+    """The tensors of a tree, each once though it may occur often, and the rest of it."""
     leaves, spec = tree_flatten(tree)
-    is_tensor = tuple(isinstance(leaf, torch.Tensor) for leaf in leaves)
-    rest = tuple(None if tensor else leaf for leaf, tensor in zip(leaves, is_tensor, strict=True))
-    tensors = [leaf for leaf, tensor in zip(leaves, is_tensor, strict=True) if tensor]
-    return tensors, Layout(spec, rest, is_tensor)
+    tensors: list[torch.Tensor] = []
+    index: dict[int, int] = {}
+    places: list[int | None] = []
+    for leaf in leaves:
+        if not isinstance(leaf, torch.Tensor):
+            places.append(None)
+            continue
+        place = index.setdefault(id(leaf), len(tensors))
+        if place == len(tensors):
+            tensors.append(leaf)
+        places.append(place)
+    rest = [leaf if place is None else None for leaf, place in zip(leaves, places, strict=True)]
+    return tensors, Layout(spec, tuple(rest), tuple(places))
 
 
 class Step:
@@ -70,12 +78,10 @@ class Step:
         self._first_order = first_order
 
     def __call__(self, carry: Tree, i: int, args: tuple[Any, ...]) -> tuple[Tree, Tree]:
-        with out_of_place(first_order=self._first_order):
-            if self._first_order:
-                with _ConstantGradients(self.who):
-                    result = self._function(carry, i, *args)
-            else:
-                result = self._function(carry, i, *args)
+        carry = _apart_from(args, carry)
+        constant = ConstantGradients(self.who, i) if self._first_order else nullcontext()
+        with out_of_place(first_order=self._first_order), constant:
+            result = self._function(carry, i, *args)
         output = None
         if self._has_aux:
             if not isinstance(result, tuple) or len(result) != 2:
@@ -92,65 +98,43 @@ class Step:
             )
         return result, output
 
-    def refuse_closed_over(self) -> None:
-        """Refuse a function that holds tensors of a torch.func transform.
 
-        Recomputation leaves the transform, where such a tensor would count as a constant.
+def _apart_from(args: tuple[Any, ...], carry: Tree) -> Tree:
+    """The carry with tensors of its own for those that are in the args too.
 
-        Raises:
-            ValueError: It does.
-        """
-        for tensor in _held(self._function):
-            if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-                raise ValueError(foreign_tensor(self.who, tensor, ""))
-
-
-class _ConstantGradients(TorchFunctionMode):
-    """Inside, torch.autograd.grad and what torch.func builds on it give constants."""
-
-    def __init__(self, who: str) -> None:
-        super().__init__()
-        self._who = who
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if torch.compiler.is_compiling():  # gradients are traced without asking here
-            raise RuntimeError(
-                f"{self._who}(first_order=True): expected a step that is not compiled; detach the "
-                "gradients inside it instead"
-            )
-        kwargs = kwargs or {}
-        if func is not torch.autograd.grad:
-            return func(*args, **kwargs)
-        kept = kwargs.get("retain_graph")
-        kept = kwargs.get("create_graph", False) if kept is None else kept
-        found = func(*args, **{**kwargs, "create_graph": False, "retain_graph": kept})
-        return tuple(None if grad is None else grad.detach() for grad in found)
+    A gradient that the step takes in its carry must not depend on whether it was copied before.
+    """
+    given = {id(leaf) for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
+    if not given or given.isdisjoint(map(id, tree_leaves(carry))):
+        return carry
+    tensors, layout = taken_apart(carry)
+    return layout.filled(t.view_as(t) if id(t) in given else t for t in tensors)
 
 
 def cut(tree: Tree) -> Tree:
     """The tree outside the graph; what required grad does so still, so that steps can use it."""
 
-    def one(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        if transforms_active():
-            return leaf.detach()
-        return leaf.detach().requires_grad_(leaf.requires_grad)
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        if transform_depth():
+            return tensor.detach()
+        return tensor.detach().requires_grad_(tensor.requires_grad)
 
-    return tree_map(one, tree)
+    tensors, layout = taken_apart(tree)
+    return layout.filled(map(one, tensors))
 
 
-def is_followed(tensor: torch.Tensor) -> bool:
-    """Whether something may be differentiated in this tensor."""
-    if tensor.requires_grad:
-        return True
-    if not is_continuous(tensor):
-        return False
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return True
-    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
+def refuse_modules(who: str, carry: Tree) -> None:
+    """Refuse a carry with modules, whose tensors a tree does not show.
+
+    Raises:
+        TypeError: There is one.
+    """
+    for leaf in tree_leaves(carry):
+        if isinstance(leaf, nn.Module):
+            raise TypeError(
+                f"{who}: expected a carry of tensors, got the module {type(leaf).__name__}; carry "
+                "dict(module.named_parameters()), and call it by torch.func.functional_call"
+            )
 
 
 class Segment:
@@ -170,34 +154,47 @@ class Segment:
         tensors, self._layout = taken_apart((carry, args))
         self._step = step
         self._numbers = numbers
-        self._followed = [is_followed(tensor) for tensor in tensors]
+        self._followed = [is_tracked(tensor) for tensor in tensors]
         self._carried = len(taken_apart(carry)[0])  # the carry's tensors come first
         self._recording = recording
+        self._transformed = under_transform()
+        self.outside = transform_depth()
         self.differentiable: tuple[bool, ...] = ()
         self.layout: Layout  # of the results, (carry, outputs); known after the first call
+        self._end: Numbers
 
     def __call__(self, tensors: Tensors, graph: bool) -> Results:
         first = not self._recording.made
+        who = self._step.who
+        strangers = Strangers(who, self.outside) if first and self._transformed else None
         own = [self._own(index, tensor, graph) for index, tensor in enumerate(tensors)]
         carry, args = self._layout.filled(own)
         outputs = []
-        smooth: list[bool] = []
-        with torch.enable_grad(), self._recording.running():
+        with torch.enable_grad(), self._recording.running(), strangers or nullcontext():
             for i in self._numbers:
+                if strangers:
+                    strangers.i = i
                 found = self._step(carry, i, args)
                 if first:
                     known = taken_apart((carry, args))[0]
-                    smooth += map(_is_smooth, taken_apart(found[1])[0])
-                    ends = list(map(_is_smooth, taken_apart(found[0])[0]))
-                    foreign = _foreign_leaves(taken_apart(found)[0], known)
+                    foreign = foreign_leaves(taken_apart(found)[0], known)
                 carry, output = found if graph else cut(found)
                 del found
                 if first:
-                    self._refuse([leaf() for leaf in foreign], i)
+                    for leaf in foreign:
+                        if (tensor := leaf()) is not None:
+                            raise stranger(who, tensor, i)
+                if strangers:
+                    strangers.refuse()
                 outputs.append(output)
+        if first:
+            self._end = Numbers.of(taken_apart(carry)[0])
+        else:
+            self._end.check(who, taken_apart(carry)[0], self._numbers[-1])
         results, layout = taken_apart((carry, outputs))
         if first:
-            self.layout, self.differentiable = layout, (*ends, *smooth)
+            self.layout = layout
+            self.differentiable = tuple(map(_is_smooth, results))
         if graph:
             return tuple(results)
         return tuple(result.detach() for result in results)
@@ -207,84 +204,11 @@ class Segment:
         followed = self._followed[index]
         if not followed and index < self._carried:
             return tensor.clone()  # such as a module's buffers, overwritten by the step
-        if transforms_active() or (graph and tensor.requires_grad):
+        if transform_depth() or (graph and tensor.requires_grad):
             return tensor
         return tensor.detach().requires_grad_(followed)
-
-    def _refuse(self, leaves: Iterable[torch.Tensor | None], i: int) -> None:
-        for leaf in leaves:
-            if leaf is not None:
-                raise ValueError(foreign_tensor(self._step.who, leaf, f", at step {i}"))
-
-
-def foreign_tensor(who: str, tensor: torch.Tensor, where: str) -> str:
-    """The error for a tensor that a recomputed step reads past its arguments."""
-    kind = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-    return (
-        f"{who}: expected a step that under checkpoint gets everything to be differentiated from "
-        f"its carry and args, got one that reads another tensor {kind} that requires grad{where}; "
-        "pass that tensor in args, or detach it"
-    )
 
 
 def _is_smooth(tensor: torch.Tensor) -> bool:
     """Whether a result has a derivative; inside a transform only its type tells."""
-    return tensor.requires_grad or (is_continuous(tensor) and transforms_active())
-
-
-def _held(function: Callable[..., Any]) -> Iterator[torch.Tensor]:
-    """The tensors that a function holds: in its closure, defaults, bound object or partial."""
-    stack: list[Any] = [function]
-    seen: dict[int, Any] = {}  # keeps what it names alive, so that no id comes twice
-    while stack:
-        value = stack.pop()
-        if id(value) in seen:
-            continue
-        seen[id(value)] = value
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, FunctionType):
-            for cell in value.__closure__ or ():
-                with suppress(ValueError):  # not assigned yet
-                    stack.append(cell.cell_contents)
-            stack += [value.__defaults__, value.__kwdefaults__]
-        elif isinstance(value, MethodType):
-            stack += [value.__self__, value.__func__]
-        elif isinstance(value, partial):
-            stack += [value.func, value.args, value.keywords]
-        elif isinstance(value, dict):
-            stack += value.values()
-        elif isinstance(value, (list, tuple, set)):
-            stack += value
-        elif not isinstance(value, (type, ModuleType)):
-            stack += getattr(value, "__dict__", {}).values()
-
-
-def _unwrapped(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor outside all transforms."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
-
-
-def _foreign_leaves(
-    results: Iterable[torch.Tensor], known: Iterable[torch.Tensor]
-) -> list[weakref.ref[torch.Tensor]]:
-    """Leaves behind some tensors that are not known.
-
-    Weak references: those that the step made for itself are gone once its graph is.
-    """
-    own = {id(tensor) for tensor in known}
-    results = [_unwrapped(result) for result in results]
-    found = [weakref.ref(t) for t in results if t.requires_grad and t.is_leaf and id(t) not in own]
-    stack = [tensor.grad_fn for tensor in results if tensor.grad_fn is not None]
-    seen = set()
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if type(node).__name__ == "AccumulateGrad" and id(node.variable) not in own:
-            found.append(weakref.ref(node.variable))
-        stack += [parent for parent, _ in node.next_functions if parent is not None]
-    return found
+    return tensor.requires_grad or (is_continuous(tensor) and transform_depth() > 0)

@@ -15,11 +15,16 @@ from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 
 
-def peel(tensor: torch.Tensor) -> torch.Tensor:
-    """The plain tensor under all torch.func transforms: with every batch dimension, no graph."""
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """The plain tensor under all torch.func transforms: with every batch dimension."""
     while is_wrapped(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor.detach()
+    return tensor
+
+
+def peel(tensor: torch.Tensor) -> torch.Tensor:
+    """:func:`unwrapped` without a graph."""
+    return unwrapped(tensor).detach()
 
 
 @contextmanager
@@ -91,11 +96,50 @@ def refuse_legacy_batch(tensors: Sequence[torch.Tensor | None]) -> None:
         )
 
 
+def transform_depth() -> int:
+    """How many torch.func transforms the code runs inside: the level of the innermost one."""
+    return torch._C._functorch.maybe_current_level() or 0
+
+
+def belongs_elsewhere(tensor: torch.Tensor, own: range) -> bool:
+    """Whether a living transform works on the tensor that is none of ours, at levels ``own``."""
+    while is_wrapped(tensor):
+        level = _level(tensor)
+        # a level that was left is dead to its tensors; one that was stepped out of is not
+        if not torch._C._functorch.is_dead_tensor_wrapper(tensor):
+            batched = torch._C._functorch.is_batchedtensor(tensor)
+            if level not in own or batched != (_layers()[level - 1].key() == TransformType.Vmap):
+                return True
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    if forward_ad._current_level < 0:
+        return False
+    with forward_ad._set_fwd_grad_enabled(True):  # else what tensors have is hidden
+        return forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def derived_at(tensor: torch.Tensor, outside: int) -> list[int]:
+    """Levels above ``outside`` that take derivatives, besides reverse mode in the tensor itself."""
+    own = _level(tensor)
+    return [
+        layer.level()
+        for layer in _layers()
+        if layer.level() > outside
+        and (
+            layer.key() == TransformType.Jvp
+            or (layer.key() == TransformType.Grad and layer.level() != own)
+        )
+    ]
+
+
 def innermost_transform() -> Any:
     """The innermost torch.func transform, or None."""
     if torch._C._functorch.peek_interpreter_stack() is None:
         return None
     return retrieve_current_functorch_interpreter()
+
+
+def _layers() -> list[Any]:
+    return torch._C._functorch.get_interpreter_stack() or []
 
 
 def _level(tensor: torch.Tensor) -> int:

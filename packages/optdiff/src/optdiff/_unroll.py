@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from optdiff._recompute import recomputed, transforms_active
+from optdiff._recompute import recomputed
 from optdiff._recording import Recording, Snapshots
-from optdiff._steps import Segment, Step, cut, taken_apart
+from optdiff._steps import Segment, Step, cut, refuse_modules, taken_apart
 from optdiff._trees import tree_leaves, tree_map
 from optdiff._uncompiled import uncompiled
 
@@ -36,7 +36,8 @@ def unroll(
 
     A step takes its inner gradients with ``torch.autograd.grad(..., create_graph=True)`` or
     ``torch.func.grad`` (the latter if ``unroll`` itself runs inside a torch.func transform).
-    Inside it ``inplace=None`` of optcore means False.
+    Inside it ``inplace=None`` of optcore means False. A tensor that occurs several times in the
+    carry is one tensor in every step; one that the carry shares with ``args`` is another in each.
 
     Args:
         step: ``step(carry, i, *args) -> carry``, or ``-> (carry, output)`` with ``has_aux``.
@@ -49,12 +50,17 @@ def unroll(
         checkpoint: None: keep the graph of every step; memory grows as :math:`K`. A number: keep
             the carry after every so many steps and recompute what lies between; ``"sqrt"``: after
             every :math:`\lceil\sqrt K\rceil`, so that memory grows as :math:`\sqrt K`. Costs one
-            more evaluation of each step, and one more for each further derivative. Random numbers
-            (not of a ``torch.Generator`` of your own, unless it is in ``args``), autocast, and
-            buffers and training flags of modules that the steps call are as in the first run.
+            more evaluation of each step for the first derivative and about twice as many for each
+            further one; forward mode saves no memory by it. Random numbers of torch (those of a
+            ``torch.Generator`` of your own if it is in ``args``), autocast, and buffers and
+            training flags of modules that the steps call are as in the first run. Whatever else a
+            step reads has to be as it was, which is checked by the carry after each part.
         truncate: Detach the carry before the last so many steps, whose graph alone is kept; the
             start and earlier uses of ``args`` get no gradient. None: keep all.
-        first_order: Take gradients inside the steps as constants (FOMAML).
+        first_order: Take what torch.autograd.grad and reverse mode of torch.func give inside the
+            steps as constants (FOMAML). Values stay as they are: a gradient of a gradient goes by
+            torch.func, nested. Derivatives that end in forward mode (``torch.func.hessian``,
+            ``jvp``) are no constants.
         has_aux: Steps give outputs too, trees of tensors.
 
     Returns:
@@ -66,12 +72,15 @@ def unroll(
         closed-over tensors only without ``checkpoint``.
 
     Raises:
-        TypeError: ``step`` is not callable, or with ``has_aux`` returns no pair.
+        TypeError: ``step`` is not callable, or with ``has_aux`` returns no pair; or a module in the
+            carry under ``checkpoint`` or ``truncate``.
         ValueError: An option outside its range, a step that changes the structure of the carry, or
             under ``checkpoint`` one that reads a tensor that requires grad (inside torch.func
-            transforms: any tensor of the transform) past its arguments.
+            transforms: any tensor of the transform) past its arguments, or replaces parameters of
+            a module that it calls; or with ``first_order`` one whose own gradients go through
+            others by torch.autograd.grad.
         RuntimeError: Going backward under ``checkpoint`` after a parameter that the steps read was
-            overwritten.
+            overwritten, or through a step that then gives another carry.
 
     Example:
         >>> import torch
@@ -97,6 +106,8 @@ def unroll(
     if checkpoint is not None and checkpoint != "sqrt":
         check_count(who, "checkpoint", checkpoint, 1, "None, 'sqrt' or ")
     body = Step(who, step, init, has_aux, first_order)
+    if checkpoint is not None or truncate is not None:
+        refuse_modules(who, init)
     first = 0 if truncate is None else max(0, num_steps - truncate)
     carry, outputs = init, []
     constant = cut(args) if first else args
@@ -131,8 +142,6 @@ def _checkpointed(
     body: Step, numbers: range, length: int, carry: Tree, args: tuple[Any, ...]
 ) -> tuple[Tree, list[Tree]]:
     """The carry after some steps and their outputs; only the carries between segments are kept."""
-    if transforms_active():
-        body.refuse_closed_over()
     leaves = tree_leaves((carry, args))
     generators = [leaf for leaf in leaves if isinstance(leaf, torch.Generator)]
     snapshots = Snapshots()
