@@ -22,6 +22,11 @@ CONSTRUCTION = [
         "MetaAdam: expected a module with parameters that require grad, got Linear with none; call",
     ),
     (
+        lambda: optdiff.MetaAdam(nn.Sequential(nn.LazyLinear(1))),
+        ValueError,
+        "MetaAdam: expected parameters that have a shape, got lazy ones ['0.weight', '0.bias']",
+    ),
+    (
         lambda: optdiff.MetaAdam(nn.Linear(1, 1), lr=-0.5),
         ValueError,
         "adam: expected lr >= 0, got -0.5",
@@ -123,6 +128,78 @@ def test_state_of_another_optimizer_is_refused(state):
     with pytest.raises(ValueError, match=r"MetaAdam.load_state_dict: expected a state of adam\("):
         optdiff.recover_state_dict(meta, state)
     assert meta.state_dict()[0] is kept
+
+
+def stepped(net, x):
+    meta = optdiff.MetaAdam(net, lr=0.1)
+    meta.step(net(x).sum())
+    return meta.state_dict()
+
+
+FOREIGN = [
+    (None, TypeError, "expected a tuple of states, got NoneType; take that of state_dict()"),
+    (3, TypeError, "expected a tuple of states, got int; take that of state_dict()"),
+    ({"state": {}}, TypeError, "expected a tuple of states, got dict; take that of state_dict()"),
+    (
+        stepped(nn.Sequential(nn.Linear(1, 1)), torch.ones(1, 1)),
+        ValueError,
+        "expected a state of parameters ['weight', 'bias'], got one of ['0.weight', '0.bias'],",
+    ),
+    (
+        stepped(nn.Linear(3, 1), torch.ones(1, 3)),
+        ValueError,
+        "expected a state of parameters with 'weight' [1, 1], got [1, 3], at 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("state", "error", "message"), FOREIGN)
+def test_states_that_do_not_fit_are_refused(state, error, message):
+    meta = optdiff.MetaAdam(nn.Linear(1, 1))
+    kept = meta.state_dict()[0]
+    with pytest.raises(error, match="^" + re.escape(f"MetaAdam.load_state_dict: {message}")):
+        optdiff.recover_state_dict(meta, state)
+    assert meta.state_dict()[0] is kept
+
+
+def test_a_state_from_before_the_module_grew_is_taken():
+    net = nn.Sequential(nn.Linear(1, 1))
+    meta = optdiff.MetaAdam(net, lr=0.1)
+    meta.step(net(torch.ones(1, 1)).sum())
+    early = meta.state_dict()
+    net.append(nn.Linear(1, 1))
+    meta.step(net(torch.ones(1, 1)).sum())
+    meta.load_state_dict(early)
+    meta.step(net(torch.ones(1, 1)).sum())
+    counts = meta.state_dict()[0][0].count
+    assert (int(counts["0.weight"]), int(counts["1.weight"])) == (2, 1)
+
+
+STOPPED = [
+    (lambda net: net.parameters(), "got generator; give the module"),
+    (lambda net: "abc", "got str; give the module"),
+    (lambda net: [net.weight * 2, object()], "got object, at [1]; give the module"),
+    (lambda net: dict(net.named_parameters()).values(), "got dict_values; give the module"),
+]
+
+
+@pytest.mark.parametrize(("target", "message"), STOPPED)
+def test_what_cannot_be_stopped(target, message):
+    net = nn.Linear(1, 1)
+    message = f"stop_gradient: expected modules, optimizers or trees of tensors, {message}"
+    with pytest.raises(TypeError, match="^" + re.escape(message)):
+        optdiff.stop_gradient(target(net))
+
+
+def test_a_loss_under_vmap():
+    net = nn.Linear(1, 1)
+    meta = optdiff.MetaSGD(net, lr=0.1)
+    message = (
+        "MetaSGD.step: expected a loss that torch.autograd sees, got one batched by torch.vmap;"
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        torch.vmap(lambda x: meta.step(net(x).sum()))(torch.ones(2, 1))
+    assert all(p.is_leaf for p in net.parameters())
 
 
 def test_states_of_other_groups_are_refused():

@@ -143,6 +143,39 @@ def test_parameters_that_the_optimizer_does_not_have_stay():
         assert fnet[0].weight is not net[0].weight
 
 
+def test_frozen_parameters_in_the_optimizer_are_skipped():
+    net = model()
+    net[3].requires_grad_(False)
+    optimizer = torch.optim.SGD(groups(net), lr=0.1)
+    with optdiff.innerloop_ctx(net, optimizer, copy_initial_weights=False) as (fnet, diffopt):
+        diffopt.step(loss(fnet))
+        assert fnet[3].weight is net[3].weight
+        assert torch.autograd.grad(loss(fnet), net[0].weight)[0].abs().sum() > 0
+
+
+def test_one_value_overrides_every_group():
+    net = model()
+    lr = torch.tensor(0.3, requires_grad=True)
+    results = []
+    for given in (lr, [lr]):
+        optimizer = torch.optim.SGD(groups(net), lr=0.1)
+        with optdiff.innerloop_ctx(net, optimizer, override={"lr": given}) as (fnet, diffopt):
+            diffopt.step(loss(fnet))
+            results.append(torch.autograd.grad(loss(fnet), lr)[0])
+    assert results[0] == results[1] != 0
+
+
+def test_a_callback_changes_the_gradients():
+    net = model()
+    results = []
+    for lr, callback in ((0.2, None), (0.1, lambda grads: [2 * g for g in grads])):
+        optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+        with optdiff.innerloop_ctx(net, optimizer, copy_initial_weights=False) as (fnet, diffopt):
+            diffopt.step(loss(fnet), grad_callback=callback)
+            results.append(torch.autograd.grad(loss(fnet), list(net.parameters())))
+    torch.testing.assert_close(results[0], results[1])
+
+
 def sgd(net, **options):
     return torch.optim.SGD(net.parameters(), lr=0.1, **options)
 
@@ -159,7 +192,8 @@ ERRORS = [
         lambda net: (net, sgd(model())),
         {},
         ValueError,
-        "expected an optimizer of parameters of the module that require grad, got others in a",
+        "expected an optimizer of parameters of the module, got others of shapes [[4, 3], [4], "
+        "[4], [1, 4], [1]], in group 0 of SGD",
     ),
     (
         lambda net: (net, sgd(net)),

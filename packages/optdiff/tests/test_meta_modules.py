@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import optcore
 import optdiff
 import treeops
 
@@ -182,6 +183,97 @@ def test_modules_added_later_are_taken_in():
     assert int(state[0].count["1.weight"]) == 1
     assert not torch.equal(net[1].weight, late)
     assert kept.requires_grad
+
+
+def first_move(net, meta, part):
+    """By how much a fresh Adam moves is lr; a bias-corrected old one moves less."""
+    before = [p.detach().clone() for p in part.parameters()]
+    step(net, meta)
+    return [(p - b).abs().max() for p, b in zip(part.parameters(), before, strict=True)]
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_layer_that_takes_the_place_of_another_starts_afresh(width):
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    meta = optdiff.MetaAdam(net, lr=0.1)
+    step(net, meta, 5)
+    net[1] = nn.Linear(3, width)
+    assert all(abs(move - 0.1) < 1e-6 for move in first_move(net, meta, net[1]))
+    counts = meta.state_dict()[0][0].count
+    assert (int(counts["0.weight"]), int(counts["1.weight"])) == (6, 1)
+
+
+def test_a_parameter_of_another_shape_starts_afresh():
+    net = nn.Linear(3, 1)
+    meta = optdiff.MetaAdam(net, lr=0.1)
+    step(net, meta, 2)
+    net.weight = nn.Parameter(torch.ones(2, 3))
+    optdiff.stop_gradient(net, meta)
+    step(net, meta)
+    counts = meta.state_dict()[0][0].count
+    assert (int(counts["weight"]), int(counts["bias"])) == (1, 3)
+
+
+@pytest.mark.parametrize("twin", [lambda x: x, copy.deepcopy], ids=["itself", "copy"])
+def test_a_layer_that_moves_keeps_its_state(twin):
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    meta = optdiff.MetaAdam(net, lr=0.1)
+    step(net, meta, 2)
+    net, meta = twin((net, meta))
+    kept = meta.state_dict()[0][0].mu["2.weight"].detach()
+    del net[0]
+    loss = net(torch.ones(2, 3)).square().mean()
+    (grad,) = torch.autograd.grad(loss, net[1].weight, retain_graph=True)
+    meta.step(loss)
+    (state,) = meta.state_dict()
+    torch.testing.assert_close(state[0].mu["1.weight"], 0.9 * kept + 0.1 * grad)
+    assert int(state[0].count["1.weight"]) == 3
+    assert set(state[0].mu) == {"1.weight", "1.bias"}
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("inner", ["meta", "innerloop"])
+def test_a_step_where_gradients_are_off(mode, inner):
+    net = nn.Linear(3, 1)
+    start = net.weight
+    with optdiff.innerloop_ctx(net, optcore.sgd(0.1), copy_initial_weights=False) as loop:
+        net, meta = {"meta": (net, optdiff.MetaSGD(net, lr=0.1)), "innerloop": loop}[inner]
+        loss = net(torch.ones(2, 3)).square().mean()
+        with mode():
+            meta.step(loss)
+        step(net, meta)
+    assert torch.autograd.grad(net.weight.sum(), start)[0].abs().sum() > 0
+
+
+def test_two_first_order_optimizers_on_one_loss_that_is_used_again():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    phi = torch.ones(3, requires_grad=True)
+    options = {"lr": 0.1, "first_order": True}
+    a, b = optdiff.MetaSGD(net[0], **options), optdiff.MetaAdam(net[1], **options)
+    loss = net(phi).square().sum()
+    a.step(loss)
+    b.step(loss)
+    assert torch.autograd.grad(loss + net(phi).sum(), phi)[0].abs().sum() > 0
+
+
+CLASSES = [n for n in dir(optdiff) if n.startswith("Meta") and n != "MetaOptimizer"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [(name, (0, 2)) for name in CLASSES] + [(n, (0,)) for n in CLASSES if n != "MetaMuon"],
+)
+def test_parameters_without_elements(name, shape):
+    net = nn.Linear(3, 1, bias=False)
+    net.nothing = nn.Parameter(torch.zeros(shape))
+    start = net.weight
+    meta = getattr(optdiff, name)(net, lr=0.1)
+    for _ in range(2):
+        meta.step(net(torch.ones(2, 3)).square().mean() + net.nothing.sum())
+    assert net.nothing.shape == shape
+    assert net.weight.isfinite().all()
+    found = torch.autograd.grad(net(torch.ones(1, 3)).sum(), start)[0]
+    assert found.isfinite().all()
 
 
 def test_two_groups():

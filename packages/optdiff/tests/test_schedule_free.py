@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedule-free Meta optimizers: outer losses at the average are exact."""
 
+import copy
 import re
 
 import pytest
@@ -99,3 +100,25 @@ def test_nothing_trains_at_the_average(case, what):
     message = f"{cls.__name__}.{what}: expected parameters to train, got the average; call it after"
     with meta.evaluating(), pytest.raises(RuntimeError, match="^" + re.escape(message)):
         calls[what]()
+
+
+def test_stopping_inside_leaves_what_was_there_before(case):
+    cls, options = case
+    net = Product(torch.tensor([0.7, -0.5]), torch.tensor(0.9))
+    meta = cls(net, **options)
+    meta.step(net(1.0))
+    before = [net.a.weight, net.gain]
+    with meta.evaluating():
+        optdiff.stop_gradient(net, meta)
+    assert net.a.weight is net.b.weight is before[0]
+    assert net.gain is before[1]
+    meta.step(net(1.0))
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, optdiff.module_clone])
+def test_no_copy_is_made_at_the_average(case, duplicate):
+    cls, options = case
+    meta = cls(Product(torch.ones(2), torch.ones(())), **options)
+    message = f"^{cls.__name__}.copy: expected parameters to train, got the average; call it after"
+    with meta.evaluating(), pytest.raises(RuntimeError, match=message):
+        duplicate(meta)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import optcore
 import optdiff
 
 
@@ -133,6 +134,16 @@ def test_stop_gradient_on_a_tree():
     assert tree["a"].is_leaf
     assert tree["a"].requires_grad
     assert tree["b"][0] is w
+
+
+def test_stop_gradient_of_a_functional_optimizer_cuts_its_state():
+    w = torch.ones(2, requires_grad=True)
+    opt = optcore.FuncOptimizer(optcore.adam(lr=0.1))
+    w = opt.step((w**2).sum(), w, inplace=False)
+    assert opt.state[0].mu.grad_fn is not None
+    optdiff.stop_gradient(opt)
+    assert opt.state[0].mu.grad_fn is None
+    optdiff.stop_gradient(opt.state, {"number": 1.5, "none": None})
 
 
 def test_moments_that_require_grad_are_learnable():

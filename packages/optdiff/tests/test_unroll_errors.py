@@ -63,6 +63,12 @@ OPTIONS = [
         TypeError,
         "unroll: expected outputs as trees of tensors, got a float leaf",
     ),
+    (
+        (lambda w, i: (w, w[:i]), W, 2),
+        {"has_aux": True},
+        ValueError,
+        "unroll: expected outputs of one shape in every step, got [(0,), (1,)]; put what grows",
+    ),
 ]
 
 
@@ -191,8 +197,19 @@ def in_a_deque(phi):
         lambda phi: lambda w, i: w - torch.func.grad(lambda w: (w * phi).sum())(w),
         lambda phi: lambda w, i: torch.func.vmap(torch.mul)(w[None], phi[None])[0],
     ],
-    ids=["closure", "method", "partial", "default", "slot", "global", "context", "deque"]
-    + ["result", "grad", "vmap"],
+    ids=[
+        "closure",
+        "method",
+        "partial",
+        "default",
+        "slot",
+        "global",
+        "context",
+        "deque",
+        "result",
+        "grad",
+        "vmap",
+    ],
 )
 def test_closed_over_tensors_of_a_transform(transform, step_of):
     with pytest.raises(ValueError, match="expected a step that under checkpoint gets everything"):

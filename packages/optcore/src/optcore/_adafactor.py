@@ -187,6 +187,8 @@ def _adafactor_update(
         weight_decay: Any,
         eps1: Any = None,
     ) -> Any:
+        if param.numel() == 0:  # nothing to take the mean of
+            return g, row, col, variance
         tiny = torch.finfo(param.dtype).eps if eps1 is None else eps1
         keep = tick.derive(_kept, beta2_decay)
         square = g * g

@@ -4,8 +4,8 @@
 Layout. Explicit: `meta` (optimizers whose steps stay in the graph), `_schedule_free` (those that
 evaluate at an average), `state` (taking, giving back, cloning and cutting the state of modules and
 Meta optimizers), `_containers` (writing tensors into modules), `_unroll` (functional loops;
-`_steps` their steps, `_first_order` gradients as constants, `_recompute` functions that run again for every
-derivative, `_recording` what such a run repeats, `_repeats` whether it does), `_forward`
+`_steps` their steps, `_first_order` gradients as constants, `_recompute` functions that run again
+for every derivative, `_recording` what such a run repeats, `_repeats` whether it does), `_forward`
 (hypergradients in forward mode), `_innerloop` (the form of higher).
 Implicit: `implicit` (derivatives of roots and fixed points), `_root_rule`, `_implicit_rule` (behind
 them), `_explicit` (making closed-over tensors explicit), `linear_solve`, `linalg`; `fixed_point`,

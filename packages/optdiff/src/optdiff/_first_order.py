@@ -29,7 +29,8 @@ class ConstantGradients(TorchFunctionMode):
         self._outside = transform_depth()
         self._dual_level = forward_ad._current_level
         self._open = True
-        self._where = f"{who}: expected", f"at step {i}"
+        self._who = who
+        self._i = i
 
     def __exit__(self, *exception: Any) -> None:
         self._open = False
@@ -38,6 +39,11 @@ class ConstantGradients(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if torch.compiler.is_compiling():  # gradients are traced without asking here
+            raise RuntimeError(
+                f"{self._who}(first_order=True): expected a step that is not compiled; detach the "
+                "gradients inside it instead"
+            )
         kwargs = kwargs or {}
         if func is not torch.autograd.grad:
             return func(*args, **kwargs)
@@ -63,10 +69,10 @@ class ConstantGradients(TorchFunctionMode):
             ValueError: The step has not ended.
         """
         if self._open:
-            who, where = self._where
             raise ValueError(
-                f"{who} a step that takes no gradient of a gradient for first_order=True, got one, "
-                f"{where}; nest torch.func.grad for it, or set first_order=False"
+                f"{self._who}: expected a step that takes no gradient of a gradient for "
+                f"first_order=True, got one, at step {self._i}; nest torch.func.grad for it, or set "
+                "first_order=False"
             )
 
 

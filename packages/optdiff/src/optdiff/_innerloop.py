@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import optcore
-from optcore import GradientTransformation, ParamDict, apply_updates
+from optcore import GradientTransformation, ParamDict
 from optdiff._containers import replace_tensors
-from optdiff._uncompiled import refuse_compiled, uncompiled
-from optdiff.meta import trainable
+from optdiff._uncompiled import uncompiled
+from optdiff.meta import StepPart, differentiable_step, trainable
 from optdiff.state import module_clone, stop_gradient
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -36,11 +36,19 @@ class DifferentiableOptimizer:
         self._track = track
 
     @uncompiled
-    def step(self, loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def step(
+        self,
+        loss: torch.Tensor,
+        *,
+        grad_callback: Callable[[list[torch.Tensor | None]], Sequence[torch.Tensor | None]]
+        | None = None,
+    ) -> tuple[torch.Tensor, ...]:
         """Replace the parameters of the copy by those after one step on ``loss``.
 
         Args:
             loss: Scalar ``()`` computed from the copy.
+            grad_callback: Gets the gradients of the parameters that the optimizer moves, group by
+                group (None where there is none), and gives those that the step takes.
 
         Returns:
             The new parameters, those that the optimizer does not move included.
@@ -53,38 +61,27 @@ class DifferentiableOptimizer:
                 derivative torch drops (not with ``track_higher_grads=False`` or
                 ``backend="eager"``).
         """
-        who = "DifferentiableOptimizer.step"
-        optcore.check_loss(who, loss)
         params = trainable(self._module)
-        wanted = [name for group in self._groups for name in group.names]
-        if self._track:
-            refuse_compiled(who, loss, [params[name] for name in wanted])
-        found = torch.autograd.grad(
-            loss, [params[name] for name in wanted], create_graph=self._track, allow_unused=True
-        )
-        if all(grad is None for grad in found):
-            raise ValueError(
-                f"{who}: expected a loss that depends on the parameters of the copy, got one that "
-                "depends on none; compute it from the module that innerloop_ctx gives"
+        parts = [
+            StepPart(
+                group.transformation,
+                ParamDict((name, params[name]) for name in group.names),
+                group.state,
             )
-        grads = dict(zip(wanted, found, strict=True))
-        new: dict[int, torch.Tensor] = {}
-        groups = []
-        for group in self._groups:
-            old = ParamDict((name, params[name]) for name in group.names)
-            own = ParamDict((name, grads[name]) for name in group.names)
-            updates, state = group.transformation.apply(own, group.state, old, False, {})
-            moved = apply_updates(old, updates, inplace=False)
-            new.update((id(old[name]), moved[name]) for name in old)
-            groups.append(group._replace(state=state))
+            for group in self._groups
+        ]
+        results = differentiable_step(
+            type(self).__name__, loss, parts, self._track, grad_callback or list
+        )
+        new = {id(params[name]): tensor for moved, _ in results for name, tensor in moved.items()}
         replace_tensors(self._module, new)
-        self._groups = groups
+        states = [state for _, state in results]
         if not self._track:
             stop_gradient(self._module)
-            self._groups = [
-                group._replace(state=optcore.map_tensors(torch.Tensor.detach, group.state))
-                for group in groups
-            ]
+            states = [optcore.map_tensors(torch.Tensor.detach, state) for state in states]
+        self._groups = [
+            group._replace(state=state) for group, state in zip(self._groups, states, strict=True)
+        ]
         return tuple(self._module.parameters())
 
 
@@ -94,7 +91,7 @@ def innerloop_ctx(
     optimizer: torch.optim.Optimizer | GradientTransformation,
     *,
     copy_initial_weights: bool = True,
-    override: Mapping[str, Sequence[Any]] | None = None,
+    override: Mapping[str, Any] | None = None,
     track_higher_grads: bool = True,
 ) -> Iterator[tuple[Module, DifferentiableOptimizer]]:
     """A copy of a module, and a differentiable optimizer of it that starts where yours stands.
@@ -109,19 +106,21 @@ def innerloop_ctx(
             optcore, with its hyperparameters by group and its state; or a transformation.
         copy_initial_weights: False: the copy starts from the parameters of ``module`` themselves,
             so that a later ``backward`` reaches them (MAML). True: from detached copies.
-        override: Keyword -> its value in each group, or in all groups if there is one; tensors
-            make it learnable, e.g. ``{"lr": [lr]}``.
+        override: Keyword -> its value, or a list of its values in each group; tensors make it
+            learnable, e.g. ``{"lr": lr}``.
         track_higher_grads: False: cut the graph after each step, to evaluate.
 
     Raises:
         TypeError: ``module`` is no module, or ``optimizer`` no optimizer that optcore has too.
-        ValueError: An option that optcore does not have, parameters that are not the module's or
-            do not require grad, or an ``override`` that does not fit.
+        ValueError: An option that optcore does not have, parameters that are not the module's, or
+            an ``override`` that does not fit.
 
     Differs:
         In higher the copy is called ``fmodel(x, params=...)`` too: here
         ``torch.func.functional_call(copy, params, (x,))``; ``fmodel.parameters(time=0)`` is the
-        list taken before the loop.
+        list taken before the loop. There is no ``device=`` (move the module first), and options
+        are keywords; ``step`` has no ``params=`` and no ``override=`` (give tensors to this
+        ``override`` and change what they are computed from).
 
     Example:
         >>> import torch
@@ -144,9 +143,7 @@ def innerloop_ctx(
     yield twin, DifferentiableOptimizer(twin, groups, track_higher_grads)
 
 
-def _groups(
-    who: str, module: nn.Module, optimizer: Any, override: dict[str, Sequence[Any]]
-) -> list[_Group]:
+def _groups(who: str, module: nn.Module, optimizer: Any, override: dict[str, Any]) -> list[_Group]:
     params = trainable(module)
     if isinstance(optimizer, GradientTransformation):
         if override:
@@ -163,15 +160,18 @@ def _groups(
     own = _own(optimizer)
     for name, values in override.items():
         _override(who, own, name, values)
-    names = {id(param): name for name, param in params.items()}
+    names = {id(param): name for name, param in module.named_parameters()}
     groups = []
-    for group in own.param_groups:
-        if any(id(param) not in names for param in group["params"]):
+    for number, group in enumerate(own.param_groups):
+        others = [list(param.shape) for param in group["params"] if id(param) not in names]
+        if others:
             raise ValueError(
-                f"{who}: expected an optimizer of parameters of the module that require grad, got "
-                f"others in a group of {type(optimizer).__name__}"
+                f"{who}: expected an optimizer of parameters of the module, got others of shapes "
+                f"{others}, in group {number} of {type(optimizer).__name__}"
             )
-        members = ParamDict((names[id(param)], param) for param in group["params"])
+        members = ParamDict((names[id(p)], p) for p in group["params"] if p.requires_grad)
+        if not members:
+            continue
         groups.append(_Group(tuple(members), *own.functional(members)))
     return groups
 
@@ -185,11 +185,12 @@ def _own(optimizer: torch.optim.Optimizer) -> optcore.Optimizer:
     return own
 
 
-def _override(who: str, own: optcore.Optimizer, name: str, values: Sequence[Any]) -> None:
+def _override(who: str, own: optcore.Optimizer, name: str, values: Any) -> None:
     names = own.row.defaults if own.row else {}
     if name not in names:
         raise ValueError(f"{who}: expected override of one of {sorted(names)}, got {name!r}")
     groups = own.param_groups
+    values = values if isinstance(values, (list, tuple)) else [values]
     if len(values) not in (1, len(groups)):
         raise ValueError(
             f"{who}: expected override[{name!r}] of 1 or {len(groups)} values, one per group, got "

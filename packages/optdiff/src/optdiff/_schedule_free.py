@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from optcore import schedule_free_eval_params
 from optdiff._containers import replace_tensors
-from optdiff.meta import TableMetaOptimizer, derive, trainable
+from optdiff.meta import MetaOptimizer, TableMetaOptimizer, derive, trainable
 
 
 class ScheduleFreeMetaOptimizer(TableMetaOptimizer):
@@ -35,16 +36,17 @@ class ScheduleFreeMetaOptimizer(TableMetaOptimizer):
     def evaluating(self) -> Iterator[None]:
         """Have the average in the modules, in the graph; afterwards what was there before.
 
-        No parameter of the modules may be replaced meanwhile.
+        What is put in the place of parameters meanwhile, as by ``stop_gradient``, is gone then.
 
         Raises:
             RuntimeError: The average is there already.
         """
         self._check_trains("evaluating")
         moved = []
-        for module, state in zip(self._modules, self._states, strict=True):
+        for index, module in enumerate(self._modules):
             params = trainable(module)
-            moved.append((params, schedule_free_eval_params(self._grown(params, state), params)))
+            average = schedule_free_eval_params(self._grown(index, params)[0], params)
+            moved.append((params, average))
         for module, (old, new) in zip(self._modules, moved, strict=True):
             replace_tensors(module, {id(old[name]): new[name] for name in old})
         self._evaluates = True
@@ -52,8 +54,10 @@ class ScheduleFreeMetaOptimizer(TableMetaOptimizer):
             yield
         finally:
             self._evaluates = False
-            for module, (old, new) in zip(self._modules, moved, strict=True):
-                replace_tensors(module, {id(new[name]): old[name] for name in old})
+            for module, (old, _) in zip(self._modules, moved, strict=True):
+                now = dict(module.named_parameters())
+                back = {id(now[name]): param for name, param in old.items() if name in now}
+                replace_tensors(module, back)
 
     def step(self, loss: torch.Tensor) -> None:
         """As :meth:`MetaOptimizer.step`.
@@ -63,6 +67,10 @@ class ScheduleFreeMetaOptimizer(TableMetaOptimizer):
         """
         self._check_trains("step")
         super().step(loss)
+
+    def _duplicate(self, *parts: Any) -> MetaOptimizer:
+        self._check_trains("copy")
+        return super()._duplicate(*parts)
 
     def _check_trains(self, what: str) -> None:
         if self._evaluates:

@@ -164,4 +164,10 @@ def _stacked(first: Any, *others: Any) -> Any:
         raise TypeError(
             f"unroll: expected outputs as trees of tensors, got a {type(first).__name__} leaf"
         )
+    shapes = {tuple(output.shape) for output in (first, *others)}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"unroll: expected outputs of one shape in every step, got {sorted(shapes)}; put what "
+            "grows into the carry"
+        )
     return torch.stack((first, *others))

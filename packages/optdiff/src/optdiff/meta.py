@@ -6,11 +6,12 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 import treeops
 from optcore import (
@@ -23,7 +24,59 @@ from optcore import (
     map_tensors,
 )
 from optdiff._containers import replace_tensors
+from optdiff._tracking import is_wrapped
 from optdiff._uncompiled import refuse_compiled, uncompiled
+
+
+class StepPart(NamedTuple):
+    """Some parameters, and what moves them."""
+
+    transformation: GradientTransformation
+    params: ParamDict
+    state: Any
+
+
+def differentiable_step(
+    who: str,
+    loss: torch.Tensor,
+    parts: Sequence[StepPart],
+    create_graph: bool,
+    change: Callable[[list[torch.Tensor | None]], Sequence[torch.Tensor | None]] = list,
+) -> list[tuple[ParamDict, Any]]:
+    """New parameters and states of some parts after a step on one loss, in the graph.
+
+    Args:
+        who: The class whose ``step`` is named in errors.
+        loss: What all gradients are of; its graph stays, for other optimizers or an outer loss.
+        parts: What moves.
+        create_graph: Whether the gradients have a graph.
+        change: Changes the list of gradients.
+    """
+    who = f"{who}.step"
+    if isinstance(loss, torch.Tensor) and is_wrapped(loss) and not loss.requires_grad:
+        raise ValueError(
+            f"{who}: expected a loss that torch.autograd sees, got one batched by torch.vmap; use "
+            "optdiff.unroll with torch.func.grad there"
+        )
+    check_loss(who, loss)
+    with torch.inference_mode(False), torch.enable_grad():  # the step is part of the graph
+        wanted = [param for part in parts for param in part.params.values()]
+        if create_graph:
+            refuse_compiled(who, loss, wanted)
+        found = torch.autograd.grad(
+            loss, wanted, create_graph=create_graph, retain_graph=True, allow_unused=True
+        )
+        if all(grad is None for grad in found):
+            raise ValueError(
+                f"{who}: expected a loss that depends on the module's parameters, got one that "
+                "depends on none; compute it from the module after the previous step"
+            )
+        grads = iter(change(list(found)))
+        results = []
+        for transformation, params, state in parts:
+            own = ParamDict((name, next(grads)) for name in params)
+            results.append(transformation.step(own, state, params, inplace=False))
+    return results
 
 
 class MetaOptimizer:
@@ -37,6 +90,8 @@ class MetaOptimizer:
     Tied parameters stay tied, frozen ones (``requires_grad=False``) are left alone, submodules and
     parameters that appear later are taken in, and ``copy.deepcopy(module)`` goes on working (the
     copy has detached parameters; a shallow ``copy.copy(module)`` cannot be copied deeply any more).
+    A state goes with the module that holds a parameter, its name there and its shape: a layer that
+    takes the place of another starts afresh, one that moves in the module keeps its state.
 
     Args:
         module: The module to optimize.
@@ -79,6 +134,7 @@ class MetaOptimizer:
         self.first_order = first_order
         self._modules: list[nn.Module] = []
         self._states: list[Any] = []
+        self._places: list[dict[str, _Place]] = []  # where the parameters of a state are
         self.add_param_group(module)
 
     def add_param_group(self, module: nn.Module) -> None:
@@ -86,12 +142,19 @@ class MetaOptimizer:
 
         Raises:
             TypeError: ``module`` is not a module.
-            ValueError: No parameter of it requires grad.
+            ValueError: No parameter of it requires grad, one is lazy and has no shape yet, or
+                another group has it.
         """
         who = type(self).__name__
         if not isinstance(module, nn.Module):
             raise TypeError(f"{who}: expected an nn.Module, got {type(module).__name__}")
         params = trainable(module)
+        lazy = [name for name, param in params.items() if is_lazy(param)]
+        if lazy:
+            raise ValueError(
+                f"{who}: expected parameters that have a shape, got lazy ones {lazy}; call the "
+                "module once before"
+            )
         if not params:
             raise ValueError(
                 f"{who}: expected a module with parameters that require grad, got "
@@ -106,6 +169,7 @@ class MetaOptimizer:
         state = self.transformation.init(params)
         self._modules.append(module)
         self._states.append(state)
+        self._places.append(_places(module, params))
 
     @uncompiled
     def step(self, loss: torch.Tensor) -> None:
@@ -116,68 +180,75 @@ class MetaOptimizer:
 
         Raises:
             TypeError: ``loss`` is not a tensor.
-            ValueError: ``loss`` is not a scalar, has no graph, or depends on no parameter; module
-                and state are as before then.
+            ValueError: ``loss`` is not a scalar, has no graph, is batched by vmap, or depends on no
+                parameter; module and state are as before then.
             RuntimeError: ``loss`` was computed in a graph that torch.compile has made, whose second
                 derivative torch drops (not with ``first_order`` or ``backend="eager"``).
         """
-        who = f"{type(self).__name__}.step"
-        check_loss(who, loss)
         groups = [trainable(module) for module in self._modules]
-        wanted = [param for params in groups for param in params.values()]
-        if not self.first_order:
-            refuse_compiled(who, loss, wanted)
-        found = torch.autograd.grad(
-            loss, wanted, create_graph=not self.first_order, allow_unused=True
-        )
-        if all(grad is None for grad in found):
-            raise ValueError(
-                f"{who}: expected a loss that depends on the module's parameters, got one that "
-                "depends on none; compute it from the module after the previous step"
-            )
-        grads = iter(found)
-        results = []
-        for params, state in zip(groups, self._states, strict=True):
-            state = self._grown(params, state)
-            own = ParamDict((name, next(grads)) for name in params)
-            results.append(self.transformation.step(own, state, params, inplace=False))
+        grown = [self._grown(index, params) for index, params in enumerate(groups)]
+        parts = [
+            StepPart(self.transformation, params, state)
+            for params, (state, _) in zip(groups, grown, strict=True)
+        ]
+        results = differentiable_step(type(self).__name__, loss, parts, not self.first_order)
         for index, (module, old, (new, state)) in enumerate(
             zip(self._modules, groups, results, strict=True)
         ):
             replace_tensors(module, {id(old[name]): tensor for name, tensor in new.items()})
-            self._states[index] = state
+            self._states[index], self._places[index] = state, grown[index][1]
 
-    def _grown(self, params: ParamDict, state: Any) -> Any:
-        """The state with zeros for parameters it does not know, without those that are gone."""
+    def _grown(self, index: int, params: ParamDict) -> tuple[Any, dict[str, _Place]]:
+        """A state with zeros for parameters it does not know, without those that are gone."""
+        state, known = self._states[index], self._places[index]
+        places = _places(self._modules[index], params)
+        if places == known:
+            return state, places
+        # a parameter is known by its module and its name there, which outlive renaming
+        names = {(id(p.owner), p.name, p.shape): name for name, p in known.items()}
+        before = {n: names.get((id(p.owner), p.name, p.shape)) for n, p in places.items()}
         old, _ = _slots(state)
-        if all(slot.keys() == params.keys() for slot in old if isinstance(slot, ParamDict)):
-            return state
         fresh, spec = _slots(self.transformation.init(params))
         merged = [
-            ParamDict((name, was.get(name, zero)) for name, zero in slot.items())
+            ParamDict((name, was.get(before[name], zero)) for name, zero in slot.items())
             if isinstance(slot, ParamDict)
             else was
             for was, slot in zip(old, fresh, strict=True)
         ]
-        return treeops.tree_unflatten(spec, merged)
+        return treeops.tree_unflatten(spec, merged), places
+
+    def _map_states(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._states = [map_tensors(function, state) for state in self._states]
 
     def state_dict(self) -> tuple[Any, ...]:
-        """The states of the groups: references, still in the graph."""
+        """The states of the groups, by names of parameters: references, still in the graph.
+
+        To copy or to save them, take ``optdiff.extract_state_dict(opt, by="deepcopy")``: what is in
+        the graph cannot be copied deeply. They are named tuples, which ``torch.load`` reads with
+        ``weights_only=False``.
+        """
         return tuple(self._states)
 
     def load_state_dict(self, state_dict: Sequence[Any]) -> None:
-        """Go on from states that :meth:`state_dict` gave.
+        """Go on from states that :meth:`state_dict` gave, with parameters of the same names.
 
         Raises:
-            ValueError: Not one state per group, or states of another optimizer; the states are as
-                before then.
+            TypeError: No sequence of states.
+            ValueError: Not one state per group, or states of another optimizer or of parameters of
+                other names or shapes; the states are as before then.
         """
         who = f"{type(self).__name__}.load_state_dict"
+        if not isinstance(state_dict, (tuple, list)):
+            raise TypeError(
+                f"{who}: expected a tuple of states, got {type(state_dict).__name__}; take that of "
+                "state_dict()"
+            )
         states = list(state_dict)
         if len(states) != len(self._states):
             raise ValueError(
                 f"{who}: expected {len(self._states)} states, one per module, got {len(states)}"
             )
+        places = []
         for index, (new, old) in enumerate(zip(states, self._states, strict=True)):
             (slots, structure), (known, expected) = _slots(new), _slots(old)
             if structure != expected or [*map(type, slots)] != [*map(type, known)]:
@@ -185,21 +256,34 @@ class MetaOptimizer:
                     f"{who}: expected a state of {self.transformation!r}, got one of another "
                     f"structure, at {index}"
                 )
-        self._states = states
+            module = self._modules[index]
+            now = {**self._places[index], **_places(module, trainable(module))}
+            fresh, _ = _slots(self.transformation.init(trainable(module)))
+            names = [name for slot in slots if isinstance(slot, ParamDict) for name in slot]
+            for slot, like in zip(slots, fresh, strict=True):
+                if isinstance(slot, ParamDict):
+                    _check_names(f"{who}: expected a state of parameters", slot, like, now, index)
+            places.append({name: now[name] for name in dict.fromkeys(names)})
+        self._states, self._places = states, places
 
     def __copy__(self) -> MetaOptimizer:
-        return self._duplicate(self._modules, self._states)
+        return self._duplicate(self._modules, self._states, self._places)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MetaOptimizer:
         modules = [copy.deepcopy(module, memo) for module in self._modules]
         states = [map_tensors(_outside_the_graph, state) for state in self._states]
-        memo[id(self)] = twin = self._duplicate(modules, states)
+        memo[id(self)] = twin = self._duplicate(modules, states, copy.deepcopy(self._places, memo))
         return twin
 
-    def _duplicate(self, modules: Sequence[nn.Module], states: Sequence[Any]) -> MetaOptimizer:
+    def _duplicate(
+        self,
+        modules: Sequence[nn.Module],
+        states: Sequence[Any],
+        places: Sequence[dict[str, _Place]],
+    ) -> MetaOptimizer:
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin._modules, twin._states = list(modules), list(states)
+        twin._modules, twin._states, twin._places = list(modules), list(states), list(places)
         return twin
 
     def __repr__(self) -> str:
@@ -292,6 +376,36 @@ MetaFromage = derive("fromage")
 def trainable(module: nn.Module) -> ParamDict:
     """The parameters of a module that require grad, by name."""
     return ParamDict((name, p) for name, p in module.named_parameters() if p.requires_grad)
+
+
+class _Place(NamedTuple):
+    """Where a parameter is: what it is known by when names change."""
+
+    owner: nn.Module | None  # that holds it
+    name: str  # what the owner calls it
+    shape: torch.Size
+
+
+def _places(module: nn.Module, params: Mapping[str, torch.Tensor]) -> dict[str, _Place]:
+    owners = dict(module.named_modules())
+    split = {name: name.rpartition(".") for name in params}
+    return {
+        name: _Place(owners.get(split[name][0]), split[name][2], param.shape)
+        for name, param in params.items()
+    }
+
+
+def _check_names(
+    expected: str, slot: ParamDict, like: ParamDict, places: Mapping[str, _Place], index: int
+) -> None:
+    """Refuse a slot of a state whose parameters are not those at some places."""
+    for name, value in slot.items():
+        if name not in places:
+            raise ValueError(f"{expected} {[*places]}, got one of {[*slot]}, at {index}")
+        shapes = [getattr(buffer, "shape", None) for buffer in (value, like.get(name, value))]
+        if shapes[0] != shapes[1]:
+            got, fit = (None if shape is None else list(shape) for shape in shapes)
+            raise ValueError(f"{expected} with {name!r} {fit}, got {got}, at {index}")
 
 
 def _outside_the_graph(tensor: torch.Tensor) -> torch.Tensor:

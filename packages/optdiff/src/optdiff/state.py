@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from numbers import Number
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 import torch
 from torch import nn
 
 import treeops
-from optcore import map_tensors
+from optcore import FuncOptimizer, map_tensors
 from optdiff._containers import detached, every_module, replace_tensors, settle, tensors_of
 from optdiff.meta import MetaOptimizer
 
@@ -122,7 +123,8 @@ def recover_state_dict(
     Raises:
         TypeError: ``target`` or ``state`` is of the wrong kind.
         ValueError: The module has other submodules, parameters (by name and shape) or buffers (by
-            name); it is as before then.
+            name), or the state is one of another optimizer or of other parameters; the target is
+            as before then.
 
     Example:
         >>> import torch, optdiff
@@ -168,10 +170,12 @@ def stop_gradient(*targets: ModuleState | nn.Module | MetaOptimizer | Any) -> No
     moments hold a graph of their own.
 
     Args:
-        targets: Modules (their tensors are replaced), Meta optimizers, module states, or trees of
-            tensors (detached in place).
+        targets: Modules (their tensors are replaced), Meta optimizers, an ``optcore.FuncOptimizer``
+            (its state is replaced), module states, or trees of tensors (detached in place).
 
     Raises:
+        TypeError: A target, or a leaf of a tree, is something else; of numbers and None there is
+            nothing to stop. Nothing of that target has changed then.
         ValueError: A tree holds a view, which torch cannot detach in place; nothing of that target
             has changed then.
 
@@ -186,7 +190,9 @@ def stop_gradient(*targets: ModuleState | nn.Module | MetaOptimizer | Any) -> No
     """
     for target in targets:
         if isinstance(target, MetaOptimizer):
-            target.load_state_dict([map_tensors(_cut, state) for state in target.state_dict()])
+            target._map_states(_cut)
+        elif isinstance(target, FuncOptimizer):
+            target.state = map_tensors(_cut, target.state)
         elif isinstance(target, nn.Module):
             _stop_module(target)
         elif isinstance(target, ModuleState):
@@ -239,7 +245,7 @@ def module_clone(
     replicate = _replicator("module_clone", by, device)
     if isinstance(target, MetaOptimizer):
         cloned = copy.copy(target)
-        cloned.load_state_dict([map_tensors(replicate, s) for s in target.state_dict()])
+        cloned._map_states(replicate)
         return cloned
     if not isinstance(target, nn.Module):
         return map_tensors(replicate, target)
@@ -339,7 +345,15 @@ def _stop_module(module: nn.Module) -> None:
 
 
 def _stop_tree(tree: Any) -> None:
-    leaves = treeops.tree_leaves(tree, none_is_leaf=True, namespace="optcore")
+    paths, leaves, _ = treeops.tree_flatten_with_path(tree, none_is_leaf=True, namespace="optcore")
+    for path, leaf in zip(paths, leaves, strict=True):
+        if not isinstance(leaf, (torch.Tensor, Number, type(None))):
+            where = "".join(f"[{key!r}]" for key in path)
+            raise TypeError(
+                "stop_gradient: expected modules, optimizers or trees of tensors, got "
+                f"{type(leaf).__name__}{where and f', at {where}'}; give the module instead of its "
+                "parameters()"
+            )
     tensors = [
         leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.grad_fn is not None
     ]
