@@ -243,3 +243,18 @@ def test_a_differentiable_loop_needs_no_clones(name):
     phi, w = meta_inputs()
     found = torch.autograd.grad(outer(phi, w, tx, mask=(1.0, 0.5, -2.0)), [phi, w])
     assert all(x.isfinite().all() for x in found)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 2), (2, 0)])
+def test_adafactor_leaves_alone_what_has_no_elements(shape):
+    tx = optcore.adafactor(lr=torch.tensor(0.1, requires_grad=True), weight_decay=0.1)
+    params = {"w": torch.ones(2, requires_grad=True), "none": torch.ones(shape, requires_grad=True)}
+    state = tx.init(params)
+    for _ in range(2):
+        loss = params["w"].square().sum() + params["none"].sum()
+        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        updates, state = tx.update(dict(zip(params, grads, strict=True)), state, params)
+        params = optcore.apply_updates(params, updates)
+    assert params["none"].shape == shape
+    assert params["w"].isfinite().all()
+    assert state[0].count["none"] == 2

@@ -71,8 +71,8 @@ class ConstantGradients(TorchFunctionMode):
         if self._open:
             raise ValueError(
                 f"{self._who}: expected a step that takes no gradient of a gradient for "
-                f"first_order=True, got one, at step {self._i}; nest torch.func.grad for it, or set "
-                "first_order=False"
+                f"first_order=True, got one, at step {self._i}; nest torch.func.grad for it, or "
+                "set first_order=False"
             )
 
 
