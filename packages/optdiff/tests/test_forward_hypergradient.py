@@ -107,6 +107,7 @@ def total(w, *args):
 W, LR = torch.ones(2), torch.tensor(0.1)
 ERRORS = [
     ((total, 3, W, 2, LR), {}, TypeError, "expected a callable step, got int"),
+    ((None, shrink, W, 2, LR), {}, TypeError, "expected a callable objective, got NoneType"),
     (
         (total, shrink, nn.Linear(1, 1), 2, LR),
         {},

@@ -146,6 +146,10 @@ def test_first_order_takes_gradients_of_gradients_as_constants(checkpoint):
 FIRST = {
     "grad": lambda f: F.grad(f, (0, 1))(*inputs()[:2]),
     "jacfwd": lambda f: F.jacfwd(f, (0, 1))(*inputs()[:2]),
+    "jacrev": lambda f: F.jacrev(f, (0, 1))(*inputs()[:2]),
+    "grad of vmap": lambda f: F.grad(lambda w, lr: F.vmap(f, (0, None))(w[None], lr).sum(), (0, 1))(
+        *inputs()[:2]
+    ),
     "vmap of grad": lambda f: [
         g[0] for g in F.vmap(F.grad(f, (0, 1)), (0, None))(inputs()[0][None], inputs()[1])
     ],
@@ -161,6 +165,28 @@ def test_first_order_under_transforms(transform, checkpoint):
 
     w, lr, _ = leaves()
     close(tuple(transform(outer)), torch.autograd.grad(outer(w, lr), (w, lr)))
+
+
+SECOND = {
+    "jacrev of jacrev": lambda f: F.jacrev(F.jacrev(f))(inputs()[0]),
+    "jacrev of jacfwd": lambda f: F.jacrev(F.jacfwd(f))(inputs()[0]),
+    "hessian": lambda f: F.hessian(f)(inputs()[0]),
+}
+
+
+@pytest.mark.parametrize("transform", SECOND.values(), ids=SECOND.keys())
+@pytest.mark.parametrize("checkpoint", [None, 2])
+def test_second_derivatives_to_first_order(transform, checkpoint):
+    """With constant gradients the last carry is the first one moved."""
+
+    def outer(w):
+        return (
+            optdiff.unroll(by_func, w, 3, 0.1, 1.3, first_order=True, checkpoint=checkpoint)
+            .square()
+            .sum()
+        )
+
+    close(transform(outer), 2 * torch.eye(3))
 
 
 def penalty_by_autograd(w, i, lr):

@@ -79,8 +79,6 @@ class ConstantGradients(TorchFunctionMode):
 class _Constant(torch.autograd.Function):
     """Gradients that look like functions of what they were taken in, and have no derivative."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(refuse: Callable[[], None], count: int, *tensors: torch.Tensor) -> Any:
         return tuple(tensor.detach().clone() for tensor in tensors[:count])
@@ -94,6 +92,10 @@ class _Constant(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Any) -> tuple[None, ...]:
         ctx.refuse()
         return (None,) * ctx.count
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, tuple[Any, ...]]:
+        return _Constant.apply(*args), in_dims[2 : 2 + args[1]]
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:

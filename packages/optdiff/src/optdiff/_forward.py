@@ -56,8 +56,8 @@ def forward_hypergradient(
         carries a graph.
 
     Raises:
-        TypeError: ``step`` is not callable, a hyperparameter is no floating tensor, ``argnums`` is
-            no position, or there is a module in the carry.
+        TypeError: ``objective`` or ``step`` is not callable, a hyperparameter is no floating
+            tensor, ``argnums`` is no position, or there is a module in the carry.
         ValueError: No hyperparameter, a position that ``args`` does not have, an objective that is
             not a scalar, or a step that changes the structure of the carry.
         RuntimeError: Inside a torch.func transform, whose derivative would be lost; or a step that
@@ -77,8 +77,9 @@ def forward_hypergradient(
         Franceschi, Donini, Frasconi and Pontil, 2017, arXiv:1703.01785, Algorithm 2 (Forward-HG).
     """
     who = "forward_hypergradient"
-    if not callable(step):
-        raise TypeError(f"{who}: expected a callable step, got {type(step).__name__}")
+    for name, function in (("objective", objective), ("step", step)):
+        if not callable(function):
+            raise TypeError(f"{who}: expected a callable {name}, got {type(function).__name__}")
     check_count(who, "num_steps", num_steps, 0)
     refuse_modules(who, init)
     if transform_depth():

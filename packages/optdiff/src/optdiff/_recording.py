@@ -174,7 +174,7 @@ class Recording:
 
 def _newest_node() -> int:
     """The number of the newest node of the graph; later ones have higher numbers."""
-    with below_every_level(), torch.enable_grad():
+    with below_every_level(), torch.inference_mode(False), torch.enable_grad():
         made = torch.zeros((), requires_grad=True).clone().grad_fn
     return made._sequence_nr()
 
