@@ -37,7 +37,7 @@ def unroll(
     A step takes its inner gradients with ``torch.autograd.grad(..., create_graph=True)`` or
     ``torch.func.grad`` (the latter if ``unroll`` itself runs inside a torch.func transform).
     Inside it ``inplace=None`` of optcore means False. A tensor that occurs several times in the
-    carry is one tensor in every step; one that the carry shares with ``args`` is another in each.
+    carry stays one tensor; of one that is in the carry and in ``args`` the step gets two.
 
     Args:
         step: ``step(carry, i, *args) -> carry``, or ``-> (carry, output)`` with ``has_aux``.
@@ -74,11 +74,11 @@ def unroll(
     Raises:
         TypeError: ``step`` is not callable, or with ``has_aux`` returns no pair; or a module in the
             carry under ``checkpoint`` or ``truncate``.
-        ValueError: An option outside its range, a step that changes the structure of the carry, or
-            under ``checkpoint`` one that reads a tensor that requires grad (inside torch.func
-            transforms: any tensor of the transform) past its arguments, or replaces parameters of
-            a module that it calls; or with ``first_order`` one whose own gradients go through
-            others by torch.autograd.grad.
+        ValueError: An option outside its range, a step that changes the structure of the carry or
+            the shape of its outputs, under ``checkpoint`` one that reads a tensor that requires
+            grad (inside torch.func transforms: any tensor of the transform) past its arguments, or
+            replaces parameters of a module that it calls, or with ``first_order`` one whose own
+            gradients go through others by torch.autograd.grad.
         RuntimeError: Going backward under ``checkpoint`` after a parameter that the steps read was
             overwritten, or through a step that then gives another carry.
 
