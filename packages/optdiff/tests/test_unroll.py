@@ -400,6 +400,7 @@ TRANSFORMS = {
     "jacfwd of jacfwd": lambda f: F.jacfwd(F.jacfwd(f, 2), 2)(*inputs()),
     "vmap": lambda f: F.vmap(f)(*batches()),
     "vmap of grad": lambda f: F.vmap(F.grad(f, (0, 1, 2)))(*batches()),
+    "vmap of hessian": lambda f: F.vmap(F.hessian(f, 2))(*batches()),
     "vmap of grad, one batched": lambda f: F.vmap(F.grad(f, 2), (0, None, None))(
         batches()[0], *inputs()[1:]
     ),

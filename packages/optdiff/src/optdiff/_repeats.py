@@ -107,7 +107,7 @@ class Strangers(TorchFunctionMode):
         Raises:
             ValueError: There is such a tensor.
         """
-        for reference in self._seen.values():
+        for reference in list(self._seen.values()):  # looking at a tensor may add another
             tensor = reference()
             if tensor is not None and belongs_elsewhere(tensor, self._inside):
                 raise stranger(self._who, tensor, self.i)
