@@ -189,6 +189,20 @@ def test_second_derivatives_to_first_order(transform, checkpoint):
     close(transform(outer), 2 * torch.eye(3))
 
 
+def test_a_third_derivative_to_first_order():
+    w, lr, phi = inputs()
+
+    def third(checkpoint):
+        def outer(phi):  # which only the inner gradients depend on
+            options = {"first_order": True, "checkpoint": checkpoint}
+            return optdiff.unroll(by_func, w, 3, lr, phi, **options).pow(3).sum()
+
+        return F.jacfwd(F.jacrev(F.jacfwd(outer)))(phi)
+
+    assert not third(2).any()
+    assert not third(None).any()
+
+
 def penalty_by_autograd(w, i, lr):
     (g,) = torch.autograd.grad(loss(w, 1.3), w, create_graph=True)
     (total,) = torch.autograd.grad(loss(w, 1.3) + g.square().sum(), w, create_graph=True)

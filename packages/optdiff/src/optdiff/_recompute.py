@@ -129,6 +129,8 @@ class _Pushforward:
 
     def __call__(self, tensors: Tensors, graph: bool) -> Results:
         inputs, tangents = tensors[: len(self._moves)], tensors[len(self._moves) :]
+        if not self.differentiable:
+            return ()
         if transform_depth():
             smooth = _smooth(self._function, inputs, self._moves)
             chosen = tuple(_chosen(inputs, self._moves))
