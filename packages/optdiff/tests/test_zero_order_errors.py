@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What zero_order refuses, and what it says."""
 
+import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Bernoulli, Laplace, MultivariateNormal, Normal, Poisson
@@ -58,6 +60,33 @@ CONSTRUCTION = [
     ((NOISE,), {"chunk_size": 0}, ValueError, "zero_order: expected chunk_size >= 1, got 0"),
     ((NOISE,), {"sigma": 0.0}, ValueError, "zero_order: expected sigma > 0 and finite, got 0.0"),
     ((NOISE,), {"sigma": {"a": -1}}, ValueError, "zero_order: expected sigma > 0 and finite, got"),
+    (
+        (NOISE,),
+        {"sigma": torch.tensor([1.0, 0.0])},
+        ValueError,
+        "zero_order: expected sigma > 0 and finite, got f32[2] with others",
+    ),
+    ((NOISE,), {"sigma": {"a": torch.tensor(-1.0)}}, ValueError, "zero_order: expected sigma > 0"),
+    ((NOISE,), {"sigma": torch.tensor(math.nan)}, ValueError, "zero_order: expected sigma > 0 and"),
+    ((NOISE,), {"sigma": torch.tensor(math.inf)}, ValueError, "zero_order: expected sigma > 0 and"),
+    (
+        (NOISE,),
+        {"argnums": None},
+        TypeError,
+        "zero_order: expected argnums as an int or a tuple, got None",
+    ),
+    (
+        (NOISE,),
+        {"baseline": np.ones(2)},
+        ValueError,
+        "zero_order: expected baseline as 'mean' or a finite number, got ",
+    ),
+    (
+        (NOISE, np.ones(2)),
+        {},
+        ValueError,
+        "zero_order: expected method in ('naive', 'forward', 'antithetic', 'finite_difference'), ",
+    ),
     ((NOISE,), {"sigma": "big"}, TypeError, "zero_order: expected sigma as a number, floating ten"),
     ((NOISE,), {"sigma": {}}, TypeError, "zero_order: expected sigma as a number, got an empty"),
     (
@@ -140,6 +169,23 @@ CALLS = [
         "expected no other tensor that requires grad, got f64[2], at ['x'], which would",
     ),
     (
+        lambda p: (p["a"] * p["b"].abs()).sum(),
+        {},
+        ({"a": P, "b": torch.ones(2, dtype=torch.complex128, requires_grad=True)},),
+        {},
+        TypeError,
+        "expected real tensors to differentiate in, got c128[2], at [0]['b']; pass its real and "
+        "imaginary parts (torch.view_as_real), or detach it",
+    ),
+    (
+        lambda p: p.abs().sum(),
+        {},
+        (torch.ones(2, dtype=torch.complex64, requires_grad=True),),
+        {},
+        TypeError,
+        "expected real tensors to differentiate in, got c64[2], at [0]; pass its real",
+    ),
+    (
         lambda p: p.sum(),
         {"sigma": {"a": 1.0}},
         (P,),
@@ -179,6 +225,12 @@ def test_calls(fn, options, args, kwargs, error, message):
             lambda shape: torch.ones(3),
             ValueError,
             "expected noise of the sample shape [4, 2], got",
+        ),
+        (lambda shape: None, TypeError, "expected noise as a tensor or an array, got None"),
+        (
+            lambda shape: [[1.0], [1.0, 2.0]],
+            TypeError,
+            "expected noise as a tensor or an array, got list",
         ),
         (lambda shape: torch.ones(shape) > 0, TypeError, "expected real noise, got bool[4, 2]"),
     ],

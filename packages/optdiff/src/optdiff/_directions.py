@@ -12,6 +12,7 @@ import torch
 from torch.distributions import Distribution, Normal
 
 from optcore import describe
+from optdiff._random_states import LOCK
 
 
 @runtime_checkable
@@ -123,10 +124,15 @@ def draw(
         TypeError: The sampling function returned no real tensor.
         ValueError: The noise is of another shape.
     """
-    with _seeded(generator, devices):
+    with LOCK, _seeded(generator, devices):
         noise = sample(torch.Size(shape))
     if not isinstance(noise, torch.Tensor):
-        noise = torch.as_tensor(noise)
+        try:
+            noise = torch.as_tensor(noise)
+        except (RuntimeError, TypeError, ValueError):
+            raise TypeError(
+                f"{who}: expected noise as a tensor or an array, got {describe(noise)}"
+            ) from None
     if noise.is_complex() or noise.dtype is torch.bool:
         raise TypeError(f"{who}: expected real noise, got {describe(noise)}")
     if noise.shape != torch.Size(shape):
@@ -169,6 +175,8 @@ def orthogonal_blocks(noise: torch.Tensor) -> torch.Tensor:
         (0.0, 1.4142)
     """
     blocks = []
+    if noise.dtype not in (torch.float32, torch.float64):  # torch decomposes no others
+        noise = noise.float()
     for block in noise.split(max(noise.shape[-1], 1), dim=-2):
         basis, factor = torch.linalg.qr(block.mT)
         signs = factor.diagonal(dim1=-2, dim2=-1).sign()

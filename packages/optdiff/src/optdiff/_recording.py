@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -13,9 +13,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from optdiff._random_states import States, random_states, restore
 from optdiff._tracking import below_every_level, is_wrapped
-
-States = list[tuple[Callable[[Any], Any], Any]]  # (setter, what to give it)
 
 
 class _Called(NamedTuple):
@@ -80,7 +79,7 @@ class Recording:
             ValueError: The first run has put other tensors in the place of parameters.
         """
         if self._random is None:
-            self._random = _random_states(self._generators)
+            self._random = random_states(self._generators)
             self._autocast = _autocast_states()
             newest = _newest_node()
             with self._watched():
@@ -88,10 +87,10 @@ class Recording:
             self._refuse_new_parameters(newest)
             return
         self._check_parameters()
-        live = _random_states(self._generators)
+        live = random_states(self._generators)
         with ExitStack() as stack:
-            stack.callback(_restore, live)
-            _restore(self._random)
+            stack.callback(restore, live)
+            restore(self._random)
             for state in self._autocast:
                 stack.enter_context(torch.autocast(**state))
             stack.enter_context(self._modules_as_found())
@@ -177,26 +176,6 @@ def _newest_node() -> int:
     with below_every_level(), torch.inference_mode(False), torch.enable_grad():
         made = torch.zeros((), requires_grad=True).clone().grad_fn
     return made._sequence_nr()
-
-
-def _random_states(generators: Iterable[torch.Generator]) -> States:
-    states: States = [(torch.set_rng_state, torch.get_rng_state())]
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is not None:
-        device = torch.get_device_module(accelerator)
-        in_use = getattr(device, "is_initialized", device.is_available)
-        if in_use():  # else nothing random has happened there
-            if hasattr(device, "get_rng_state_all"):
-                states.append((device.set_rng_state_all, device.get_rng_state_all()))
-            else:
-                states.append((device.set_rng_state, device.get_rng_state()))
-    states += [(generator.set_state, generator.get_state()) for generator in generators]
-    return states
-
-
-def _restore(states: States) -> None:
-    for setter, state in states:
-        setter(state)
 
 
 def _autocast_states() -> list[dict[str, Any]]:

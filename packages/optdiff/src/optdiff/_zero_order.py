@@ -16,7 +16,7 @@ import treeops
 from optcore import describe
 from optdiff._directions import Samplable, SampleFunc
 from optdiff._explicit import Explicit, Rebuild
-from optdiff._tracking import is_tracked, is_wrapped
+from optdiff._tracking import innermost_transform, is_tracked, is_wrapped
 from optdiff._trees import NAMESPACE, Tree, tree_flatten, tree_leaves
 from optdiff._uncompiled import uncompiled
 from optdiff._zero_order_rule import Problem, value_by_estimate
@@ -41,8 +41,9 @@ def zero_order(
 ) -> Callable[[Function], Callable[..., torch.Tensor]]:
     r"""Give a function the gradient of its smoothed self, estimated from values alone.
 
-    The function may do anything: nothing in it is differentiated. What it returns is its plain
-    value :math:`f(\theta)`; the derivative estimates that of
+    Nothing in the function is differentiated, so that it may do nearly anything: look at numbers,
+    write to the arguments that move (it gets copies), draw random numbers. What it returns is its
+    plain value :math:`f(\theta)`; the derivative estimates that of
 
     .. math::
         f_\sigma(\theta) = \mathbb E\, f(\theta + \sigma\varepsilon), \qquad
@@ -69,6 +70,12 @@ def zero_order(
     functions, and in general off :math:`\nabla f(\theta)` by :math:`O(\sigma^2)` if the noise is
     symmetric; it is not the gradient of :math:`f_\sigma`.
 
+    Torch's random numbers in the function, such as dropout, are the same in all evaluations of a
+    call: those drawn for the value, so that what is estimated is the gradient of the function with
+    this mask, as autograd gives it. Masks average out over calls and over examples of a ``vmap``,
+    not over samples. Afterwards torch goes on as after one plain call. Numbers from elsewhere
+    (numpy, another generator) differ in every evaluation, and count :math:`1 / \sigma`.
+
     The function is called once for the value, and ``num_samples`` times more (naive, forward),
     twice that (antithetic), or twice the number of coordinates (finite differences), all in the
     forward pass; the noise takes ``num_samples`` times the memory of what it moves. Nothing more
@@ -84,12 +91,17 @@ def zero_order(
             They may be trees, and be given by keyword.
         num_samples: :math:`n \ge 1`, how many directions. Not used by ``"finite_difference"``.
         sigma: :math:`\sigma > 0`, how far to go: a number or tensor, or a prefix tree of such of
-            the argument (of the tuple of arguments if there are several in ``argnums``).
-        generator: Where the noise comes from, whatever the distribution; None for torch's own
-            random numbers.
+            the argument (of the tuple of arguments if there are several in ``argnums``). Not
+            below four units in the last place of any number that moves, which in bfloat16 is
+            :math:`0.03\,|\theta|`: rounding would make another step of it. The function's own
+            rounding counts :math:`1 / \sigma`.
+        generator: Where the directions come from, for distributions made of torch's random numbers;
+            None for torch's own. Those in the function do not come from there. Threads need one
+            each; a function that draws torch's numbers itself belongs in one thread at a time.
         chunk_size: How many directions to evaluate at a time; it changes time and memory only.
         vectorize: Evaluate by ``torch.vmap``; False calls the function with one sample after the
-            other, for functions that look at numbers or differentiate by ``backward`` inside.
+            other, for functions that look at numbers, differentiate by ``backward`` inside, or
+            draw from what depends on the parameters (``multinomial``, ``bernoulli``).
         rank_shaping: Replace the values in the equations by their centered ranks in
             :math:`[-1/2, 1/2]`: a direction of ascent that no monotone change of the function
             moves, no gradient.
@@ -110,12 +122,18 @@ def zero_order(
         ``torch.no_grad()``.
 
     Raises:
-        TypeError, ValueError: An argument is not as described. When called: the function returned
-            no scalar; nothing to differentiate in; the noise is of another shape; a tensor requires
-            grad that is not in ``argnums``, or that the function reads past its arguments: it
-            would silently get no gradient.
-        RuntimeError: When called: under ``vmap(randomness="error")``.
-        NotImplementedError: In backward, for a second derivative.
+        TypeError: An argument is of another type. When called: the function returned no floating
+            tensor and no number; nothing to differentiate in; a complex tensor in ``argnums``
+            requires grad; the noise is not real.
+        ValueError: An argument is not as described; ``sigma`` requires grad or is of a transform.
+            When called: the function returned no scalar, or writes to an argument that does not
+            move; the noise is of another shape; ``sigma`` does not fit the argument, or is too
+            small for its dtype; a tensor requires grad that is not in ``argnums``, or that the
+            function reads past its arguments: it would silently get no gradient; the function
+            reads a tensor of a transform that is hidden in an object.
+        RuntimeError: When called: under ``vmap(randomness="error")``; ``torch.vmap`` cannot
+            evaluate the function.
+        NotImplementedError: In backward, for a second derivative; in forward mode.
 
     Differs:
         TorchOpt's ``"forward"`` multiplies by :math:`\sigma` where it should divide.
@@ -157,6 +175,8 @@ def zero_order(
         def wrapped(*args: Any, **kwargs: Any) -> torch.Tensor:
             slots: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
             moving = [_slot(who, position, slots, names) for position in positions]
+            if innermost_transform() is None:
+                return value_of_call(settings, sigma, fn, slots, moving)
             hidden = Explicit(is_wrapped)
             rebuild = hidden.add_function(fn)
             if not hidden.tensors:
@@ -183,6 +203,8 @@ class _Opened:
 
 
 def _positions(who: str, argnums: int | tuple[int, ...]) -> tuple[int, ...]:
+    if not isinstance(argnums, (int, tuple, list)):
+        raise TypeError(f"{who}: expected argnums as an int or a tuple, got {describe(argnums)}")
     positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
     if (
         not positions
@@ -236,20 +258,26 @@ def value_of_call(
         for index, place in enumerate(places)
         if place in among and leaves[place].is_floating_point()
     }
-    if not moved:
-        raise TypeError(
-            f"{settings.who}: expected floating tensors to differentiate in, got "
-            f"{describe(chosen)} without any"
-        )
-    for place in places:
-        if place not in moved and is_tracked(leaves[place]) and torch.is_grad_enabled():
+    for place in places if torch.is_grad_enabled() else ():
+        if place not in moved and is_tracked(leaves[place]):
             index, *path = treeops.tree_paths(values, none_is_leaf=True, namespace=NAMESPACE)[place]
             where = "".join(f"[{key!r}]" for key in (order[index], *path))
+            if place in among:
+                raise TypeError(
+                    f"{settings.who}: expected real tensors to differentiate in, got "
+                    f"{describe(leaves[place])}, at {where}; pass its real and imaginary parts "
+                    "(torch.view_as_real), or detach it"
+                )
             raise ValueError(
                 f"{settings.who}: expected no other tensor that requires grad, got "
                 f"{describe(leaves[place])}, at {where}, which would get no gradient; "
                 "differentiate in it too or detach it"
             )
+    if not moved:
+        raise TypeError(
+            f"{settings.who}: expected floating tensors to differentiate in, got "
+            f"{describe(chosen)} without any"
+        )
 
     def flat(tensors: Sequence[torch.Tensor]) -> Any:
         filled = list(leaves)
@@ -265,6 +293,7 @@ def value_of_call(
         flat,
         tuple(moved.values()),
         tuple(sigmas[place] for place in moved),
+        innermost_transform() is not None,
     )
     tensors = [leaves[place] for place in places]
     reverse = torch.is_grad_enabled() and any(is_tracked(leaves[place]) for place in moved)

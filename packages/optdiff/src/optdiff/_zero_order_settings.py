@@ -12,7 +12,7 @@ import torch
 
 from optcore import describe
 from optdiff._directions import Samplable, SampleFunc, check_spherical, sampler
-from optdiff._tracking import is_tracked
+from optdiff._tracking import is_tracked, is_wrapped
 from optdiff._trees import Tree, tree_leaves
 
 Method: TypeAlias = Literal["naive", "forward", "antithetic", "finite_difference"]
@@ -48,13 +48,14 @@ def check_settings(
     orthogonal: bool,
 ) -> Settings:
     """The settings of :func:`zero_order`, or its errors."""
+    sample = None if distribution is None else sampler(who, distribution)
+    if not isinstance(method, str) or method not in METHODS:
+        got = repr(method) if isinstance(method, str) else describe(method)
+        raise ValueError(f"{who}: expected method in {METHODS}, got {got}")
     if distribution is None and method != "finite_difference":
         raise TypeError(
             f"{who}: expected a distribution, got None; only method='finite_difference' needs none"
         )
-    sample = None if distribution is None else sampler(who, distribution)
-    if method not in METHODS:
-        raise ValueError(f"{who}: expected method in {METHODS}, got {method!r}")
     _check_count(who, "num_samples", num_samples)
     if chunk_size is not None:
         _check_count(who, "chunk_size", chunk_size)
@@ -91,15 +92,17 @@ def _check_count(who: str, name: str, count: object) -> None:
 def _check_baseline(
     who: str, baseline: object, method: str, num_samples: int, rank_shaping: bool
 ) -> None:
+    named = isinstance(baseline, str) and baseline == "mean"
     number = isinstance(baseline, Real) and not isinstance(baseline, bool)
-    if baseline != "mean" and not (number and math.isfinite(float(baseline))):
-        raise ValueError(f"{who}: expected baseline as 'mean' or a finite number, got {baseline!r}")
+    if not named and not (number and math.isfinite(float(baseline))):
+        got = repr(baseline) if isinstance(baseline, (str, Real)) else describe(baseline)
+        raise ValueError(f"{who}: expected baseline as 'mean' or a finite number, got {got}")
     if method != "naive" or rank_shaping:
         raise ValueError(
             f"{who}: expected a baseline with method='naive' and without rank_shaping only, got "
             f"method={method!r}, rank_shaping={rank_shaping}; the others have theirs"
         )
-    if baseline == "mean" and num_samples < 2:
+    if named and num_samples < 2:
         raise ValueError(f"{who}: expected num_samples >= 2 for baseline='mean', got {num_samples}")
 
 
@@ -108,7 +111,7 @@ def check_sigma(who: str, sigma: float | Tree) -> None:
 
     Raises:
         TypeError: Not a number, floating tensor or tree of such.
-        ValueError: Not positive and finite, or a tensor that requires grad.
+        ValueError: Not positive and finite, or a tensor that requires grad or is of a transform.
     """
     leaves = tree_leaves(sigma)
     for leaf in leaves:
@@ -117,6 +120,15 @@ def check_sigma(who: str, sigma: float | Tree) -> None:
                 raise ValueError(
                     f"{who}: expected sigma without a gradient, got {describe(leaf)} that requires "
                     "grad; detach it"
+                )
+            if is_wrapped(leaf):
+                raise ValueError(
+                    f"{who}: expected sigma from outside torch.func transforms, got "
+                    f"{describe(leaf)} of one; loop over its values"
+                )
+            if not ((leaf > 0) & (leaf < math.inf)).all():
+                raise ValueError(
+                    f"{who}: expected sigma > 0 and finite, got {describe(leaf)} with others"
                 )
         elif not isinstance(leaf, Real) or isinstance(leaf, bool):
             raise TypeError(

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A function's value and an estimate of its gradient, from values alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+from optcore import describe
+from optdiff._directions import centered_ranks, draw, orthogonal_blocks
+from optdiff._random_states import Draws
+from optdiff._reads import Reads
+from optdiff._tracking import is_tracked
+from optdiff._zero_order_settings import Settings
+
+Leaves: TypeAlias = tuple[torch.Tensor, ...]
+Sigma: TypeAlias = float | torch.Tensor
+
+
+class Level(NamedTuple):
+    """One vmap around the function."""
+
+    size: int
+    randomness: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A function of tensors, which of them move and how far; the outermost level comes first."""
+
+    settings: Settings
+    fn: Callable[[Sequence[torch.Tensor]], Any]
+    moving: tuple[int, ...]
+    sigmas: tuple[Sigma, ...]  # one for each moving tensor
+    transformed: bool  # whether it is called under a torch.func transform
+    levels: tuple[Level, ...] = ()
+
+    def value(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The function itself, ``()``.
+
+        Raises:
+            TypeError: It returned no floating tensor and no number.
+            ValueError: It returned no scalar.
+        """
+        who, result = self.settings.who, self.fn(tensors)
+        if isinstance(result, Real) and not isinstance(result, bool):
+            like = tensors[self.moving[0]]
+            return torch.as_tensor(float(result), dtype=like.dtype, device=like.device)
+        if not isinstance(result, torch.Tensor) or not result.is_floating_point():
+            raise TypeError(
+                f"{who}: expected a function that returns a floating tensor, got {describe(result)}"
+            )
+        if result.ndim:
+            raise ValueError(
+                f"{who}: expected a function that returns a scalar, got {describe(result)}; reduce "
+                "it, e.g. by .mean()"
+            )
+        return result
+
+    def plain_value(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The same where nothing that moves is to get a gradient.
+
+        Raises:
+            ValueError: Something else would get one.
+        """
+        if not torch.is_grad_enabled():
+            return self.value(self._copied(tensors))
+        with Reads(self.settings.who, transformed=False) as reads:
+            value = self.value(self._copied(tensors))
+        self._refuse_closed_over(reads, value)
+        return value
+
+    def estimate(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Leaves]:
+        """Value and gradient; everything has the sizes of the levels in front."""
+        for index, sigma in zip(self.moving, self.sigmas, strict=True):
+            _check_step(self.settings.who, tensors[index], sigma)
+        shapes = [tensors[index].shape[len(self.levels) :] for index in self.moving]
+        if self.settings.method == "finite_difference":
+            return self._by_coordinates(tensors, shapes)
+        return self._by_directions(tensors, shapes)
+
+    def _by_directions(
+        self, tensors: Sequence[torch.Tensor], shapes: list[torch.Size]
+    ) -> tuple[torch.Tensor, Leaves]:
+        noise = self._noise(tensors, shapes)
+        sizes = [level.size for level in self.levels]
+        rows = [part.expand((*sizes, *part.shape[len(sizes) :])) for part in noise]
+        center, values = self._evaluated(tensors, rows, lambda own, *direction: direction)
+        weights = self._weights(values, center) / self.settings.num_samples
+        estimates = []
+        for part, shape, sigma in zip(noise, shapes, self.sigmas, strict=True):
+            flat = part.reshape((*part.shape[: len(sizes) + 1], math.prod(shape)))
+            mean = (weights.to(flat).unsqueeze(-2) @ flat).squeeze(-2)
+            estimates.append(mean.reshape((*sizes, *shape)) / _like(sigma, mean))
+        return center, tuple(estimates)
+
+    def _by_coordinates(
+        self, tensors: Sequence[torch.Tensor], shapes: list[torch.Size]
+    ) -> tuple[torch.Tensor, Leaves]:
+        sizes = [level.size for level in self.levels]
+        counts = [math.prod(shape) for shape in shapes]
+        coordinates = torch.arange(sum(counts), device=tensors[self.moving[0]].device)
+
+        def unit(own: Sequence[torch.Tensor], coordinate: torch.Tensor) -> list[torch.Tensor]:
+            parts = (coordinates == coordinate).split(counts)
+            return [
+                part.reshape(shape).to(own[index])
+                for part, shape, index in zip(parts, shapes, self.moving, strict=True)
+            ]
+
+        center, pairs = self._evaluated(tensors, [coordinates.expand((*sizes, -1))], unit)
+        differences = (pairs[..., 0] - pairs[..., 1]).split(counts, dim=-1)
+        estimates = []
+        for part, shape, index, sigma in zip(
+            differences, shapes, self.moving, self.sigmas, strict=True
+        ):
+            at, step = tensors[index], _like(sigma, tensors[index])
+            width = (at + step) - (at - step)  # 2 sigma, but for the rounding of both points
+            estimates.append(part.to(at).reshape((*sizes, *shape)) / width)
+        return center, tuple(estimates)
+
+    def _evaluated(
+        self,
+        tensors: Sequence[torch.Tensor],
+        rows: Sequence[torch.Tensor],
+        direction: Callable[..., Sequence[torch.Tensor]],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values at the center, and around it for every row; ``direction(own, row)`` goes there."""
+        count = len(tensors)
+        fixed = [t for i, t in enumerate(tensors) if i not in self.moving and not t.is_inference()]
+        versions = [tensor._version for tensor in fixed]
+
+        def one(*both: torch.Tensor) -> Leaves:
+            own, rows = both[:count], both[count:]
+            draws = Draws()
+            center = self._center(own, rows)
+            draws.end()
+            self._refuse_written(fixed, versions)
+
+            def around(*row: torch.Tensor) -> torch.Tensor:
+                return self._around(own, direction(own, *row), draws)
+
+            values = self._sampled(around)(*rows)
+            draws.go_on()
+            return center, values
+
+        return self._mapped(one)(*tensors, *rows)
+
+    def _center(self, own: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        own = self._copied(own)
+        with Reads(self.settings.who, self.transformed) as reads:
+            if self.settings.method == "forward" and self.settings.vectorize:
+                # Compared with values under vmap, which may draw otherwise from the same state,
+                # as dropout does on CUDA.
+                center = self._sampled(lambda *moving: self.value(self._placed(own, moving)))(
+                    *(own[index].unsqueeze(0) for index in self.moving)
+                ).squeeze(0)
+            else:
+                center = self.value(own)
+        self._refuse_closed_over(reads, center)
+        return center
+
+    def _around(
+        self, tensors: Sequence[torch.Tensor], direction: Sequence[torch.Tensor], draws: Draws
+    ) -> torch.Tensor:
+        """The value one step along a direction, and one step back where the method needs it."""
+        steps = [part * _like(sigma, part) for part, sigma in zip(direction, self.sigmas)]
+        at = [tensors[index] for index in self.moving]
+        draws.again()
+        forth = self.value(self._placed(tensors, [a + step for a, step in zip(at, steps)]))
+        if self.settings.method in ("naive", "forward"):
+            return forth
+        draws.again()
+        back = self.value(self._placed(tensors, [a - step for a, step in zip(at, steps)]))
+        return torch.stack((forth, back))
+
+    def _placed(
+        self, tensors: Sequence[torch.Tensor], moving: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        placed = list(tensors)
+        for index, tensor in zip(self.moving, moving):
+            placed[index] = tensor
+        return placed
+
+    def _copied(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What moves as copies: the function may write to them."""
+        return self._placed(tensors, [tensors[index].clone() for index in self.moving])
+
+    def _noise(self, tensors: Sequence[torch.Tensor], shapes: list[torch.Size]) -> Leaves:
+        """Directions ``(..., num_samples, *shape)``; a level that shares them has size 1."""
+        settings = self.settings
+        sizes = [level.size if level.randomness == "different" else 1 for level in self.levels]
+        rows, counts = math.prod(sizes) * settings.num_samples, [math.prod(s) for s in shapes]
+        devices = {tensors[index].device for index in self.moving}
+        noise = draw(
+            settings.who, settings.sample, (rows, sum(counts)), settings.generator, devices
+        ).reshape((*sizes, settings.num_samples, sum(counts)))
+        if settings.orthogonal:
+            noise = orthogonal_blocks(noise)
+        return tuple(
+            part.reshape((*sizes, settings.num_samples, *shape)).to(tensors[index])
+            for part, shape, index in zip(
+                noise.split(counts, dim=-1), shapes, self.moving, strict=True
+            )
+        )
+
+    def _weights(self, values: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+        """What each direction counts, ``(..., num_samples)``."""
+        settings = self.settings
+        if settings.method == "antithetic":
+            if settings.rank_shaping:
+                values = centered_ranks(values.flatten(-2)).view_as(values)
+            return (values[..., 0] - values[..., 1]) / 2
+        if settings.rank_shaping:
+            return centered_ranks(values)
+        if settings.method == "forward":
+            return values - center.unsqueeze(-1)
+        if settings.baseline is None:
+            return values
+        if settings.baseline == "mean":
+            others = settings.num_samples / (settings.num_samples - 1)
+            return (values - values.mean(-1, keepdim=True)) * others
+        return values - settings.baseline
+
+    def _sampled(self, fn: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """``fn`` over directions, every one with the same random numbers."""
+        if not self.settings.vectorize:
+            return _Loop(fn, same=False)  # fn sees to it
+        batched = torch.vmap(fn, chunk_size=self.settings.chunk_size, randomness="same")
+
+        def call(*args: torch.Tensor) -> torch.Tensor:
+            try:
+                return batched(*args)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"{self.settings.who}: expected a function that vmap can evaluate at all "
+                    f"samples at once, got one that fails ({error}); pass vectorize=False"
+                ) from error
+
+        return call
+
+    def _mapped(self, fn: Callable[..., Leaves]) -> Callable[..., Leaves]:
+        """``fn`` over all levels."""
+        for level in reversed(self.levels):
+            if self.settings.vectorize:
+                fn = torch.vmap(fn, randomness=level.randomness)
+            else:
+                fn = _Loop(fn, same=level.randomness == "same")
+        return fn
+
+    def _refuse_closed_over(self, reads: Reads, value: torch.Tensor) -> None:
+        found = reads.first()
+        if found is None and is_tracked(value):
+            found = value  # by an operation that torch does not show, of torch.compile for one
+        if found is not None:
+            raise ValueError(
+                f"{self.settings.who}: expected a function that gets every tensor that requires "
+                f"grad as an argument, got one that reads {describe(found)} past them, which would "
+                "get no gradient; pass that tensor in args and list its position in argnums, or "
+                "detach it (a constant module: module.requires_grad_(False), or torch.no_grad() "
+                "in the function)"
+            )
+
+    def _refuse_written(self, fixed: Sequence[torch.Tensor], versions: Sequence[int]) -> None:
+        for tensor, version in zip(fixed, versions, strict=True):
+            if tensor._version != version:
+                raise ValueError(
+                    f"{self.settings.who}: expected a function that writes to no argument but "
+                    "those in argnums, which it gets as copies, got one that writes to "
+                    f"{describe(tensor)}, which would drift with every sample; clone it in the "
+                    "function"
+                )
+
+
+class _Loop:
+    """A function along the first dimension of its arguments, one call after the other."""
+
+    def __init__(self, fn: Callable[..., Any], same: bool) -> None:
+        self._fn = fn
+        self._same = same  # random numbers in every call
+
+    def __call__(self, *batched: torch.Tensor) -> Any:
+        draws, results = Draws(), []
+        for one in zip(*batched, strict=True):
+            if self._same and results:
+                draws.again()
+            results.append(self._fn(*one))
+            if self._same and len(results) == 1:
+                draws.end()
+        if isinstance(results[0], tuple):
+            return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return torch.stack(results)
+
+
+def _check_step(who: str, at: torch.Tensor, sigma: Sigma) -> None:
+    """Refuse steps that the rounding of ``at + sigma * noise`` would change beyond recognition."""
+    if not at.numel():
+        return
+    reach = torch.linalg.vector_norm(at.float() / _like(sigma, at.float()), math.inf).item()
+    if 1 < 4 * torch.finfo(at.dtype).eps * reach < math.inf:
+        raise ValueError(
+            f"{who}: expected sigma of at least 4 units in the last place of what moves, got less "
+            f"for {describe(at)}; take a larger sigma or a wider dtype"
+        )
+
+
+def _like(sigma: Sigma, tensor: torch.Tensor) -> Sigma:
+    return sigma.to(tensor) if isinstance(sigma, torch.Tensor) else sigma
