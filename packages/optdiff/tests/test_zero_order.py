@@ -120,11 +120,18 @@ def test_any_noise_of_mean_0_and_variance_1_is_unbiased_for_linear_functions(noi
 
 
 @pytest.mark.parametrize(
-    ("method", "extra"), [("naive", 2.0**2 / 0.5**2), ("forward", 0.0), ("antithetic", 0.0)]
+    ("method", "options", "extra"),
+    [
+        ("naive", {}, 2.0**2 / 0.5**2),
+        ("naive", {"baseline": 1.5}, 0.5**2 / 0.5**2),
+        ("forward", {}, 0.0),
+        ("antithetic", {}, 0.0),
+    ],
 )
-def test_variance_on_a_linear_function_with_gaussian_noise(method, extra):
+def test_variance_on_a_linear_function_with_gaussian_noise(method, options, extra):
     slope = torch.tensor([1.0, -2.0, 0.5])
-    fn = optdiff.zero_order(NOISE, method, sigma=0.5)(lambda p: (p * slope).sum() + 2.5)
+    decorate = optdiff.zero_order(NOISE, method, sigma=0.5, **options)
+    fn = decorate(lambda p: (p * slope).sum() + 2.5)
     at = torch.ones(3)  # where the value is 2
     _, variance, _ = independent(fn, at)
     theory = slope.square().sum() + slope.square() + extra

@@ -90,8 +90,8 @@ class Problem:
         noise = self._noise(tensors, shapes)
         sizes = [level.size for level in self.levels]
         rows = [part.expand((*sizes, *part.shape[len(sizes) :])) for part in noise]
-        center, values = self._evaluated(tensors, rows, lambda own, *direction: direction)
-        weights = self._weights(values, center) / self.settings.num_samples
+        center, *values = self._evaluated(tensors, rows, lambda own, *direction: direction)
+        weights = self._weights(center, *values) / (self.settings.num_samples * len(values))
         estimates = []
         for part, shape, sigma in zip(noise, shapes, self.sigmas, strict=True):
             flat = part.reshape((*part.shape[: len(sizes) + 1], math.prod(shape)))
@@ -113,8 +113,9 @@ class Problem:
                 for part, shape, index in zip(parts, shapes, self.moving, strict=True)
             ]
 
-        center, pairs = self._evaluated(tensors, [coordinates.expand((*sizes, -1))], unit)
-        differences = (pairs[..., 0] - pairs[..., 1]).split(counts, dim=-1)
+        rows = [coordinates.expand((*sizes, -1))]
+        center, forth, back = self._evaluated(tensors, rows, unit)
+        differences = (forth - back).split(counts, dim=-1)
         estimates = []
         for part, shape, index, sigma in zip(
             differences, shapes, self.moving, self.sigmas, strict=True
@@ -129,8 +130,11 @@ class Problem:
         tensors: Sequence[torch.Tensor],
         rows: Sequence[torch.Tensor],
         direction: Callable[..., Sequence[torch.Tensor]],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values at the center, and around it for every row; ``direction(own, row)`` goes there."""
+    ) -> Leaves:
+        """The value at the center, and those around it, a tensor of all rows forth and one back.
+
+        ``direction(own, *row)`` says where a row goes.
+        """
         count = len(tensors)
         fixed = [t for i, t in enumerate(tensors) if i not in self.moving and not t.is_inference()]
         versions = [tensor._version for tensor in fixed]
@@ -142,12 +146,12 @@ class Problem:
             draws.end()
             self._refuse_written(fixed, versions)
 
-            def around(*row: torch.Tensor) -> torch.Tensor:
+            def around(*row: torch.Tensor) -> Leaves:
                 return self._around(own, direction(own, *row), draws)
 
             values = self._sampled(around)(*rows)
             draws.go_on()
-            return center, values
+            return center, *values
 
         return self._mapped(one)(*tensors, *rows)
 
@@ -157,9 +161,9 @@ class Problem:
             if self.settings.method == "forward" and self.settings.vectorize:
                 # Compared with values under vmap, which may draw otherwise from the same state,
                 # as dropout does on CUDA.
-                center = self._sampled(lambda *moving: self.value(self._placed(own, moving)))(
-                    *(own[index].unsqueeze(0) for index in self.moving)
-                ).squeeze(0)
+                moving = [own[index].unsqueeze(0) for index in self.moving]
+                one = self._sampled(lambda *each: (self.value(self._placed(own, each)),))
+                center = one(*moving)[0].squeeze(0)
             else:
                 center = self.value(own)
         self._refuse_closed_over(reads, center)
@@ -167,17 +171,17 @@ class Problem:
 
     def _around(
         self, tensors: Sequence[torch.Tensor], direction: Sequence[torch.Tensor], draws: Draws
-    ) -> torch.Tensor:
+    ) -> Leaves:
         """The value one step along a direction, and one step back where the method needs it."""
         steps = [part * _like(sigma, part) for part, sigma in zip(direction, self.sigmas)]
         at = [tensors[index] for index in self.moving]
         draws.again()
         forth = self.value(self._placed(tensors, [a + step for a, step in zip(at, steps)]))
         if self.settings.method in ("naive", "forward"):
-            return forth
+            return (forth,)
         draws.again()
         back = self.value(self._placed(tensors, [a - step for a, step in zip(at, steps)]))
-        return torch.stack((forth, back))
+        return forth, back
 
     def _placed(
         self, tensors: Sequence[torch.Tensor], moving: Sequence[torch.Tensor]
@@ -209,13 +213,15 @@ class Problem:
             )
         )
 
-    def _weights(self, values: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+    def _weights(
+        self, center: torch.Tensor, values: torch.Tensor, back: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """What each direction counts, ``(..., num_samples)``."""
         settings = self.settings
-        if settings.method == "antithetic":
+        if back is not None:
             if settings.rank_shaping:
-                values = centered_ranks(values.flatten(-2)).view_as(values)
-            return (values[..., 0] - values[..., 1]) / 2
+                values, back = centered_ranks(torch.cat((values, back), dim=-1)).chunk(2, dim=-1)
+            return values - back
         if settings.rank_shaping:
             return centered_ranks(values)
         if settings.method == "forward":
@@ -227,13 +233,13 @@ class Problem:
             return (values - values.mean(-1, keepdim=True)) * others
         return values - settings.baseline
 
-    def _sampled(self, fn: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def _sampled(self, fn: Callable[..., Leaves]) -> Callable[..., Leaves]:
         """``fn`` over directions, every one with the same random numbers."""
         if not self.settings.vectorize:
             return _Loop(fn, same=False)  # fn sees to it
         batched = torch.vmap(fn, chunk_size=self.settings.chunk_size, randomness="same")
 
-        def call(*args: torch.Tensor) -> torch.Tensor:
+        def call(*args: torch.Tensor) -> Leaves:
             try:
                 return batched(*args)
             except torch.OutOfMemoryError:
@@ -282,11 +288,11 @@ class Problem:
 class _Loop:
     """A function along the first dimension of its arguments, one call after the other."""
 
-    def __init__(self, fn: Callable[..., Any], same: bool) -> None:
+    def __init__(self, fn: Callable[..., Leaves], same: bool) -> None:
         self._fn = fn
         self._same = same  # random numbers in every call
 
-    def __call__(self, *batched: torch.Tensor) -> Any:
+    def __call__(self, *batched: torch.Tensor) -> Leaves:
         draws, results = Draws(), []
         for one in zip(*batched, strict=True):
             if self._same and results:
@@ -294,16 +300,18 @@ class _Loop:
             results.append(self._fn(*one))
             if self._same and len(results) == 1:
                 draws.end()
-        if isinstance(results[0], tuple):
-            return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-        return torch.stack(results)
+        return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
 
 def _check_step(who: str, at: torch.Tensor, sigma: Sigma) -> None:
     """Refuse steps that the rounding of ``at + sigma * noise`` would change beyond recognition."""
     if not at.numel():
         return
-    reach = torch.linalg.vector_norm(at.float() / _like(sigma, at.float()), math.inf).item()
+    if isinstance(sigma, torch.Tensor):
+        steps = at.double() / sigma.to(at.device).double()
+        reach = torch.linalg.vector_norm(steps, math.inf).item()
+    else:
+        reach = torch.linalg.vector_norm(at, math.inf).item() / sigma
     if 1 < 4 * torch.finfo(at.dtype).eps * reach < math.inf:
         raise ValueError(
             f"{who}: expected sigma of at least 4 units in the last place of what moves, got less "
