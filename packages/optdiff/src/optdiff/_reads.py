@@ -12,7 +12,7 @@ from torch._C._functorch import TransformType
 from torch.overrides import TorchFunctionMode
 
 import treeops
-from optdiff._tracking import innermost_transform, is_tracked, is_wrapped, level
+from optdiff._tracking import innermost_transform, is_tracked, is_wrapped, transform_depth
 
 
 class Reads(TorchFunctionMode):
@@ -79,8 +79,8 @@ def _is_foreign(value: object) -> bool:
     """Whether it is a tensor of a transform that the function does not run under."""
     if not isinstance(value, torch.Tensor) or not is_wrapped(value):
         return False
-    transform = innermost_transform()
-    if transform is None or level(value) > transform.level():
-        return True
-    by_vmap = torch._C._functorch.is_batchedtensor(value)
-    return level(value) == transform.level() and by_vmap != (transform.key() == TransformType.Vmap)
+    level, depth = torch._C._functorch.maybe_get_level(value), transform_depth()
+    if level != depth:
+        return level > depth
+    by_vmap = innermost_transform().key() == TransformType.Vmap
+    return torch._C._functorch.is_batchedtensor(value) != by_vmap

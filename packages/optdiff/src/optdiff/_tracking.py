@@ -55,7 +55,7 @@ def is_tracked(tensor: torch.Tensor) -> bool:
     if tensor.requires_grad:
         return True
     transform = innermost_transform()
-    at_this_level = transform is None or level(tensor) == transform.level()
+    at_this_level = transform is None or _level(tensor) == transform.level()
     by_forward_mode = transform is None or transform.key() == TransformType.Jvp
     dual = forward_ad._current_level >= 0 and at_this_level and by_forward_mode
     if dual and forward_ad.unpack_dual(tensor).tangent is not None:
@@ -104,7 +104,7 @@ def transform_depth() -> int:
 def belongs_elsewhere(tensor: torch.Tensor, own: range) -> bool:
     """Whether a living transform works on the tensor that is none of ours, at levels ``own``."""
     while is_wrapped(tensor):
-        level = level(tensor)
+        level = _level(tensor)
         # a level that was left is dead to its tensors; one that was stepped out of is not
         if not torch._C._functorch.is_dead_tensor_wrapper(tensor):
             batched = torch._C._functorch.is_batchedtensor(tensor)
@@ -119,7 +119,7 @@ def belongs_elsewhere(tensor: torch.Tensor, own: range) -> bool:
 
 def derived_at(tensor: torch.Tensor, outside: int) -> list[int]:
     """Levels above ``outside`` that take derivatives, besides reverse mode in the tensor itself."""
-    own = level(tensor)
+    own = _level(tensor)
     return [
         layer.level()
         for layer in _layers()
@@ -142,6 +142,5 @@ def _layers() -> list[Any]:
     return torch._C._functorch.get_interpreter_stack() or []
 
 
-def level(tensor: torch.Tensor) -> int:
-    """Of the transform that works on the tensor, counted from 1."""
+def _level(tensor: torch.Tensor) -> int:
     return torch._C._functorch.maybe_get_level(tensor)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -16,17 +16,10 @@ from optdiff._directions import centered_ranks, draw, orthogonal_blocks
 from optdiff._random_states import Draws
 from optdiff._reads import Reads
 from optdiff._tracking import is_tracked
+from optdiff._zero_order_batches import Leaves, Level, over_levels, over_samples
 from optdiff._zero_order_settings import Settings
 
-Leaves: TypeAlias = tuple[torch.Tensor, ...]
 Sigma: TypeAlias = float | torch.Tensor
-
-
-class Level(NamedTuple):
-    """One vmap around the function."""
-
-    size: int
-    randomness: str
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,7 @@ class Problem:
         def one(*both: torch.Tensor) -> Leaves:
             own, rows = both[:count], both[count:]
             draws = Draws()
-            center = self._center(own, rows)
+            center = self._center(own)
             draws.end()
             self._refuse_written(fixed, versions)
 
@@ -153,9 +146,9 @@ class Problem:
             draws.go_on()
             return center, *values
 
-        return self._mapped(one)(*tensors, *rows)
+        return over_levels(one, self.settings.vectorize, self.levels)(*tensors, *rows)
 
-    def _center(self, own: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _center(self, own: Sequence[torch.Tensor]) -> torch.Tensor:
         own = self._copied(own)
         with Reads(self.settings.who, self.transformed) as reads:
             if self.settings.method == "forward" and self.settings.vectorize:
@@ -234,32 +227,8 @@ class Problem:
         return values - settings.baseline
 
     def _sampled(self, fn: Callable[..., Leaves]) -> Callable[..., Leaves]:
-        """``fn`` over directions, every one with the same random numbers."""
-        if not self.settings.vectorize:
-            return _Loop(fn, same=False)  # fn sees to it
-        batched = torch.vmap(fn, chunk_size=self.settings.chunk_size, randomness="same")
-
-        def call(*args: torch.Tensor) -> Leaves:
-            try:
-                return batched(*args)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                raise RuntimeError(
-                    f"{self.settings.who}: expected a function that vmap can evaluate at all "
-                    f"samples at once, got one that fails ({error}); pass vectorize=False"
-                ) from error
-
-        return call
-
-    def _mapped(self, fn: Callable[..., Leaves]) -> Callable[..., Leaves]:
-        """``fn`` over all levels."""
-        for level in reversed(self.levels):
-            if self.settings.vectorize:
-                fn = torch.vmap(fn, randomness=level.randomness)
-            else:
-                fn = _Loop(fn, same=level.randomness == "same")
-        return fn
+        settings = self.settings
+        return over_samples(settings.who, fn, settings.vectorize, settings.chunk_size)
 
     def _refuse_closed_over(self, reads: Reads, value: torch.Tensor) -> None:
         found = reads.first()
@@ -283,24 +252,6 @@ class Problem:
                     f"{describe(tensor)}, which would drift with every sample; clone it in the "
                     "function"
                 )
-
-
-class _Loop:
-    """A function along the first dimension of its arguments, one call after the other."""
-
-    def __init__(self, fn: Callable[..., Leaves], same: bool) -> None:
-        self._fn = fn
-        self._same = same  # random numbers in every call
-
-    def __call__(self, *batched: torch.Tensor) -> Leaves:
-        draws, results = Draws(), []
-        for one in zip(*batched, strict=True):
-            if self._same and results:
-                draws.again()
-            results.append(self._fn(*one))
-            if self._same and len(results) == 1:
-                draws.end()
-        return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
 
 def _check_step(who: str, at: torch.Tensor, sigma: Sigma) -> None:

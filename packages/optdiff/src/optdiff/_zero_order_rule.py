@@ -15,7 +15,8 @@ import torch
 from torch.autograd import forward_ad
 
 from optdiff._tracking import innermost_transform
-from optdiff._zero_order_estimate import Leaves, Level, Problem
+from optdiff._zero_order_batches import Leaves, Level
+from optdiff._zero_order_estimate import Problem
 from optdiff._zero_order_settings import Settings
 
 
