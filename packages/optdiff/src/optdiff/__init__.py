@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Differentiate through optimization in PyTorch.
 
-Layout. Explicit: `meta` (optimizers whose steps stay in the graph), `_schedule_free` (those that
-evaluate at an average), `state` (taking, giving back, cloning and cutting the state of modules and
-Meta optimizers), `_containers` (writing tensors into modules), `_unroll` (functional loops;
-`_steps` their steps, `_first_order` gradients as constants, `_recompute` functions that run again
-for every derivative, `_recording` what such a run repeats, `_repeats` whether it does), `_forward`
-(hypergradients in forward mode), `_innerloop` (the form of higher).
-Implicit: `implicit` (derivatives of roots and fixed points), `_root_rule`, `_implicit_rule` (behind
-them), `_explicit` (making closed-over tensors explicit), `linear_solve`, `linalg`; `fixed_point`,
-`root`, `minimize` (solvers, which give numbers). Zero-order: `_zero_order`, `_zero_order_rule`,
-`_zero_order_settings`, `_directions`. `nn` (modules with derivatives of their own; `_methods` their
-methods that are wrapped), `_tracking` (what a tensor is to torch.func and autograd), `testing`
-(problems with answers).
+Layout. Explicit: `meta` (optimizers whose steps stay in the graph; `_meta_step` the step,
+`_meta_states` what is kept between steps, `_meta_documentation` what the classes say),
+`_schedule_free` (those that evaluate at an average), `state` (taking, giving back, cloning and
+cutting the state of modules and Meta optimizers; `_copying`, `_cutting` of tensors), `_containers`
+(writing tensors into modules), `_unroll` (functional loops; `_steps` their steps, `_first_order`
+gradients as constants, `_recompute` functions that run again for every derivative, `_recording`
+what such a run repeats, `_repeats` whether it does), `_forward` (hypergradients in forward mode),
+`_innerloop` (the form of higher).
 Implicit: `implicit` (derivatives of roots and fixed points), `_root_problem`, `_at_root`,
 `_known_root`, `_root_rule`, `_implicit_rule` (behind them), `_explicit` (making closed-over tensors
 explicit), `linear_solve`, `linalg`; `fixed_point`, `root`, `minimize` (solvers, which give
 numbers), `_iteration`, `_convergence`, `_options` (what solvers share). Zero-order: `_zero_order`,
-`_zero_order_rule`, `_zero_order_settings`, `_directions`. `nn` (modules with meta-parameters),
-`_tracking` (what a tensor is to torch.func and autograd), `testing` (problems with answers).
+`_zero_order_rule`, `_zero_order_settings`, `_directions`. `nn` (modules with derivatives of their
+own): `_two_loop_module` (where attributes belong), `_meta_module` (what is done to them),
+`_implicit_module`, `_implicit_solve` (what differentiates its solve), `_zero_order_module`,
+`_methods` (methods that are wrapped). `_tracking` (what a tensor is to torch.func and autograd),
+`testing` (problems with answers).
 """
 
 from optdiff import fixed_point as fixed_point

@@ -14,8 +14,8 @@ from torch import nn
 import optcore
 from optcore import GradientTransformation, ParamDict
 from optdiff._containers import replace_tensors
+from optdiff._meta_step import StepPart, differentiable_step, trainable
 from optdiff._uncompiled import uncompiled
-from optdiff.meta import StepPart, differentiable_step, trainable
 from optdiff.state import module_clone, stop_gradient
 
 Module = TypeVar("Module", bound=nn.Module)

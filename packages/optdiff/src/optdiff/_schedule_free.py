@@ -11,7 +11,8 @@ import torch
 
 from optcore import schedule_free_eval_params
 from optdiff._containers import replace_tensors
-from optdiff.meta import MetaOptimizer, TableMetaOptimizer, derive, trainable
+from optdiff._meta_step import trainable
+from optdiff.meta import MetaOptimizer, TableMetaOptimizer, derive
 
 
 class ScheduleFreeMetaOptimizer(TableMetaOptimizer):

@@ -4,79 +4,26 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-import treeops
 from optcore import (
     OPTIMIZERS,
     GradientTransformation,
     OptimizerRow,
     ParamDict,
-    check_loss,
     derive_class,
     map_tensors,
 )
 from optdiff._containers import replace_tensors
-from optdiff._tracking import is_wrapped
-from optdiff._uncompiled import refuse_compiled, uncompiled
-
-
-class StepPart(NamedTuple):
-    """Some parameters, and what moves them."""
-
-    transformation: GradientTransformation
-    params: ParamDict
-    state: Any
-
-
-def differentiable_step(
-    who: str,
-    loss: torch.Tensor,
-    parts: Sequence[StepPart],
-    create_graph: bool,
-    change: Callable[[list[torch.Tensor | None]], Sequence[torch.Tensor | None]] = list,
-) -> list[tuple[ParamDict, Any]]:
-    """New parameters and states of some parts after a step on one loss, in the graph.
-
-    Args:
-        who: The class whose ``step`` is named in errors.
-        loss: What all gradients are of; its graph stays, for other optimizers or an outer loss.
-        parts: What moves.
-        create_graph: Whether the gradients have a graph.
-        change: Changes the list of gradients.
-    """
-    who = f"{who}.step"
-    if isinstance(loss, torch.Tensor) and is_wrapped(loss) and not loss.requires_grad:
-        raise ValueError(
-            f"{who}: expected a loss that torch.autograd sees, got one batched by torch.vmap; use "
-            "optdiff.unroll with torch.func.grad there"
-        )
-    check_loss(who, loss)
-    with torch.inference_mode(False), torch.enable_grad():  # the step is part of the graph
-        wanted = [param for part in parts for param in part.params.values()]
-        if create_graph:
-            refuse_compiled(who, loss, wanted)
-        found = torch.autograd.grad(
-            loss, wanted, create_graph=create_graph, retain_graph=True, allow_unused=True
-        )
-        if all(grad is None for grad in found):
-            raise ValueError(
-                f"{who}: expected a loss that depends on the module's parameters, got one that "
-                "depends on none; compute it from the module after the previous step"
-            )
-        grads = iter(change(list(found)))
-        results = []
-        for transformation, params, state in parts:
-            own = ParamDict((name, next(grads)) for name in params)
-            results.append(transformation.step(own, state, params, inplace=False))
-    return results
+from optdiff._meta_documentation import documentation
+from optdiff._meta_states import Place, check_structure, grow, places_in, places_of
+from optdiff._meta_step import StepPart, differentiable_step, trainable
+from optdiff._uncompiled import uncompiled
 
 
 class MetaOptimizer:
@@ -134,7 +81,7 @@ class MetaOptimizer:
         self.first_order = first_order
         self._modules: list[nn.Module] = []
         self._states: list[Any] = []
-        self._places: list[dict[str, _Place]] = []  # where the parameters of a state are
+        self._places: list[dict[str, Place]] = []  # where the parameters of a state are
         self.add_param_group(module)
 
     def add_param_group(self, module: nn.Module) -> None:
@@ -169,7 +116,7 @@ class MetaOptimizer:
         state = self.transformation.init(params)
         self._modules.append(module)
         self._states.append(state)
-        self._places.append(_places(module, params))
+        self._places.append(places_of(module, params))
 
     @uncompiled
     def step(self, loss: torch.Tensor) -> None:
@@ -198,24 +145,13 @@ class MetaOptimizer:
             replace_tensors(module, {id(old[name]): tensor for name, tensor in new.items()})
             self._states[index], self._places[index] = state, grown[index][1]
 
-    def _grown(self, index: int, params: ParamDict) -> tuple[Any, dict[str, _Place]]:
+    def _grown(self, index: int, params: ParamDict) -> tuple[Any, dict[str, Place]]:
         """A state with zeros for parameters it does not know, without those that are gone."""
         state, known = self._states[index], self._places[index]
-        places = _places(self._modules[index], params)
+        places = places_of(self._modules[index], params)
         if places == known:
             return state, places
-        # a parameter is known by its module and its name there, which outlive renaming
-        names = {(id(p.owner), p.name, p.shape): name for name, p in known.items()}
-        before = {n: names.get((id(p.owner), p.name, p.shape)) for n, p in places.items()}
-        old, _ = _slots(state)
-        fresh, spec = _slots(self.transformation.init(params))
-        merged = [
-            ParamDict((name, was.get(before[name], zero)) for name, zero in slot.items())
-            if isinstance(slot, ParamDict)
-            else was
-            for was, slot in zip(old, fresh, strict=True)
-        ]
-        return treeops.tree_unflatten(spec, merged), places
+        return grow(state, self.transformation.init(params), known, places), places
 
     def _map_states(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self._states = [map_tensors(function, state) for state in self._states]
@@ -250,20 +186,11 @@ class MetaOptimizer:
             )
         places = []
         for index, (new, old) in enumerate(zip(states, self._states, strict=True)):
-            (slots, structure), (known, expected) = _slots(new), _slots(old)
-            if structure != expected or [*map(type, slots)] != [*map(type, known)]:
-                raise ValueError(
-                    f"{who}: expected a state of {self.transformation!r}, got one of another "
-                    f"structure, at {index}"
-                )
-            module = self._modules[index]
-            now = {**self._places[index], **_places(module, trainable(module))}
-            fresh, _ = _slots(self.transformation.init(trainable(module)))
-            names = [name for slot in slots if isinstance(slot, ParamDict) for name in slot]
-            for slot, like in zip(slots, fresh, strict=True):
-                if isinstance(slot, ParamDict):
-                    _check_names(f"{who}: expected a state of parameters", slot, like, now, index)
-            places.append({name: now[name] for name in dict.fromkeys(names)})
+            check_structure(who, new, old, self.transformation, index)
+            params = trainable(self._modules[index])
+            now = {**self._places[index], **places_of(self._modules[index], params)}
+            fresh = self.transformation.init(params)
+            places.append(places_in(who, new, fresh, now, index))
         self._states, self._places = states, places
 
     def __copy__(self) -> MetaOptimizer:
@@ -279,7 +206,7 @@ class MetaOptimizer:
         self,
         modules: Sequence[nn.Module],
         states: Sequence[Any],
-        places: Sequence[dict[str, _Place]],
+        places: Sequence[dict[str, Place]],
     ) -> MetaOptimizer:
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
@@ -306,47 +233,8 @@ def derive(
     """The Meta class of a row of optcore's table, documented by what the row's factory says."""
     row = OPTIMIZERS[name]
     cls = derive_class(row, base, module, "Meta")
-    doc = inspect.getdoc(row.factory)
-    if doc is not None:  # python -OO has none
-        sections = dict(re.findall(r"^(\w+):\n((?: {4}.*\n|\n)+)", f"{doc}\n", re.MULTILINE))
-        cls.__doc__ = _DOCUMENTATION.format(
-            name=name,
-            cls=cls.__name__,
-            summary=doc.splitlines()[0],
-            args=sections["Args"].rstrip(),
-            reference=sections["Reference"].rstrip(),
-        )
+    cls.__doc__ = documentation(name, cls.__name__, row.factory) or cls.__doc__
     return cls
-
-
-_DOCUMENTATION = """Differentiable steps of :func:`optcore.{name}` on the parameters of a module.
-
-{summary}
-What a step does to the module: :class:`MetaOptimizer`.
-
-Args:
-    module: The module to optimize.
-{args}
-    first_order: Take the inner gradients as constants (FOMAML).
-
-Differentiable:
-    As :func:`optcore.{name}`, also in hyperparameters that are tensors.
-
-Raises:
-    TypeError: ``module`` is no module; as :func:`optcore.{name}`.
-    ValueError: No parameter of the module requires grad; as :func:`optcore.{name}`.
-
-Example:
-    >>> net = torch.nn.Linear(1, 1, bias=False)
-    >>> rate = torch.tensor(0.1, requires_grad=True)
-    >>> opt = {cls}(net, lr=rate)
-    >>> opt.step((net.weight - 3).square().sum())
-    >>> torch.autograd.grad(net.weight.sum(), rate)[0].shape
-    torch.Size([])
-
-Reference:
-{reference}
-"""
 
 
 MetaSGD = derive("sgd")
@@ -373,47 +261,5 @@ MetaSM3 = derive("sm3")
 MetaFromage = derive("fromage")
 
 
-def trainable(module: nn.Module) -> ParamDict:
-    """The parameters of a module that require grad, by name."""
-    return ParamDict((name, p) for name, p in module.named_parameters() if p.requires_grad)
-
-
-class _Place(NamedTuple):
-    """Where a parameter is: what it is known by when names change."""
-
-    owner: nn.Module | None  # that holds it
-    name: str  # what the owner calls it
-    shape: torch.Size
-
-
-def _places(module: nn.Module, params: Mapping[str, torch.Tensor]) -> dict[str, _Place]:
-    owners = dict(module.named_modules())
-    split = {name: name.rpartition(".") for name in params}
-    return {
-        name: _Place(owners.get(split[name][0]), split[name][2], param.shape)
-        for name, param in params.items()
-    }
-
-
-def _check_names(
-    expected: str, slot: ParamDict, like: ParamDict, places: Mapping[str, _Place], index: int
-) -> None:
-    """Refuse a slot of a state whose parameters are not those at some places."""
-    for name, value in slot.items():
-        if name not in places:
-            raise ValueError(f"{expected} {[*places]}, got one of {[*slot]}, at {index}")
-        shapes = [getattr(buffer, "shape", None) for buffer in (value, like.get(name, value))]
-        if shapes[0] != shapes[1]:
-            got, fit = (None if shape is None else list(shape) for shape in shapes)
-            raise ValueError(f"{expected} with {name!r} {fit}, got {got}, at {index}")
-
-
 def _outside_the_graph(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
-
-
-def _slots(state: Any) -> tuple[list[Any], Any]:
-    """The per-parameter buffers and the other leaves of a state."""
-    return treeops.tree_flatten(
-        state, lambda node: isinstance(node, ParamDict), none_is_leaf=True, namespace="optcore"
-    )

@@ -4,21 +4,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from numbers import Number
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, overload
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar, overload
 
 import torch
 from torch import nn
 
-import treeops
 from optcore import FuncOptimizer, map_tensors
-from optdiff._containers import detached, every_module, replace_tensors, settle, tensors_of
+from optdiff._containers import every_module, settle, tensors_of
+from optdiff._copying import CopyMode, buffer_replicator, mapped, once, replicator
+from optdiff._cutting import cut, stop_module, stop_tree
 from optdiff.meta import MetaOptimizer
 
 T = TypeVar("T")
-CopyMode: TypeAlias = Literal["reference", "copy", "deepcopy", "ref", "clone", "deepclone"]
-_MODES = {"ref": "reference", "clone": "copy", "deepclone": "deepcopy"}
 
 
 class ModuleState(NamedTuple):
@@ -94,17 +92,17 @@ def extract_state_dict(
         >>> state.params[0]["weight"] is net.weight
         True
     """
-    replicate = _replicator("extract_state_dict", by, device)
+    replicate = replicator("extract_state_dict", by, device)
     if isinstance(target, MetaOptimizer):
         return tuple(map_tensors(replicate, state) for state in target.state_dict())
     if not isinstance(target, nn.Module):
         raise TypeError(_wrong_target("extract_state_dict", target))
-    once = _once(replicate)
-    buffer_once = _once(_buffer_replicator(by, device, detach_buffers))
+    take = once(replicate)
+    take_buffer = once(buffer_replicator(by, device, detach_buffers))
     params, buffers = [], []
     for owner in target.modules():
-        params.append(_mapped(once, owner._parameters))
-        buffers.append(_mapped(buffer_once, owner._buffers) if with_buffers else {})
+        params.append(mapped(take, owner._parameters))
+        buffers.append(mapped(take_buffer, owner._buffers) if with_buffers else {})
     names = _visual_names(target, visual_prefix) if enable_visual else None
     return ModuleState(tuple(params), tuple(buffers), names, detach_buffers)
 
@@ -156,10 +154,10 @@ def recover_state_dict(
         _check_fit(who, path, "parameters", _shapes(params), _shapes(owner._parameters))
         if with_buffers:
             _check_fit(who, path, "buffers", {*buffers}, {*_shapes(owner._buffers)})
-    hand_out = _once(_buffer_replicator("reference", None, state.detach_buffers))
+    hand_out = once(buffer_replicator("reference", None, state.detach_buffers))
     for (_, owner), params, buffers in zip(owners, state.params, state.buffers, strict=True):
         owner._parameters.update(params)  # type: ignore[arg-type]
-        owner._buffers.update(_mapped(hand_out, buffers))
+        owner._buffers.update(mapped(hand_out, buffers))
     settle(target)
 
 
@@ -190,17 +188,17 @@ def stop_gradient(*targets: ModuleState | nn.Module | MetaOptimizer | Any) -> No
     """
     for target in targets:
         if isinstance(target, MetaOptimizer):
-            target._map_states(_cut)
+            target._map_states(cut)
         elif isinstance(target, FuncOptimizer):
-            target.state = map_tensors(_cut, target.state)
+            target.state = map_tensors(cut, target.state)
         elif isinstance(target, nn.Module):
-            _stop_module(target)
+            stop_module(target)
         elif isinstance(target, ModuleState):
-            once = _once(_cut)
+            cut_once = once(cut)
             for container in (*target.params, *target.buffers):
-                container.update(_mapped(once, container))
+                container.update(mapped(cut_once, container))
         else:
-            _stop_tree(target)
+            stop_tree(target)
 
 
 def module_detach_(target: T) -> T:
@@ -242,14 +240,14 @@ def module_clone(
         >>> torch.autograd.grad(twin.weight.sum(), net.weight)[0]
         tensor([[1.]])
     """
-    replicate = _replicator("module_clone", by, device)
+    replicate = replicator("module_clone", by, device)
     if isinstance(target, MetaOptimizer):
         cloned = copy.copy(target)
         cloned._map_states(replicate)
         return cloned
     if not isinstance(target, nn.Module):
         return map_tensors(replicate, target)
-    buffered = _buffer_replicator(by, device, detach_buffers)
+    buffered = buffer_replicator(by, device, detach_buffers)
     memo: dict[int, Any] = {}
     for owner in every_module(target):
         for kind in tensors_of(owner):
@@ -274,48 +272,6 @@ def _check_fit(who: str, path: str, what: str, kept: Any, now: Any) -> None:
         )
 
 
-def _replicator(
-    who: str, by: str, device: torch.device | str | None
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    mode = _MODES.get(by, by)
-    if mode not in ("reference", "copy", "deepcopy"):
-        raise ValueError(f"{who}: expected by='reference', 'copy' or 'deepcopy', got {by!r}")
-
-    def replicate(tensor: torch.Tensor) -> torch.Tensor:
-        if mode == "reference":
-            return tensor if device is None else tensor.to(device)
-        if mode == "copy":
-            return tensor.clone() if device is None else tensor.clone().to(device)
-        moved = tensor if device is None else tensor.detach().to(device)
-        own = detached(moved, parameter=isinstance(tensor, nn.Parameter))
-        return own.requires_grad_(tensor.requires_grad)
-
-    return replicate
-
-
-def _buffer_replicator(
-    by: str, device: torch.device | str | None, detach: bool
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    mode = "deepcopy" if detach or _MODES.get(by, by) == "deepcopy" else "copy"
-    return _replicator("buffers", mode, device)
-
-
-def _once(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """``fn`` that gives one result per tensor, so that what is tied stays tied."""
-    seen: dict[int, torch.Tensor] = {}
-
-    def once(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in seen:
-            seen[id(tensor)] = fn(tensor)
-        return seen[id(tensor)]
-
-    return once
-
-
-def _mapped(fn: Callable[[torch.Tensor], torch.Tensor], container: Any) -> dict[str, torch.Tensor]:
-    return {name: fn(tensor) for name, tensor in container.items() if tensor is not None}
-
-
 def _visual_names(module: nn.Module, prefix: str) -> dict[Any, Any]:
     names: dict[Any, Any] = {}
     for name, param in module.named_parameters():
@@ -324,48 +280,6 @@ def _visual_names(module: nn.Module, prefix: str) -> dict[Any, Any]:
         else:
             names[param.grad_fn] = (prefix + name, param)
     return names
-
-
-def _cut(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.grad_fn is None:
-        return tensor
-    return tensor.detach().requires_grad_(tensor.requires_grad)
-
-
-def _stop_module(module: nn.Module) -> None:
-    new: dict[int, torch.Tensor] = {}
-    for owner in module.modules():
-        for tensor in owner._parameters.values():
-            if tensor is not None and tensor.grad_fn is not None:
-                new[id(tensor)] = nn.Parameter(tensor.detach(), tensor.requires_grad)
-        for tensor in owner._buffers.values():
-            if tensor is not None and tensor.grad_fn is not None:
-                new[id(tensor)] = _cut(tensor)
-    replace_tensors(module, new)
-
-
-def _stop_tree(tree: Any) -> None:
-    paths, leaves, _ = treeops.tree_flatten_with_path(tree, none_is_leaf=True, namespace="optcore")
-    for path, leaf in zip(paths, leaves, strict=True):
-        if not isinstance(leaf, (torch.Tensor, Number, type(None))):
-            where = "".join(f"[{key!r}]" for key in path)
-            raise TypeError(
-                "stop_gradient: expected modules, optimizers or trees of tensors, got "
-                f"{type(leaf).__name__}{where and f', at {where}'}; give the module instead of its "
-                "parameters()"
-            )
-    tensors = [
-        leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.grad_fn is not None
-    ]
-    for tensor in tensors:
-        if tensor._is_view():
-            raise ValueError(
-                "stop_gradient: expected tensors that torch can detach in place, got a view; "
-                "replace it by view.detach()"
-            )
-    for tensor in tensors:
-        requires_grad = tensor.requires_grad
-        tensor.detach_().requires_grad_(requires_grad)
 
 
 def _wrong_target(who: str, target: object) -> str:
