@@ -571,7 +571,7 @@ def derive_class(row: OptimizerRow, base: type, module: str, prefix: str = "") -
         base.__init__(**bound.arguments)  # type: ignore[misc]
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
-    summary = (base.__doc__ or "").splitlines()[0]
+    summary = (base.__doc__ or name).splitlines()[0]
     doc = f"{summary}\n\nKeywords, equations and references: :func:`optcore.{row.name}`."
     body = {"row": row, "__module__": module, "__qualname__": name, "__init__": __init__}
     return type(name, (base,), {**body, "__doc__": doc})

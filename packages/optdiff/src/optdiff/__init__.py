@@ -13,7 +13,9 @@ Implicit: `implicit` (derivatives of roots and fixed points), `_root_problem`, `
 `_known_root`, `_root_rule`, `_implicit_rule` (behind them), `_explicit` (making closed-over tensors
 explicit), `linear_solve`, `linalg`; `fixed_point`, `root`, `minimize` (solvers, which give
 numbers), `_iteration`, `_convergence`, `_options` (what solvers share). Zero-order: `_zero_order`,
-`_zero_order_rule`, `_zero_order_settings`, `_directions`. `nn` (modules with derivatives of their
+`_zero_order_rule` (its place in the graph), `_zero_order_estimate`, `_zero_order_batches` (many
+evaluations at a time), `_zero_order_settings`, `_directions`, `_reads` (which tensors a function
+looks at), `_random_states` (replay of random numbers). `nn` (modules with derivatives of their
 own): `_two_loop_module` (where attributes belong), `_meta_module` (what is done to them),
 `_implicit_module`, `_implicit_solve` (what differentiates its solve), `_zero_order_module`,
 `_methods` (methods that are wrapped). `_tracking` (what a tensor is to torch.func and autograd),
