@@ -23,10 +23,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from interleaved import interleaved, ratio  # before torch: it sets how threads wait
-
+# Idle threads that spin would take the core that the next one is timed on.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch starts
 
 import torch
+from interleaved import interleaved, ratio
 
 import optcore
 from optcore_accel import _cpu
@@ -139,9 +140,9 @@ VARIANTS: dict[str, Callable[[int], Step]] = {
     BASE: lambda n: torch.optim.Adam(parameters(n), fused=True).step,
     BASE + ", scheduler": lambda n: scheduled(torch.optim.Adam(parameters(n), fused=True)),
     "torch.optim.Adam(foreach=True)": lambda n: torch.optim.Adam(parameters(n), foreach=True).step,
-    "torch.optim.Adam(foreach=False)": lambda n: torch.optim.Adam(
-        parameters(n), foreach=False
-    ).step,
+    "torch.optim.Adam(foreach=False)": lambda n: (
+        torch.optim.Adam(parameters(n), foreach=False).step
+    ),
     "torch.compile of adam().step": compiled,
     "torchopt.Adam": torchopt_adam,
     "torchopt.Adam(use_accelerated_op=True)": lambda n: torchopt_adam(n, use_accelerated_op=True),
@@ -163,7 +164,9 @@ def compare(size: str, names: list[str], threads: int, rounds: int) -> None:
         cpu, wall = (statistics.median(t) * 1e6 for t in times)
         fast = ratio(taken[BASE].cpu, times.cpu)
         floors = ratio(times.cpu, taken[FLOOR].cpu)
-        line = f"{size:<6}{threads:>3}  {name:<54}{cpu:>9.0f}{wall:>9.0f}{fast:>10.2f}{floors:>8.2f}"
+        line = (
+            f"{size:<6}{threads:>3}  {name:<54}{cpu:>9.0f}{wall:>9.0f}{fast:>10.2f}{floors:>8.2f}"
+        )
         if name == FUSED:
             wanted, most = AIMS[size]
             line += f"   aim: {wanted:.0f}" + (f", {most}" if most else "")

@@ -16,14 +16,17 @@ node multiplies by derivatives that are not those of the step (see the error).
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-from interleaved import interleaved, ratio  # before torch: it sets how threads wait
+# Idle threads that spin would take the core that the next one is timed on.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch starts
 
 import torch
+from interleaved import interleaved, ratio
 
 import optcore
 

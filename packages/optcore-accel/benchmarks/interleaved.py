@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# Read when torch starts. Idle threads that spin would take the core that the next one is timed on.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-
-SAMPLE = 0.01  # seconds that one sample takes at least
+SAMPLE = 0.02  # seconds that one sample takes at least
 
 
 class Times(NamedTuple):
@@ -32,6 +27,7 @@ def interleaved(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[st
     taken = {name: Times([], []) for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            function()  # brings into the caches what the others drove out
             cpu, wall = seconds(function, repeats[name])
             taken[name].cpu.append(cpu)
             taken[name].wall.append(wall)

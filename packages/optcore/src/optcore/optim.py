@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -229,7 +228,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _prepared(self, index: int, group: dict[str, Any]) -> Callable[[], None] | None:
         """The step of a group, checked; None if nothing there has a gradient."""
-        present = [p for p in group["params"] if p.grad is not None]
+        found = [p.grad for p in group["params"]]
+        present = [p for p, g in zip(group["params"], found, strict=True) if g is not None]
         kept = self._kept.pop(index, None)
         if not present:
             return None
@@ -241,14 +241,17 @@ class Optimizer(torch.optim.Optimizer):
         ):
             kept = None  # what was replaced need not live on
         if kept is not None:
-            grads = [p.grad for p in kept.params.values()]
+            grads = found
+            if len(kept.params) < len(found):  # it saw those with a gradient only
+                grads = [grad for grad in found if grad is not None]
             transformation = kept.transformation
             if kept.settings != settings:
                 transformation = self._group_transformation(group)
                 kept = kept.renumbered(settings, transformation)
-            if kept.run is not None and kept.repeats(grads):
+            again = kept.repetition(grads)
+            if again is not None:
                 self._kept[index] = kept
-                return partial(kept.run.repeat, grads)
+                return again
             if not kept.fits(present):
                 kept = None
         if kept is not None:
