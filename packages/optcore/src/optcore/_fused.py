@@ -167,8 +167,18 @@ class FusedStep:
         if chain is None or len(chain) != len(self._states):
             return None
         links = _links(chain, self._states)
-        take = None if links is None else whole_step(links)
-        if take is None or [name for name, _ in links] != [name for name, _ in self._links]:
+        if links is None or [name for name, _ in links] != [name for name, _ in self._links]:
+            return None
+        return self._with(links)
+
+    def at_rate(self, lr: float) -> FusedStep | None:
+        """The same step at another learning rate, which is a matter of the last link alone."""
+        *links, (name, own) = self._links
+        return self._with([*links, (name, {**own, "lr": lr})]) if "lr" in own else None
+
+    def _with(self, links: Sequence[tuple[str, Mapping[str, Any]]]) -> FusedStep | None:
+        take = whole_step(links)
+        if take is None:
             return None
         twin = copy.copy(self)
         twin._take, twin._links = take, links

@@ -28,7 +28,7 @@ class Kept:
     """
 
     settings: tuple[Any, ...]
-    transformation: GradientTransformation
+    transformation: GradientTransformation | None  # None: to be made of the settings
     params: ParamDict  # what the transformation saw
     present: list[torch.Tensor]  # those with a gradient
     kinds: list[Any]  # of gradients and parameters
@@ -61,6 +61,13 @@ class Kept:
         if isinstance(self.run, FusedStep):
             run = self.run.renumbered(transformation)
         return replace(self, settings=settings, transformation=transformation, run=run)
+
+    def at_rate(self, settings: tuple[Any, ...], lr: float) -> Kept | None:
+        """The same where only the learning rate differs; None if that takes more."""
+        run = self.run.at_rate(lr) if isinstance(self.run, FusedStep) else None
+        if run is None:
+            return None
+        return replace(self, settings=settings, transformation=None, run=run)
 
     def repetition(self, grads: list[torch.Tensor]) -> Callable[[], None] | None:
         """The same step with these gradients, checked; None if it has to start from the state."""

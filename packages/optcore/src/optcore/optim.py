@@ -12,6 +12,7 @@ import torch
 
 from optcore._deferred import Deferred, Run
 from optcore._fused import FusedStep
+from optcore._hyperparams import check_range
 from optcore._inject import assigned, injected
 from optcore._kept import Kept, comparable, kinds
 from optcore._leafwise import check_gradient
@@ -244,10 +245,8 @@ class Optimizer(torch.optim.Optimizer):
             grads = found
             if len(kept.params) < len(found):  # it saw those with a gradient only
                 grads = [grad for grad in found if grad is not None]
-            transformation = kept.transformation
             if kept.settings != settings:
-                transformation = self._group_transformation(group)
-                kept = kept.renumbered(settings, transformation)
+                kept = self._renumbered(kept, settings, group)
             again = kept.repetition(grads)
             if again is not None:
                 self._kept[index] = kept
@@ -257,6 +256,7 @@ class Optimizer(torch.optim.Optimizer):
         if kept is not None:
             params, known = kept.params, kept.state
             state = known
+            transformation = kept.transformation or self._group_transformation(group)
         else:
             for p in present:
                 check_gradient(type(self).__name__, p.grad)
@@ -302,6 +302,20 @@ class Optimizer(torch.optim.Optimizer):
                 )
 
         return step
+
+    def _renumbered(self, kept: Kept, settings: tuple[Any, ...], group: dict[str, Any]) -> Kept:
+        """The last step with the hyperparameters that the group has now.
+
+        Raises:
+            ValueError: One is out of its range.
+        """
+        lr = group.get("lr")
+        if lr is settings[0] and kept.settings[1:] == settings[1:]:  # as a scheduler leaves it
+            check_range(self.row.name, "lr", lr, 0.0)
+            rated = kept.at_rate(settings, lr)
+            if rated is not None:
+                return rated
+        return kept.renumbered(settings, self._group_transformation(group))
 
     def _check_buffers(
         self, index: int, transformation: GradientTransformation, state: Any, params: ParamDict
