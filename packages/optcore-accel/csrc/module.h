@@ -4,12 +4,15 @@
 //   step(rule, scalars, param, grad, old, out, fresh, stream)
 //   step_backward(rule, scalars, param, grad, old, steps, dout, dfresh, dparam, dgrad, dold,
 //                 partials, stream)
-//   fits(param, grad, old)
+//   prepare(rule, param, grad, old) -> Prepared or None, then .run(scalars, stream): a step in place,
+//                                     taken as it is
 //   chunks(tensors)
 //
 // Columns are lists of tensors or None. Both return None if the kernel ran, or, nothing done, the
 // leaves whose columns do not lie alike in memory.
 #pragma once
+
+#include <memory>
 
 #include "bind.h"
 
@@ -52,6 +55,13 @@ void check_buffers(const Job& job) {
         }
     });
 }
+
+// A step in place, read and checked: what runs must be what was read.
+struct Prepared {
+    Job job;
+    int device_index;
+    py::object tensors;  // alive as long as this
+};
 
 template <typename SomeJob>
 py::object finish(const Arguments& arguments, SomeJob* job, py::handle scalars,
@@ -128,21 +138,41 @@ void bind_device(py::module_& module) {
         py::arg("rule"), py::arg("scalars"), py::arg("param"), py::arg("grad"), py::arg("old"),
         py::arg("steps"), py::arg("dout"), py::arg("dfresh"), py::arg("dparam"), py::arg("dgrad"),
         py::arg("dold"), py::arg("partials"), py::arg("stream") = 0);
+    py::class_<Prepared>(module, "Prepared", py::module_local())
+        .def(
+            "run",
+            [reader](Prepared& self, py::handle scalars, std::uintptr_t stream) {
+                read_scalars(*reader, scalars, kDevice, self.device_index, self.job.scalars);
+                py::gil_scoped_release others_may_run;
+                launch(self.job, self.device_index, stream);
+            },
+            py::arg("scalars"), py::arg("stream") = 0);
     module.def(
-        "fits",
-        [reader](py::handle param, py::handle grad, py::handle old) {
-            Job job;
+        "prepare",
+        [reader](int rule, py::handle param, py::handle grad, py::handle old) -> py::object {
+            auto prepared = std::make_unique<Prepared>();
+            Job& job = prepared->job;
+            job.rule = rule_of(rule);
             Arguments arguments(*reader, kDevice);
             try {
                 arguments.column("params", param, &job.param, true);
                 arguments.column("grads", grad, &job.grad, false);
                 read_columns(&arguments, "buffers", old, job.old, true);
+                arguments.refuse_overlaps();
+                check_buffers(job);
             } catch (const py::builtin_exception&) {
-                return false;
+                return py::none();
             }
-            return arguments.uneven().empty();
+            if (!arguments.uneven().empty()) return py::none();
+            job.out = job.param;
+            for (int k = 0; k < kMaxBuffers; ++k) job.fresh[k] = job.old[k];
+            job.sizes = arguments.sizes();
+            job.wide = arguments.is_wide();
+            prepared->device_index = arguments.device_index();
+            prepared->tensors = py::make_tuple(param, grad, old);
+            return py::cast(std::move(prepared));
         },
-        py::arg("param"), py::arg("grad"), py::arg("old"));
+        py::arg("rule"), py::arg("param"), py::arg("grad"), py::arg("old"));
     module.def("chunks", [reader](py::list tensors) {
         std::int64_t rows = 0;
         TensorView view;

@@ -9,8 +9,8 @@ round. Memory is the most that was allocated at a time, in copies of the paramet
 its profiler, for jax (temporaries and results) by its compiler. The error is the largest, over the
 meta-parameter and all initial parameters, relative to the same gradient by the hand-written loop
 in float64 (near 1e-4 with bias corrections rounded to float32, as torch.optim and optax have them;
-"wrong" above 1e-3). The first call is wall time, compilers start from empty caches. TorchOpt,
-higher, jax and optax take part where they are installed.
+"wrong" above 1e-3). The first call is wall time, compilers start from empty caches. The accelerated
+variants take part where optcore-accel is installed, so do TorchOpt, higher, jax and optax.
 """
 
 from __future__ import annotations
@@ -166,11 +166,11 @@ def torch_differentiable(problem: Problem, steps: int) -> Variant:
 # ---- optdiff -----------------------------------------------------------------------------------
 
 
-def meta_adam(problem: Problem, steps: int) -> Variant:
+def meta_adam(problem: Problem, steps: int, **options: Any) -> Variant:
     start = optdiff.extract_state_dict(problem.net)
 
     def run() -> list[torch.Tensor]:
-        meta = optdiff.MetaAdam(problem.net, lr=LR, betas=(B1, B2), eps=EPS)
+        meta = optdiff.MetaAdam(problem.net, lr=LR, betas=(B1, B2), eps=EPS, **options)
         for _ in range(steps):
             meta.step(problem.inner(problem.net))
         result = problem.result(problem.net)
@@ -191,6 +191,21 @@ def unroll(problem: Problem, steps: int, **options: Any) -> Variant:
     def run() -> list[torch.Tensor]:
         params = problem.params()
         params, _ = optdiff.unroll(step, (params, opt.init(params)), steps, problem.phi, **options)
+        return problem.result(problem.of(params))
+
+    return Variant(run)
+
+
+def unroll_accelerated(problem: Problem, steps: int) -> Variant:
+    opt = optcore.adam(lr=LR, betas=(B1, B2), eps=EPS, use_accelerated_op=True)
+
+    def step(carry: Any, i: int, phi: torch.Tensor) -> Any:
+        params, state = carry
+        return opt.step(problem.inner_gradient(params, phi), state, params)
+
+    def run() -> list[torch.Tensor]:
+        params = problem.params()
+        params, _ = optdiff.unroll(step, (params, opt.init(params)), steps, problem.phi)
         return problem.result(problem.of(params))
 
     return Variant(run)
@@ -295,6 +310,8 @@ VARIANTS: dict[str, Callable[[Problem, int], Variant]] = {
     "optdiff.MetaAdam": meta_adam,
     "optdiff.unroll": unroll,
     'optdiff.unroll, checkpoint="sqrt"': lambda p, k: unroll(p, k, checkpoint="sqrt"),
+    "optdiff.MetaAdam, accelerated": lambda p, k: meta_adam(p, k, use_accelerated_op=True),
+    "optdiff.unroll, accelerated step": unroll_accelerated,
     "optdiff.unroll, compiled step": unroll_compiled,
     "torch, compiled update": hand_compiled_update,
     "torch.func.grad, nested": nested_func_grad,

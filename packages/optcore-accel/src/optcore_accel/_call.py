@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -42,16 +42,11 @@ class Columns:
 def overwrite(who: str, rule: Rule, scalars: Sequence[Scalar], columns: Columns) -> Tensors | None:
     """One step in place: of the parameters, or of the buffers alone, giving the updates."""
     module = _checked(who, columns)
-    written = list(columns.params or ())
-    for buffer in columns.buffers:
-        written += buffer
-    if torch.is_inference_mode_enabled():  # tensors made here have no version
-        written = [tensor for tensor in written if not tensor.is_inference()]
-    torch.autograd.graph.increment_version(written)  # refuses what may not be written
+    _announce(_written(columns))
     stream = _stream(columns)
     out = columns.params
     if out is None:
-        out = [torch.empty_like(grad) for grad in columns.grads]
+        out = _like(columns.grads)
     uneven = _run(who, module, rule, scalars, columns, out, columns.buffers, stream)
     if uneven:
         even, even_out = _evened(columns, uneven), _even(out, uneven)
@@ -65,13 +60,25 @@ def overwrite(who: str, rule: Rule, scalars: Sequence[Scalar], columns: Columns)
     return out if columns.params is None else None
 
 
-def fits(columns: Columns) -> bool:
-    """Whether :func:`overwrite` would take these without a word or a copy."""
+def prepared(rule: Rule, columns: Columns) -> Callable[[Sequence[Scalar]], None] | None:
+    """A step of the parameters in place that needs no word and no copy; else None.
+
+    All checks are done. What is returned takes the step, given the scalars.
+    """
     device = columns.grads[0].device
-    if not is_available(device):
-        return False
-    module = module_for("fits", device)
-    return module.fits(columns.params, columns.grads, columns.buffers)
+    if not is_available(device) or _negated(columns):
+        return None
+    module = module_for(rule.name, device)
+    ready = module.prepare(rule.number, columns.params, columns.grads, columns.buffers)
+    if ready is None:
+        return None
+    written = _written(columns)
+
+    def run(scalars: Sequence[Scalar]) -> None:
+        _announce(written)
+        ready.run(scalars, _stream(columns))
+
+    return run
 
 
 def compute(
@@ -82,8 +89,7 @@ def compute(
     uneven: Any = ()
     while True:
         first = columns.grads if columns.params is None else columns.params
-        out = [torch.empty_like(tensor) for tensor in first]
-        fresh = [[torch.empty_like(b) for b in buffer] for buffer in columns.buffers]
+        out, fresh = _like(first), [_like(buffer) for buffer in columns.buffers]
         uneven = _run(who, module, rule, scalars, columns, out, fresh, stream)
         if not uneven:
             return out, fresh
@@ -121,11 +127,8 @@ def pull_back(
         shape = module.chunks(columns.grads), module.SCALARS
         partials = torch.zeros(shape, dtype=torch.float64, device=columns.grads[0].device)
     likes = [columns.params or columns.grads, columns.grads, *columns.buffers]
+    found = [_like(like) if want else None for like, want in zip(likes, wanted, strict=True)]
     while True:
-        found = [
-            [torch.empty_like(tensor) for tensor in like] if want else None
-            for like, want in zip(likes, wanted, strict=True)
-        ]
         uneven = _described(
             who,
             module.step_backward,
@@ -147,7 +150,7 @@ def pull_back(
             return found, None if partials is None else partials.sum(0)
         columns = _evened(columns, uneven)
         cotangents = [_even(column, uneven) for column in cotangents]
-        likes = [_even(like, uneven) for like in likes]
+        found = [None if column is None else _even(column, uneven) for column in found]
 
 
 def _run(
@@ -182,13 +185,35 @@ def _described(who: str, function: Any, *arguments: Any) -> list[int] | None:
         raise type(error)(f"{who}: {error}") from None
 
 
+def _written(columns: Columns) -> Tensors:
+    written = list(columns.params or ())
+    for buffer in columns.buffers:
+        written += buffer
+    return written
+
+
+def _announce(written: Tensors) -> None:
+    """Let autograd know; it refuses what may not be written."""
+    if torch.is_inference_mode_enabled():  # tensors made here have no version
+        written = [tensor for tensor in written if not tensor.is_inference()]
+    torch.autograd.graph.increment_version(written)
+
+
+def _negated(columns: Columns) -> bool:
+    return any(map(torch.Tensor.is_neg, columns.grads))
+
+
 def _checked(who: str, columns: Columns) -> ModuleType:
-    if any(map(torch.Tensor.is_neg, columns.grads)):
+    if _negated(columns):
         raise TypeError(
             f"{who}: expected gradients that hold their values, got a lazily negated view; call "
             ".resolve_neg()"
         )
     return module_for(who, columns.grads[0].device)
+
+
+def _like(tensors: Tensors) -> Tensors:
+    return [*map(torch.empty_like, tensors)]
 
 
 def _stream(columns: Columns) -> int:
@@ -206,6 +231,7 @@ def _even(tensors: Sequence[Any], leaves: Sequence[int]) -> list[Any]:
     """The list with some leaves contiguous; the originals where they are so already."""
     result = list(tensors)
     for leaf in leaves:
-        if result[leaf] is not None:
-            result[leaf] = result[leaf].detach().contiguous()
+        tensor = result[leaf]
+        if tensor is not None and not tensor.is_contiguous():
+            result[leaf] = tensor.detach().contiguous()
     return result

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from optcore_accel._call import Columns, fits, overwrite
+from optcore_accel._call import Columns, overwrite, prepared
 from optcore_accel._function import step
 from optcore_accel._rules import (
     RMS,
@@ -113,22 +113,26 @@ class Step:
         inplace: bool,
     ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
         """New parameters and buffers: the given ones overwritten, or differentiable ones."""
-        number = 1.0 if count is None else _readable(count)
-        scalars = [*self._outer, *self._scalars(number)]
+        scalars = self._scalars_at(count)
         columns = Columns(params, grads, buffers)
         if inplace:
             overwrite(self._who, self._rule, scalars, columns)
             return params, buffers
         return step(self._who, self._rule, scalars, columns)
 
-    def fits(
+    def prepared(
         self,
         params: list[torch.Tensor],
         grads: list[torch.Tensor],
         buffers: list[list[torch.Tensor]],
-    ) -> bool:
-        """Whether a call in place would be taken as it is."""
-        return fits(Columns(params, grads, buffers))
+    ) -> Callable[[torch.Tensor | None], None] | None:
+        """The call in place, checked and waiting for its count; None if it has to be explained."""
+        run = prepared(self._rule, Columns(params, grads, buffers))
+        return None if run is None else lambda count: run(self._scalars_at(count))
+
+    def _scalars_at(self, count: torch.Tensor | None) -> list[Scalar]:
+        number = 1.0 if count is None else _readable(count)
+        return [*self._outer, *self._scalars(number)]
 
 
 def whole_step(links: Sequence[tuple[str, Mapping[str, Any]]]) -> Step | None:

@@ -8,7 +8,7 @@ sign to the learning rate. What it does not know goes transformation by transfor
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,14 +115,18 @@ class FusedStep:
     def _grouped(self) -> Iterator[tuple[list[int], list[Any], list[list[Any]], Tick | None]]:
         """Leaves alike in dtype, device and count: one call each."""
         moving = [i for i, grad in enumerate(self._grads) if grad is not None]
-        columns = [[column[i] for i in moving] for column in (self._grads, self._params)]
-        columns += [[column[i] for i in moving] for column in self._columns]
-        dtypes = [[tensor.dtype for tensor in column] for column in columns]
-        ticks = [[id(own[i]) for i in moving] for own in self._ticks.values()]
-        devices = [tensor.device for tensor in columns[0]]
+        columns = [self._grads, self._params, *self._columns]
+        if len(moving) < len(self._grads):
+            columns = [[column[i] for i in moving] for column in columns]
+        kinds: list[list[Any]] = [[tensor.dtype for tensor in column] for column in columns]
+        kinds.append([tensor.device for tensor in columns[0]])
+        kinds += [[id(own[i]) for i in moving] for own in self._ticks.values()]
         alike: dict[Any, list[int]] = {}
-        for i, *key in zip(moving, devices, *dtypes, *ticks, strict=True):
-            alike.setdefault((*key,), []).append(i)
+        if moving and all(len({*kind}) == 1 for kind in kinds):  # as nearly always
+            alike[()] = moving
+        else:
+            for i, *key in zip(moving, *kinds, strict=True):
+                alike.setdefault((*key,), []).append(i)
         for members in alike.values():
             buffers = [[column[i] for i in members] for column in self._columns]
             own = [own[members[0]] for own in self._ticks.values()]
@@ -140,18 +144,22 @@ class FusedStep:
             is_number(value) for _, own in self._links for value in own.values()
         )
 
-    def fits(self, grads: Sequence[Any]) -> bool:
-        """Whether these gradients may be given to :meth:`repeat`."""
-        return all(
-            self._take.fits(params, _chosen(grads, members), buffers)
-            for members, params, buffers, _ in self._calls
-        )
+    def repetition(self, grads: Sequence[Any]) -> Callable[[], None] | None:
+        """The step after the last, in place, checked; None if it cannot be repeated as it is."""
+        runs = []
+        for members, params, buffers, tick in self._calls:
+            run = self._take.prepared(params, _chosen(grads, members), buffers)
+            if run is None:
+                return None
+            runs.append((run, tick))
 
-    def repeat(self, grads: Sequence[Any]) -> None:
-        """The step after the last, in place."""
-        for tick in self._distinct:
-            tick.advance()
-        self._run(grads)
+        def repeat() -> None:
+            for tick in self._distinct:
+                tick.advance()
+            for run, tick in runs:
+                run(None if tick is None else tick.count)
+
+        return repeat
 
     def renumbered(self, transformation: GradientTransformation) -> FusedStep | None:
         """The same step with other numbers as hyperparameters; None if it is not the same."""
@@ -159,8 +167,18 @@ class FusedStep:
         if chain is None or len(chain) != len(self._states):
             return None
         links = _links(chain, self._states)
-        take = None if links is None else whole_step(links)
-        if take is None or [name for name, _ in links] != [name for name, _ in self._links]:
+        if links is None or [name for name, _ in links] != [name for name, _ in self._links]:
+            return None
+        return self._with(links)
+
+    def at_rate(self, lr: float) -> FusedStep | None:
+        """The same step at another learning rate, which is a matter of the last link alone."""
+        *links, (name, own) = self._links
+        return self._with([*links, (name, {**own, "lr": lr})]) if "lr" in own else None
+
+    def _with(self, links: Sequence[tuple[str, Mapping[str, Any]]]) -> FusedStep | None:
+        take = whole_step(links)
+        if take is None:
             return None
         twin = copy.copy(self)
         twin._take, twin._links = take, links

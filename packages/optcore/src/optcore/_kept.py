@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import is_
 from typing import Any
 
@@ -27,7 +28,7 @@ class Kept:
     """
 
     settings: tuple[Any, ...]
-    transformation: GradientTransformation
+    transformation: GradientTransformation | None  # None: to be made of the settings
     params: ParamDict  # what the transformation saw
     present: list[torch.Tensor]  # those with a gradient
     kinds: list[Any]  # of gradients and parameters
@@ -48,7 +49,7 @@ class Kept:
         return (
             settings is not None
             and len(settings) == len(self.settings)
-            and all(map(_alike, self.settings, settings))
+            and (settings == self.settings or all(map(_alike, self.settings, settings)))
             and _same(self.present, present)
             and _same(self.every, every)
             and _same(self.entries, entries)
@@ -61,11 +62,20 @@ class Kept:
             run = self.run.renumbered(transformation)
         return replace(self, settings=settings, transformation=transformation, run=run)
 
-    def repeats(self, grads: list[torch.Tensor]) -> bool:
-        """Whether the step can be repeated with these gradients."""
+    def at_rate(self, settings: tuple[Any, ...], lr: float) -> Kept | None:
+        """The same where only the learning rate differs; None if that takes more."""
+        run = self.run.at_rate(lr) if isinstance(self.run, FusedStep) else None
+        if run is None:
+            return None
+        return replace(self, settings=settings, transformation=None, run=run)
+
+    def repetition(self, grads: list[torch.Tensor]) -> Callable[[], None] | None:
+        """The same step with these gradients, checked; None if it has to start from the state."""
         if isinstance(self.run, FusedStep):
-            return self.run.fits(grads)
-        return self.run is not None and self.fits(self.present)
+            return self.run.repetition(grads)
+        if self.run is None or not self.fits(self.present):
+            return None
+        return partial(self.run.repeat, grads)
 
     def fits(self, present: list[torch.Tensor]) -> bool:
         """Whether gradients and parameters are of the kinds that they were of."""

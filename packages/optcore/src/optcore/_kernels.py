@@ -29,14 +29,17 @@ Under the name ``step`` the mapping may hold whole steps, with which classes, ``
 
     step(links) -> take or None
     take(params, grads, buffers, count, inplace=...) -> (params, buffers)
-    take.fits(params, grads, buffers) -> bool
+    take.prepared(params, grads, buffers) -> run or None
+    run(count)
 
 * ``links`` pairs the name of each transformation of the chain with its hyperparameters: numbers,
   0-d tensors and flags. None: this chain is not known.
 * ``params``, ``grads`` and each of ``buffers`` (those of all links, in order) are lists as above.
 * ``count``: a 0-d CPU tensor, the number of updates of these leaves, this one included; or None.
 * ``inplace=True`` overwrites and returns ``params`` and ``buffers``.
-* ``fits``: whether a call in place would be taken as it is.
+* ``prepared``: the call in place with every check done; None if it cannot be taken as it is (then
+  the call itself says why, or does with a copy). ``run`` takes it, with nothing in between but the
+  runs of other calls.
 
 While ``torch.compile`` traces, the torch formula runs: that is what the compiler fuses.
 """

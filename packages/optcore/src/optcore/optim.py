@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import torch
 
 from optcore._deferred import Deferred, Run
 from optcore._fused import FusedStep
+from optcore._hyperparams import check_range
 from optcore._inject import assigned, injected
 from optcore._kept import Kept, comparable, kinds
 from optcore._leafwise import check_gradient
@@ -229,7 +229,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _prepared(self, index: int, group: dict[str, Any]) -> Callable[[], None] | None:
         """The step of a group, checked; None if nothing there has a gradient."""
-        present = [p for p in group["params"] if p.grad is not None]
+        found = [p.grad for p in group["params"]]
+        present = [p for p, g in zip(group["params"], found, strict=True) if g is not None]
         kept = self._kept.pop(index, None)
         if not present:
             return None
@@ -241,19 +242,21 @@ class Optimizer(torch.optim.Optimizer):
         ):
             kept = None  # what was replaced need not live on
         if kept is not None:
-            grads = [p.grad for p in kept.params.values()]
-            transformation = kept.transformation
+            grads = found
+            if len(kept.params) < len(found):  # it saw those with a gradient only
+                grads = [grad for grad in found if grad is not None]
             if kept.settings != settings:
-                transformation = self._group_transformation(group)
-                kept = kept.renumbered(settings, transformation)
-            if kept.run is not None and kept.repeats(grads):
+                kept = self._renumbered(kept, settings, group)
+            again = kept.repetition(grads)
+            if again is not None:
                 self._kept[index] = kept
-                return partial(kept.run.repeat, grads)
+                return again
             if not kept.fits(present):
                 kept = None
         if kept is not None:
             params, known = kept.params, kept.state
             state = known
+            transformation = kept.transformation or self._group_transformation(group)
         else:
             for p in present:
                 check_gradient(type(self).__name__, p.grad)
@@ -299,6 +302,20 @@ class Optimizer(torch.optim.Optimizer):
                 )
 
         return step
+
+    def _renumbered(self, kept: Kept, settings: tuple[Any, ...], group: dict[str, Any]) -> Kept:
+        """The last step with the hyperparameters that the group has now.
+
+        Raises:
+            ValueError: One is out of its range.
+        """
+        lr = group.get("lr")
+        if lr is settings[0] and kept.settings[1:] == settings[1:]:  # as a scheduler leaves it
+            check_range(self.row.name, "lr", lr, 0.0)
+            rated = kept.at_rate(settings, lr)
+            if rated is not None:
+                return rated
+        return kept.renumbered(settings, self._group_transformation(group))
 
     def _check_buffers(
         self, index: int, transformation: GradientTransformation, state: Any, params: ParamDict

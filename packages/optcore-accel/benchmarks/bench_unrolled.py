@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""K unrolled Adam steps with a cheap inner gradient and the way back: what the optimizer costs.
+
+Run: python packages/optcore-accel/benchmarks/bench_unrolled.py [--sizes 0.1M 1M 10M] [--steps 10]
+     [--threads 1] [--rounds 15] [--only PART ...]
+60 tensors, float32; the inner gradient is phi p, one operation a tensor, and the gradient of the
+sum of all last parameters is taken in phi and the first ones. Everyone runs interleaved in one
+process. The times are medians of CPU time, "x" how often plain operations take the time (median
+over rounds; aim for the kernels: 4.5, 3, 2.2 at the three sizes), "saved" bytes that autograd keeps
+per element and step (aim: 17), each memory counted once. The error is the largest of all gradients,
+relative to those of plain operations in float64 ("wrong" above 1e-3). Bytes and error are measured
+at 1M elements at most. "SGD alone" is the inner loop with the simplest update there is. TorchOpt
+takes part where it is installed; the derivative of its operation is wrong (see the error).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+# Idle threads that spin would take the core that the next one is timed on.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch starts
+
+import torch
+from interleaved import interleaved, ratio
+
+import optcore
+
+LR, B1, B2, EPS = 1e-2, 0.9, 0.999, 1e-3
+SIZES = {"0.1M": 100_000, "1M": 1_000_000, "10M": 10_000_000}
+AIMS = {"0.1M": 4.5, "1M": 3.0, "10M": 2.2}
+TENSORS = 60
+
+Tensors = list[torch.Tensor]
+Loop = Callable[[torch.Tensor, Tensors, int], Tensors]  # phi, first parameters, steps -> last ones
+
+
+def inner_gradient(phi: torch.Tensor, params: Tensors) -> Tensors:
+    return [phi * p for p in params]
+
+
+def plain(phi: torch.Tensor, params: Tensors, steps: int) -> Tensors:
+    m = v = [torch.zeros_like(p) for p in params]
+    for t in range(1, steps + 1):
+        grads = inner_gradient(phi, params)
+        m = [B1 * a + (1 - B1) * g for a, g in zip(m, grads, strict=True)]
+        v = [B2 * b + (1 - B2) * g * g for b, g in zip(v, grads, strict=True)]
+        c1, c2 = 1 - B1**t, 1 - B2**t
+        moved = zip(params, m, v, strict=True)
+        params = [p - LR * (a / c1) / ((b / c2).sqrt() + EPS) for p, a, b in moved]
+    return params
+
+
+def foreach(phi: torch.Tensor, params: Tensors, steps: int) -> Tensors:
+    m = v = [torch.zeros_like(p) for p in params]
+    for t in range(1, steps + 1):
+        grads = inner_gradient(phi, params)
+        m = torch._foreach_add(torch._foreach_mul(m, B1), grads, alpha=1 - B1)
+        squares = torch._foreach_mul(grads, grads)
+        v = torch._foreach_add(torch._foreach_mul(v, B2), squares, alpha=1 - B2)
+        c1, c2 = 1 - B1**t, 1 - B2**t
+        root = torch._foreach_add(torch._foreach_sqrt(torch._foreach_div(v, c2)), EPS)
+        params = torch._foreach_add(params, torch._foreach_div(m, root), alpha=-LR / c1)
+    return params
+
+
+def sgd(phi: torch.Tensor, params: Tensors, steps: int) -> Tensors:
+    for _ in range(steps):
+        grads = inner_gradient(phi, params)
+        params = [p.add(g, alpha=-LR) for p, g in zip(params, grads, strict=True)]
+    return params
+
+
+def whole_steps(use_accelerated_op: bool) -> Loop:
+    opt = optcore.adam(LR, (B1, B2), EPS, use_accelerated_op=use_accelerated_op)
+
+    def loop(phi: torch.Tensor, params: Tensors, steps: int) -> Tensors:
+        state = opt.init(params)
+        for _ in range(steps):
+            params, state = opt.step(inner_gradient(phi, params), state, params, inplace=False)
+        return params
+
+    return loop
+
+
+def updates(package: Any, **options: Any) -> Loop:
+    opt = package.adam(LR, (B1, B2), EPS, **options)
+
+    def loop(phi: torch.Tensor, params: Tensors, steps: int) -> Tensors:
+        state = opt.init(params)
+        for _ in range(steps):
+            grads = inner_gradient(phi, params)
+            found, state = opt.update(grads, state, params=params, inplace=False)
+            params = package.apply_updates(params, found, inplace=False)
+        return params
+
+    return loop
+
+
+def torchopt_loop(**options: Any) -> Loop:
+    import torchopt
+
+    return updates(torchopt, **options)
+
+
+BASE, FUSED = "plain operations", "optcore adam(use_accelerated_op=True).step"
+LOOPS: dict[str, Callable[[], Loop]] = {
+    BASE: lambda: plain,
+    "torch._foreach": lambda: foreach,
+    "SGD alone": lambda: sgd,
+    "optcore adam().step": lambda: whole_steps(False),
+    FUSED: lambda: whole_steps(True),
+    "optcore adam(use_accelerated_op=True).update, apply": lambda: updates(
+        optcore, use_accelerated_op=True
+    ),
+    "torchopt adam().update, apply": torchopt_loop,
+    "torchopt adam(use_accelerated_op=True).update, apply": lambda: torchopt_loop(
+        use_accelerated_op=True
+    ),
+}
+
+
+class Problem:
+    """First parameters and the derivative of the outer sum."""
+
+    def __init__(self, elements: int, dtype: torch.dtype = torch.float32) -> None:
+        torch.manual_seed(0)
+        self.first = [torch.randn(elements // TENSORS).to(dtype) for _ in range(TENSORS)]
+        self.phi = torch.ones((), dtype=dtype, requires_grad=True)
+
+    def gradient(self, loop: Loop, steps: int) -> Tensors:
+        params = [p.clone().requires_grad_() for p in self.first]
+        last = loop(self.phi, params, steps)
+        total = torch.stack([p.sum() for p in last]).sum()
+        return list(torch.autograd.grad(total, [self.phi, *params]))
+
+    def saved(self, loop: Loop, steps: int) -> float:
+        """Bytes that the graph of the loop keeps, per element and step."""
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        params = [p.clone().requires_grad_() for p in self.first]
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            last = loop(self.phi, params, steps)
+        total = sum(t.untyped_storage().nbytes() for t in kept.values())
+        del last
+        return total / steps / sum(p.numel() for p in self.first)
+
+
+def error(found: Tensors, truth: Tensors) -> float:
+    """The largest over all tensors, relative to the tensor's largest element."""
+    pairs = zip(found, truth, strict=True)
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+
+
+def compare(size: str, names: list[str], steps: int, rounds: int) -> None:
+    """One size: a line for everyone."""
+    problem = Problem(SIZES[size])
+    small = min(SIZES[size], SIZES["1M"])  # in float64 more takes gigabytes
+    sample = Problem(small)
+    truth = Problem(small, torch.float64).gradient(plain, steps)
+    loops: dict[str, Loop] = {}
+    for name in names:
+        try:
+            loops[name] = LOOPS[name]()
+        except ImportError as missing:
+            print(f"{size:<6}{name:<54} skipped: {missing}")
+    facts = {}
+    for name, loop in loops.items():
+        off = error(sample.gradient(loop, steps), truth) if name != "SGD alone" else 0.0
+        facts[name] = sample.saved(loop, steps), off
+    del sample, truth
+    runs = {name: (lambda loop=loop: problem.gradient(loop, steps)) for name, loop in loops.items()}
+    taken = interleaved(runs, rounds)
+    for name, times in taken.items():
+        cpu = statistics.median(times.cpu) * 1e3
+        saved, off = facts[name]
+        fast = ratio(taken[BASE].cpu, times.cpu)
+        line = f"{size:<6}{name:<54}{cpu:>9.1f}{fast:>8.2f}{saved:>8.1f}{off:>10.1e}"
+        line += "  wrong" * (off > 1e-3)
+        print(line + f"   aim: {AIMS[size]}, 17" * (name == FUSED), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--steps", type=int, default=10, help="K (default: 10)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=15, help="timed runs of each")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="loops with this in the name")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # of the others
+    torch.set_num_threads(options.threads)
+    wanted = options.only or [""]
+    names = [n for n in LOOPS if n in (BASE, FUSED) or any(part in n for part in wanted)]
+    print(f"K = {options.steps} Adam steps and the way back, {TENSORS} tensors, float32")
+    print(f"{'size':<6}{'loop':<54}{'CPU ms':>9}{'x':>8}{'saved':>8}{'error':>10}")
+    for size in options.sizes:
+        compare(size, names, options.steps, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
