@@ -27,7 +27,9 @@ from _uv import ROOT, ToolError, require_uv, uv_environment
 
 NOT_TESTS = ("pyproject.toml", "src", "csrc", "cmake", "build", "dist", "__pycache__", "*.so")
 MODULE_FILES = re.compile(r"\.(py|pyi|so|pyd)$|/py\.typed$")
-SYSTEM_LIBRARIES = re.compile(r"(libstdc\+\+|libgcc_s|libc|libm|librt|libpthread|libdl|ld-linux.*)\.so")
+SYSTEM_LIBRARIES = re.compile(
+    r"(libstdc\+\+|libgcc_s|libc|libm|librt|libpthread|libdl|ld-linux.*)\.so"
+)
 # What a dependency of the package brings into the process: torch loads it under the same name.
 SHARED_LIBRARIES = {"optcore-accel": "libgomp.so.1"}
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels touch the elements they are given and nothing beside them; the sanitizers run this too."""
+"""Kernels touch the elements they are given and nothing beside; the sanitizers run this too."""
 
 import pytest
 import torch
-from treeops import tree_map
 
 import optcore
+from treeops import tree_map
 
 SIZES = [0, 1, 2, 3, 1023, 1024, 1025, 1026, 1027, 8191, 8193]
 MARGIN = 7  # elements on either side: data begins off every boundary of a vector
