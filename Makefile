@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all sanitize leaks fuzz wheels lint format bench check-isolated clean
+.PHONY: help setup demo test test-all sanitize leaks fuzz wheels lint format bench check-isolated gpu-check clean
 
 NATIVE_TESTS := packages/treeops/tests
 
@@ -27,8 +27,9 @@ test: setup  ## every test but the slow ones
 test-all: setup  ## every test
 	@$(PYTEST) $(ARGS)
 
-sanitize: setup  ## the tests of treeops under AddressSanitizer and UndefinedBehaviorSanitizer
-	@$(BIN)/python tools/sanitize.py $(ARGS)
+sanitize: setup  ## treeops and the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(BIN)/python tools/sanitize.py treeops $(ARGS)
+	@$(BIN)/python tools/sanitize.py optcore-accel $(ARGS)
 
 leaks: setup  ## repeat every operation of treeops and count references, bytes and lost blocks
 	@$(PYTEST) -q $(NATIVE_TESTS)/test_leaks.py $(ARGS)
@@ -39,7 +40,7 @@ fuzz: setup  ## random trees and damaged pickles, as built and again under the s
 	@$(PYTEST) -q --hypothesis-profile=fuzz $(NATIVE_TESTS)/test_fuzz.py $(ARGS)
 	@$(BIN)/python tools/sanitize.py --hypothesis-profile=fuzz $(NATIVE_TESTS)/test_fuzz.py
 
-wheels: setup  ## build and test wheels of treeops (WHEEL_PYTHONS="python3.10 python3.12" to choose)
+wheels: setup  ## build and test wheels of treeops and optcore-accel (WHEEL_PYTHONS="python3.10 python3.12" to choose)
 	@$(BIN)/python tools/wheels.py $(WHEEL_PYTHONS)
 
 lint: setup  ## style, import layers, forbidden text
@@ -57,6 +58,9 @@ bench: setup  ## run every benchmark and print its tables
 
 check-isolated: setup  ## install each wheel alone in a clean environment and run its tests there
 	@$(BIN)/python tools/check_isolated.py $(ARGS)
+
+gpu-check:  ## on a machine with a GPU, without network: build optcore-accel with CUDA, test, benchmark
+	@$(PYTHON) tools/gpu_check.py $(ARGS)
 
 clean:  ## remove the environment and everything built
 	rm -rf .venv .tools out uv.lock .pytest_cache .ruff_cache .import_linter_cache .hypothesis packages/*/build packages/*/dist

@@ -27,7 +27,11 @@ from _uv import ROOT, ToolError, require_uv, uv_environment
 
 NOT_TESTS = ("pyproject.toml", "src", "csrc", "cmake", "build", "dist", "__pycache__", "*.so")
 MODULE_FILES = re.compile(r"\.(py|pyi|so|pyd)$|/py\.typed$")
-SYSTEM_LIBRARIES = re.compile(r"(libstdc\+\+|libgcc_s|libc|libm|libpthread|libdl|ld-linux.*)\.so")
+SYSTEM_LIBRARIES = re.compile(
+    r"(libstdc\+\+|libgcc_s|libc|libm|librt|libpthread|libdl|ld-linux.*)\.so"
+)
+# What a dependency of the package brings into the process: torch loads it under the same name.
+SHARED_LIBRARIES = {"optcore-accel": "libgomp.so.1"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,8 @@ def needed(package: str, library: Path) -> str:
         return f"{package}: {library.name}: libraries not checked, that takes Linux and objdump"
     headers = run(f"{package}: objdump", ["objdump", "-p", str(library)], ROOT, dict(os.environ))
     names = re.findall(r"NEEDED\s+(\S+)", headers)
-    foreign = [name for name in names if not SYSTEM_LIBRARIES.match(name)]
+    shared = SHARED_LIBRARIES.get(package)
+    foreign = [name for name in names if not SYSTEM_LIBRARIES.match(name) and name != shared]
     if foreign:
         raise ToolError(
             f"{package}: expected {library.name} to need system libraries only, got {foreign}; "

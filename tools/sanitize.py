@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build treeops with AddressSanitizer and UndefinedBehaviorSanitizer and run its tests on that.
+"""Build a package with AddressSanitizer and UndefinedBehaviorSanitizer and run its tests on that.
 
-The sanitized module stands beside the sources in a folder and an environment of its own: the
-editable install of ``.venv`` stays as it is. torch and jax are left out, their tests skip.
-Usage: ``python tools/sanitize.py [--leaks] [PYTEST ARGUMENTS ...]``; without arguments the whole
-suite of treeops runs. ``--leaks`` also turns LeakSanitizer on and fails on any leaked block that
-treeops allocated; the interpreter's own are listed nowhere.
+The sanitized modules stand beside the sources in a folder and an environment of its own: the
+editable install of ``.venv`` stays as it is. For treeops torch and jax are left out, their tests
+skip; for optcore-accel torch comes from ``.venv``, its CPU kernels are what is sanitized.
+Usage: ``python tools/sanitize.py [--leaks] [treeops|optcore-accel] [PYTEST ARGUMENTS ...]``:
+treeops unless another is named; without further arguments its whole suite runs. ``--leaks``, for
+treeops, also turns LeakSanitizer on and fails on any leaked block that treeops allocated; the
+interpreter's own are listed nowhere.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from _uv import ROOT, TOOLS, ToolError, require_uv, uv_environment
 
-PACKAGE = ROOT / "packages" / "treeops"
+PACKAGES = ROOT / "packages"
 PLACE = TOOLS / "sanitize"
 SITE = PLACE / "site"
 PYTHON = PLACE / "venv" / "bin" / "python"
@@ -32,6 +35,7 @@ NOT_HERE = (
     "only_asked_for",
     "small_stack",
 )
+MODULES = {"treeops": "_C", "optcore-accel": "_cpu"}
 LEAK = re.compile(r"^(?:Direct|Indirect) leak of .*\n(?: +#.*\n?)+", re.MULTILINE)
 
 
@@ -41,12 +45,21 @@ def main(arguments: list[str]) -> int:
         raise ToolError(f"sanitize: expected Linux with g++, got {sys.platform}")
     leaks = "--leaks" in arguments
     arguments = [argument for argument in arguments if argument != "--leaks"]
+    package = arguments.pop(0) if arguments and arguments[0] in MODULES else "treeops"
+    if leaks and package != "treeops":
+        raise ToolError(f"sanitize: expected --leaks with treeops alone, got {package}")
     make_environment()
-    build()
-    tests = arguments or [str(PACKAGE / "tests"), "-k", " and ".join(f"not {n}" for n in NOT_HERE)]
+    path = [SITE]
+    build("treeops")
+    if package == "optcore-accel":
+        build(package)
+        # As a plain path: .venv's hooks for editable installs, which lead elsewhere, do not run.
+        path += [PACKAGES / "optcore" / "src", Path(sysconfig.get_path("platlib"))]
+    what = " and ".join(f"not {name}" for name in NOT_HERE)
+    tests = arguments or [str(PACKAGES / package / "tests"), "-k", what]
     pytest = [str(PYTHON), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     config = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
-    return run([*pytest, *config, *tests], leaks)
+    return run([*pytest, *config, *tests], path, leaks)
 
 
 def make_environment() -> None:
@@ -56,35 +69,37 @@ def make_environment() -> None:
         call("make the environment", [uv, "venv", "--python", sys.executable, PLACE / "venv"], env)
     install = [uv, "pip", "install", "--quiet", "--python", PYTHON, "--no-sources"]
     extra = ["attrs", "numpy"]
-    group = f"{PACKAGE / 'pyproject.toml'}:test"
+    group = f"{PACKAGES / 'treeops' / 'pyproject.toml'}:test"
     call("install the test group", [*install, "--group", group, *extra], env)
 
 
-def build() -> None:
+def build(package: str) -> None:
     """Compile the sanitized module and put it beside the Python files."""
+    name = package.replace("-", "_")
     tools = Path(sys.executable).parent
     env = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     asked = [sys.executable, "-m", "pybind11", "--cmakedir"]
     pybind = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     options = {
-        "TREEOPS_SANITIZE": "ON",
+        f"{name.upper()}_SANITIZE": "ON",
+        f"{name.upper()}_CUDA": "OFF",
         "CMAKE_BUILD_TYPE": "RelWithDebInfo",
         "Python_EXECUTABLE": PYTHON,
         "pybind11_DIR": pybind,
     }
     definitions = [f"-D{name}={value}" for name, value in options.items()]
-    target = PLACE / "build"
-    call("configure", ["cmake", "-S", PACKAGE, "-B", target, "-G", "Ninja", *definitions], env)
+    source, target = PACKAGES / package, PLACE / f"build-{package}"
+    configure = ["cmake", "-S", source, "-B", target, "-G", "Ninja"]
+    call("configure", [*configure, *definitions], env)
     call("compile", ["cmake", "--build", target], env)
-    shutil.rmtree(SITE, ignore_errors=True)
-    shutil.copytree(
-        PACKAGE / "src", SITE, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-    )
-    (module,) = target.glob("_C.*.so")
-    shutil.copy(module, SITE / "treeops")
+    shutil.rmtree(SITE / name, ignore_errors=True)
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(source / "src" / name, SITE / name, ignore=ignored)
+    (module,) = target.glob(f"{MODULES[package]}.*.so")
+    shutil.copy(module, SITE / name)
 
 
-def run(command: list[str], leaks: bool) -> int:
+def run(command: list[str], path: list[Path], leaks: bool) -> int:
     """Run a command with the sanitizers' runtimes loaded first; return 1 if they object."""
     libraries = [sanitizer_library(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so")]
     env = {
@@ -93,7 +108,7 @@ def run(command: list[str], leaks: bool) -> int:
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         "PYTHONMALLOC": "malloc",
-        "PYTHONPATH": str(SITE),
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
         "OMP_NUM_THREADS": "1",
     }
     if not leaks:

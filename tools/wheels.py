@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build one wheel of treeops per CPython, install each in a clean environment, run the tests there.
+"""Build wheels of treeops and optcore-accel per CPython, and test them in clean environments.
 
-The wheels stay in ``packages/treeops/dist``. Tests that need torch or another library skip.
+The wheels stay in ``packages/*/dist``. Tests of treeops that need torch or another library skip.
+No build needs torch, all of optcore-accel does: where torch is to be had without CUDA's packages
+its tests run; elsewhere its modules are loaded as far as their import of torch, and no test runs.
 Usage: ``python tools/wheels.py [PYTHON ...]``, by name or path; without any, every CPython that
 treeops names in its classifiers and that pyenv or ``PATH`` has.
 """
@@ -15,13 +17,31 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from _uv import ROOT, ToolError, require_uv, uv_environment
 from check_isolated import NOT_TESTS, Wheel, inspect, run
 
-PACKAGE = ROOT / "packages" / "treeops"
+PACKAGES = ROOT / "packages"
+PACKAGE = PACKAGES / "treeops"
 NAMED = re.compile(r'"Programming Language :: Python :: (3\.\d+)"')
+CUDA_PACKAGE = re.compile(r"^ *\+ *(?:nvidia-|triton|cuda-)", re.MULTILINE)
+# Without torch a module that links and loads gets as far as its first line: "import torch".
+LOAD = """
+import importlib.machinery, importlib.util, sys
+for path in sys.argv[1:]:
+    name = path.rsplit("/", 1)[1].split(".")[0]
+    spec = importlib.machinery.ModuleSpec(
+        name, importlib.machinery.ExtensionFileLoader(name, path), origin=path
+    )
+    try:
+        importlib.util.module_from_spec(spec)
+        sys.exit(f"{name}: expected it to import torch")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+"""
 ASK = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
 
 
@@ -38,8 +58,10 @@ def main(chosen: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="wheels-") as folder:
         for name, python in pythons.items():
             print(f"wheels: {name}", flush=True)
-            rows.append(check(uv, python, Path(folder) / f"run-{len(rows)}"))
-    print(f"\n{'wheel':<58}{'build s':>9}{'tests s':>9}  outcome")
+            place = Path(folder) / name.rsplit("/", 1)[-1]
+            rows.append(check(uv, python, place))
+            rows.append(check_kernels(uv, python, place))
+    print(f"\n{'wheel':<62}{'build s':>9}{'tests s':>9}  outcome")
     print("\n".join(rows))
     return 0
 
@@ -74,16 +96,9 @@ def version_of(python: str) -> str | None:
 
 def check(uv: str, python: str, place: Path) -> str:
     """Build a wheel for one interpreter, test it in a new environment; return a line of text."""
-    env, dist = uv_environment(), PACKAGE / "dist"
+    env = uv_environment()
     place.mkdir()
-    started = time.monotonic()
-    build = [uv, "build", "--wheel", "--quiet", "--python", python, "--out-dir", str(place / "out")]
-    build += ["--config-setting", f"build-dir={place / 'build'}", str(PACKAGE)]
-    run(f"{python}: build the wheel", build, place, env)
-    (path,) = (place / "out").glob("*.whl")
-    build_seconds = time.monotonic() - started
-    print(*inspect(Wheel("treeops", "treeops", path, frozenset()), place), sep="\n")
-
+    path, build_seconds = build(uv, python, "treeops", place)
     inside = str(place / "venv" / "bin" / "python")
     run(f"{python}: make the environment", [uv, "venv", "--python", python, "venv"], place, env)
     install = [uv, "pip", "install", "--quiet", "--python", inside]
@@ -93,20 +108,70 @@ def check(uv: str, python: str, place: Path) -> str:
     group = f"{PACKAGE / 'pyproject.toml'}:test"
     run(f"{python}: install the tests", [*install, "--no-sources", "--group", group], place, env)
 
-    copy = place / "packages" / "treeops"
-    shutil.copytree(PACKAGE, copy, symlinks=True, ignore=shutil.ignore_patterns(*NOT_TESTS))
+    outcome, seconds = run_tests(python, inside, "treeops", place)
+    return f"{path.name:<62}{build_seconds:>9.1f}{seconds:>9.1f}  {outcome}"
+
+
+def check_kernels(uv: str, python: str, place: Path) -> str:
+    """The same for optcore-accel, with torch or without; return a line of text."""
+    env = uv_environment()
+    path, build_seconds = build(uv, python, "optcore-accel", place)
+    inside = str(place / "kernels" / "bin" / "python")
+    run(f"{python}: make the environment", [uv, "venv", "--python", python, "kernels"], place, env)
+    install = [uv, "pip", "install", "--python", inside]
+    constraint = place / "constraint.txt"
+    constraint.write_text(f"torch=={version('torch').partition('+')[0]}\n")
+    constrained = [*install, "--constraint", str(constraint)]
+    plan = subprocess.run(
+        [*constrained, "--dry-run", "torch"], cwd=place, env=env, text=True, capture_output=True
+    )
+    if plan.returncode or CUDA_PACKAGE.search(plan.stderr):
+        run(f"{python}: install", [*install, "--no-deps", str(path)], place, env)
+        modules = sorted(map(str, (place / "kernels").glob("lib/*/site-packages/*/*.so")))
+        run(f"{python}: load the modules", [inside, "-c", LOAD, *modules], place, env)
+        outcome = "loads; no tests: torch is not to be had here without CUDA's packages"
+        return f"{path.name:<62}{build_seconds:>9.1f}{0.0:>9.1f}  {outcome}"
+    (treeops,) = (place / "out" / "treeops").glob("*.whl")
+    below = [str(treeops), str(PACKAGES / "optcore"), str(path)]
+    run(f"{python}: install", [*constrained, *below], place, env)
+    group = ["--no-sources", "--group", f"{PACKAGES / 'optcore-accel' / 'pyproject.toml'}:test"]
+    run(f"{python}: install the tests", [*constrained, *group], place, env)
+    outcome, seconds = run_tests(python, inside, "optcore-accel", place)
+    return f"{path.name:<62}{build_seconds:>9.1f}{seconds:>9.1f}  {outcome}"
+
+
+def build(uv: str, python: str, package: str, place: Path) -> tuple[Path, float]:
+    """Build a wheel, look into it, and keep it in ``dist``; return it and the seconds it took."""
+    started = time.monotonic()
+    out = place / "out" / package
+    command = [uv, "build", "--wheel", "--quiet", "--python", python, "--out-dir", str(out)]
+    command += ["--config-setting", f"build-dir={place / 'build' / package}"]
+    command += [str(PACKAGES / package)]
+    run(f"{python}: build the wheel of {package}", command, place, uv_environment())
+    (path,) = out.glob("*.whl")
+    seconds = time.monotonic() - started
+    wheel = Wheel(package, package.replace("-", "_"), path, frozenset())
+    print(*inspect(wheel, place), sep="\n")
+    dist = PACKAGES / package / "dist"
+    dist.mkdir(exist_ok=True)
+    shutil.copy(path, dist)
+    return path, seconds
+
+
+def run_tests(python: str, inside: str, package: str, place: Path) -> tuple[str, float]:
+    """Run the tests of an installed package; return pytest's last line and the seconds."""
+    copy = place / "packages" / package
+    ignored = shutil.ignore_patterns(*NOT_TESTS)
+    shutil.copytree(PACKAGES / package, copy, symlinks=True, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", place)
     config = ["-c", str(place / "pyproject.toml"), "--rootdir", str(place)]
     pytest = [inside, "-m", "pytest", "-q", "-m", "not slow", "--doctest-ignore-import-errors"]
-    tests = ["--pyargs", str(copy / "tests"), "treeops"]
+    tests = ["--pyargs", str(copy / "tests"), package.replace("-", "_")]
     started = time.monotonic()
-    output = run(f"{python}: tests", [*pytest, *config, *tests], place, env)
-    seconds = time.monotonic() - started
-
-    dist.mkdir(exist_ok=True)
-    shutil.copy(path, dist)
-    outcome = output.rstrip().splitlines()[-1]
-    return f"{path.name:<58}{build_seconds:>9.1f}{seconds:>9.1f}  {outcome}"
+    output = run(
+        f"{python}: tests of {package}", [*pytest, *config, *tests], place, uv_environment()
+    )
+    return output.rstrip().splitlines()[-1], time.monotonic() - started
 
 
 if __name__ == "__main__":

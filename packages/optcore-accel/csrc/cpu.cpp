@@ -2,7 +2,9 @@
 // Cutting a job into pieces and sharing them among threads.
 #include "cpu.h"
 
+#ifdef _OPENMP
 #include <omp.h>
+#endif
 
 #include <vector>
 
@@ -63,8 +65,10 @@ void run_with(const SomeJob& job, void (*loops)(const SomeJob&, const double*, c
         }
     }
     const std::int64_t count = static_cast<std::int64_t>(chunks.size());
+#ifdef _OPENMP
     const bool parallel = total > kSerial && !omp_in_parallel() && omp_get_max_threads() > 1;
 #pragma omp parallel for schedule(static) if (parallel)
+#endif
     for (std::int64_t i = 0; i < count; ++i) loops(job, scalars, chunks[i]);
 }
 

@@ -380,4 +380,13 @@ DeviceCount device_count() {
     return {0, cudaGetErrorString(status)};
 }
 
+std::string refusal(int device_index) {
+    const DeviceGuard guard(device_index);
+    cudaFuncAttributes attributes;  // there are some only where code for this GPU can be loaded
+    const cudaError_t status = cudaFuncGetAttributes(&attributes, step_kernel<Descent, float>);
+    if (status == cudaSuccess) return "";
+    cudaGetLastError();
+    return cudaGetErrorString(status);
+}
+
 }  // namespace optcore

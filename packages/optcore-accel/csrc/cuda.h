@@ -19,4 +19,7 @@ struct DeviceCount {
 
 DeviceCount device_count();
 
+// Why this GPU runs no kernel of this module, or nothing.
+std::string refusal(int device_index);
+
 }  // namespace optcore

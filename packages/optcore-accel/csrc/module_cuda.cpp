@@ -9,4 +9,5 @@ PYBIND11_MODULE(_cuda, module) {
         const optcore::DeviceCount found = optcore::device_count();
         return pybind11::make_tuple(found.count, found.reason);
     });
+    module.def("refusal", &optcore::refusal);
 }

@@ -47,7 +47,10 @@ def is_available(device: str | torch.device = "cpu") -> bool:
     found = _status(device.type) if device.type in _MODULES else None
     if found is None or not found.available:
         return False
-    return device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
+    if device.type == "cpu":
+        return True
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return index < torch.cuda.device_count() and not _refusal(index)
 
 
 def module_for(who: str, device: torch.device) -> ModuleType:
@@ -63,12 +66,20 @@ def module_for(who: str, device: torch.device) -> ModuleType:
         )
     if not found.available:
         raise RuntimeError(f"{who}: expected kernels for {device}, got none: {found.reason}")
+    if device.type == "cuda" and (reason := _refusal(device.index or 0)):
+        raise RuntimeError(f"{who}: expected kernels for {device}, got none: {reason}")
     return _load(device.type)
 
 
 @cache
 def _load(kind: str) -> ModuleType:
     return importlib.import_module(f"optcore_accel.{_MODULES[kind]}")
+
+
+@cache
+def _refusal(index: int) -> str:
+    """Why a GPU does not run the kernels that were built (it is too old for them); or nothing."""
+    return _load("cuda").refusal(index)
 
 
 @cache
@@ -93,4 +104,6 @@ def _status(kind: str) -> DeviceStatus:
         return DeviceStatus(True, True, False, f"no GPU: {reason or 'none found'}", None)
     if not torch.cuda.is_available():
         return DeviceStatus(True, True, False, "this build of torch cannot use CUDA", None)
+    if reason := _refusal(torch.cuda.current_device()):
+        return DeviceStatus(True, True, False, reason, None)
     return DeviceStatus(True, True, True, None, f"{count} GPU{'s' if count > 1 else ''}")

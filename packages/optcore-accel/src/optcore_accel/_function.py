@@ -225,7 +225,8 @@ class _StepBackward(_Node):
         places = [k for k, number in enumerate(signature.numbers) if number is None]
         for tensor, place, need in zip(tensors, places, plan.needs):
             if need:
-                results.append(derivatives[place].to(tensor.device, tensor.dtype))
+                found_there = derivatives[place].to(tensor.device, tensor.dtype)
+                results.append(found_there.clone())  # no view: those confuse forward mode
         for column, row in zip(found, rows, strict=True):
             results += [tensor for tensor, need in zip(column or row, row, strict=True) if need]
         return tuple(results)
