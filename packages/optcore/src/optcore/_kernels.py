@@ -29,14 +29,16 @@ Under the name ``step`` the mapping may hold whole steps, with which classes, ``
 
     step(links) -> take or None
     take(params, grads, buffers, count, inplace=...) -> (params, buffers)
+    take.check(params, grads, buffers) -> None
     take.fits(params, grads, buffers) -> bool
 
 * ``links`` pairs the name of each transformation of the chain with its hyperparameters: numbers,
   0-d tensors and flags. None: this chain is not known.
 * ``params``, ``grads`` and each of ``buffers`` (those of all links, in order) are lists as above.
 * ``count``: a 0-d CPU tensor, the number of updates of these leaves, this one included; or None.
-* ``inplace=True`` overwrites and returns ``params`` and ``buffers``.
-* ``fits``: whether a call in place would be taken as it is.
+* ``inplace=True`` overwrites and returns ``params`` and ``buffers``; it is asked for only after
+  ``check`` or ``fits``.
+* ``check`` refuses what a call in place cannot take; ``fits``: whether it would be taken as it is.
 
 While ``torch.compile`` traces, the torch formula runs: that is what the compiler fuses.
 """
