@@ -278,7 +278,7 @@ struct Lion {
     template <typename T>
     OPTCORE_INLINE static void forward(const Constants<T>& c, T g, const T* old, T* fresh, T* u) {
         const T direction = c.b1 * old[0] + c.w1 * g;
-        *u = direction > T(0) ? T(1) : direction < T(0) ? T(-1) : direction;  // NaN stays NaN
+        *u = direction > T(0) ? T(1) : direction < T(0) ? T(-1) : T(0);  // NaN gives 0, as in torch
         fresh[0] = c.b2 * old[0] + c.w2 * g;
     }
 

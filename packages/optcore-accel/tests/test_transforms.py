@@ -87,9 +87,9 @@ USES = {
     "vmap over all": lambda f: vmap(f)(STARTS, RATES, RATES * 2),
     "vmap of grad over rates": lambda f: vmap(grad(summed(f), 1), (None, 0))(STARTS[0], RATES),
     "grad of vmap over rates": lambda f: grad(lambda r: summed(vmap(f))(STARTS, r))(RATES),
-    "grad of vmap, one rate": lambda f: grad(
-        lambda r: summed(vmap(f, (0, None)))(STARTS, r)
-    )(RATES[0]),
+    "grad of vmap, one rate": lambda f: grad(lambda r: summed(vmap(f, (0, None)))(STARTS, r))(
+        RATES[0]
+    ),
     "vmap of vmap": lambda f: vmap(vmap(f, (None, 0)), (0, None))(STARTS, RATES),
     "vmap of vmap of grad": lambda f: vmap(vmap(grad(summed(f)), (None, 0)), (0, None))(
         STARTS, RATES

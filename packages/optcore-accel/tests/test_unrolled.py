@@ -99,9 +99,7 @@ def test_the_second_order_meta_gradient_has_the_right_sign_and_value(name):
     meta, slopes = first(0.05, 1.1)
     rows = [torch.autograd.grad(slope, meta, retain_graph=True) for slope in slopes]
     found = torch.tensor(rows)
-    expected = [
-        difference(lambda *at, k=k: first(*at)[1][k].item(), [0.05, 1.1]) for k in range(2)
-    ]
+    expected = [difference(lambda *at, k=k: first(*at)[1][k].item(), [0.05, 1.1]) for k in range(2)]
     expected = torch.tensor(expected)
     assert torch.equal(found.sign(), expected.sign())
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
@@ -233,8 +231,9 @@ def test_only_what_is_asked_for_is_differentiated():
     params, grads, _, moved, after = one_step()
     assert torch.autograd.grad(moved[0].sum(), grads[0])[0].shape == grads[0].shape
     _, _, _, moved, after = one_step()
-    buffers = [leaf for leaf in after[0].mu]
-    assert buffers[0].requires_grad and moved[0].requires_grad
+    buffers = list(after[0].mu)
+    assert buffers[0].requires_grad
+    assert moved[0].requires_grad
     fixed, tx = [p.detach() for p in params], CHAINS["adam"](0.1, True)
     still, _ = tx.step([g.detach() for g in grads], tx.init(fixed), fixed, inplace=False)
     assert not any(p.requires_grad for p in still)

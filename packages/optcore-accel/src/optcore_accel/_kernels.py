@@ -194,8 +194,6 @@ def _scalar(who: str, name: str, value: Any) -> Any:
                 f"{who}(use_accelerated_op=True): expected {name} as a number or a tensor without "
                 f"axes, got one of shape {shape}; leave use_accelerated_op out"
             )
-        if value.is_complex():
-            raise TypeError(f"{who}: expected {name} as a real number, got {value.dtype}")
         return value.to(torch.float64)
     return value if isinstance(value, bool) else float(value)
 
