@@ -88,7 +88,8 @@ struct Moments {
         fresh[1] = c.b2 * old[1] + c.w2 * g * g;
         T square = fresh[1];
         if (kMaximum) {
-            square = old[kBuffers - 1] > square ? old[kBuffers - 1] : square;
+            const T before = old[kBuffers - 1];
+            square = before > square || before != before ? before : square;  // NaN stays NaN
             fresh[kBuffers - 1] = square;
         }
         *u = fresh[0] / (safe_sqrt(square + c.r) + c.e) * c.k;
@@ -105,7 +106,7 @@ struct Moments {
             const T before = old[kBuffers - 1];
             to_old = before > nu ? T(1) : before < nu ? T(0) : T(0.5);
             to_nu = T(1) - to_old;
-            square = before > nu ? before : nu;
+            square = before > nu || before != before ? before : nu;
         }
         const T root = safe_sqrt(square + c.r);
         const T inverse = T(1) / (root + c.e);
@@ -277,7 +278,7 @@ struct Lion {
     template <typename T>
     OPTCORE_INLINE static void forward(const Constants<T>& c, T g, const T* old, T* fresh, T* u) {
         const T direction = c.b1 * old[0] + c.w1 * g;
-        *u = direction > T(0) ? T(1) : direction < T(0) ? T(-1) : direction;  // NaN stays NaN
+        *u = direction > T(0) ? T(1) : direction < T(0) ? T(-1) : T(0);  // NaN gives 0, as in torch
         fresh[0] = c.b2 * old[0] + c.w2 * g;
     }
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The functions of the two modules; a module includes this after it has defined its device.
 //
-//   step(rule, scalars, param, grad, old, out, fresh, stream)
+//   step(rule, scalars, param, grad, old, out, fresh, stream, before, checked)
 //   step_backward(rule, scalars, param, grad, old, steps, dout, dfresh, dparam, dgrad, dold,
 //                 partials, stream)
+//   check(param, grad, old)
 //   prepare(rule, param, grad, old) -> Prepared or None, then .run(scalars, stream): a step in place,
 //                                     taken as it is
 //   chunks(tensors)
 //
-// Columns are lists of tensors or None. Both return None if the kernel ran, or, nothing done, the
-// leaves whose columns do not lie alike in memory.
+// Columns are lists of tensors or None. The first two return None if the kernel ran, or, nothing
+// done, the leaves whose columns do not lie alike in memory. `check` refuses what a step in place
+// would refuse and returns whether such a step needs no copies.
 #pragma once
 
 #include <memory>
@@ -65,7 +67,8 @@ struct Prepared {
 
 template <typename SomeJob>
 py::object finish(const Arguments& arguments, SomeJob* job, py::handle scalars,
-                  const TensorReader& reader, DeviceType device, std::uintptr_t stream) {
+                  const TensorReader& reader, DeviceType device, std::uintptr_t stream,
+                  const py::object& before) {
     check_buffers(*job);
     read_scalars(reader, scalars, device, arguments.device_index(), job->scalars);
     if (!arguments.uneven().empty()) {
@@ -75,6 +78,7 @@ py::object finish(const Arguments& arguments, SomeJob* job, py::handle scalars,
     }
     job->sizes = arguments.sizes();
     job->wide = arguments.is_wide();
+    if (!before.is_none()) before();  // nothing is refused any more
     {
         py::gil_scoped_release others_may_run;
         launch(*job, arguments.device_index(), stream);
@@ -88,7 +92,8 @@ void bind_device(py::module_& module) {
     module.def(
         "step",
         [reader](int rule, py::handle scalars, py::handle param, py::handle grad, py::handle old,
-                 py::handle out, py::handle fresh, std::uintptr_t stream) {
+                 py::handle out, py::handle fresh, std::uintptr_t stream, py::object before,
+                 bool checked) {
             Job job;
             job.rule = rule_of(rule);
             Arguments arguments(*reader, kDevice);
@@ -106,11 +111,12 @@ void bind_device(py::module_& module) {
             } else {
                 read_columns(&arguments, "fresh buffers", fresh, job.fresh, true);
             }
-            arguments.refuse_overlaps();
-            return finish(arguments, &job, scalars, *reader, kDevice, stream);
+            if (!checked) arguments.refuse_overlaps();
+            return finish(arguments, &job, scalars, *reader, kDevice, stream, before);
         },
         py::arg("rule"), py::arg("scalars"), py::arg("param"), py::arg("grad"), py::arg("old"),
-        py::arg("out"), py::arg("fresh"), py::arg("stream") = 0);
+        py::arg("out"), py::arg("fresh"), py::arg("stream") = 0, py::arg("before") = py::none(),
+        py::arg("checked") = false);
     module.def(
         "step_backward",
         [reader](int rule, py::handle scalars, py::handle param, py::handle grad, py::handle old,
@@ -133,7 +139,7 @@ void bind_device(py::module_& module) {
                 job.partials = reinterpret_cast<double*>(
                     partials.attr("data_ptr")().template cast<std::uintptr_t>());
             }
-            return finish(arguments, &job, scalars, *reader, kDevice, stream);
+            return finish(arguments, &job, scalars, *reader, kDevice, stream, py::none());
         },
         py::arg("rule"), py::arg("scalars"), py::arg("param"), py::arg("grad"), py::arg("old"),
         py::arg("steps"), py::arg("dout"), py::arg("dfresh"), py::arg("dparam"), py::arg("dgrad"),
@@ -147,6 +153,18 @@ void bind_device(py::module_& module) {
                 launch(self.job, self.device_index, stream);
             },
             py::arg("scalars"), py::arg("stream") = 0);
+    module.def(
+        "check",
+        [reader](py::handle param, py::handle grad, py::handle old) {
+            Job job;
+            Arguments arguments(*reader, kDevice);
+            arguments.column("params", param, &job.param, true);
+            arguments.column("grads", grad, &job.grad, false);
+            read_columns(&arguments, "buffers", old, job.old, true);
+            arguments.refuse_overlaps();
+            return arguments.uneven().empty();
+        },
+        py::arg("param"), py::arg("grad"), py::arg("old"));
     module.def(
         "prepare",
         [reader](int rule, py::handle param, py::handle grad, py::handle old) -> py::object {

@@ -102,6 +102,21 @@ bool TensorView::is_dense() const {
     return true;
 }
 
+bool TensorView::may_overlap_itself() const {
+    if (size <= 1) return false;
+    std::vector<int> order;
+    for (int i = 0; i < ndim; ++i) {
+        if (shape[i] > 1) order.push_back(i);
+    }
+    std::sort(order.begin(), order.end(), [&](int a, int b) { return strides[a] < strides[b]; });
+    std::int64_t reach = 0;  // of what the axes so far span
+    for (int i : order) {
+        if (strides[i] <= reach) return true;
+        reach += (shape[i] - 1) * strides[i];
+    }
+    return false;
+}
+
 std::string TensorView::describe() const {
     std::string text = std::string(name_of(dtype)) + "[";
     for (int axis = 0; axis < ndim; ++axis) {

@@ -64,12 +64,17 @@ def pair(request):
 
 def start():
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(s, generator=generator, dtype=F64).requires_grad_() for s in [(3, 2), (2,), ()]]
+    return [
+        torch.randn(s, generator=generator, dtype=F64).requires_grad_() for s in [(3, 2), (2,), ()]
+    ]
 
 
 def directions():
     generator = torch.Generator().manual_seed(2)
-    return [[torch.randn(p.shape, generator=generator, dtype=F64) for p in start()] for _ in range(STEPS)]
+    return [
+        [torch.randn(p.shape, generator=generator, dtype=F64) for p in start()]
+        for _ in range(STEPS)
+    ]
 
 
 DIRECTIONS = directions()

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -39,25 +40,58 @@ class Columns:
         yield from self.buffers
 
 
-def overwrite(who: str, rule: Rule, scalars: Sequence[Scalar], columns: Columns) -> Tensors | None:
-    """One step in place: of the parameters, or of the buffers alone, giving the updates."""
-    module = _checked(who, columns)
-    _announce(_written(columns))
+def overwrite(
+    who: str,
+    rule: Rule,
+    scalars: Sequence[Scalar],
+    columns: Columns,
+    checked: bool = False,
+) -> Tensors | None:
+    """One step in place: of the parameters, or of the buffers alone, giving the updates.
+
+    What is refused is refused before anything changes; ``checked``: :func:`check` was asked.
+    """
+    device = columns.grads[0].device
+    module = module_for(who, device) if checked else _checked(who, columns)
+    before = partial(_announce, _written(columns))
     stream = _stream(columns)
     out = columns.params
     if out is None:
         out = _like(columns.grads)
-    uneven = _run(who, module, rule, scalars, columns, out, columns.buffers, stream)
+    own = columns.buffers
+    uneven = _run(who, module, rule, scalars, columns, out, own, stream, before, checked)
     if uneven:
         even, even_out = _evened(columns, uneven), _even(out, uneven)
         if columns.params is not None:
             even_out = even.params
-        _run(who, module, rule, scalars, even, even_out, even.buffers, stream)
+        _run(who, module, rule, scalars, even, even_out, even.buffers, stream, before, checked)
         for target, made in zip((out, *columns.buffers), (even_out, *even.buffers), strict=True):
             for leaf in uneven:
                 if made[leaf] is not target[leaf]:
                     target[leaf].copy_(made[leaf])
     return out if columns.params is None else None
+
+
+def check(who: str, columns: Columns) -> None:
+    """Refuse what :func:`overwrite` would refuse.
+
+    Raises:
+        RuntimeError: No kernels for that device, or a tensor of inference mode outside of it.
+        TypeError: A tensor that kernels cannot read.
+        ValueError: Tensors that differ, or share memory.
+    """
+    module = _checked(who, columns)
+    _described(who, module.check, columns.params, columns.grads, columns.buffers)
+    _refuse_negated(who, "parameters", columns.params or ())
+    for column in columns.buffers:
+        _refuse_negated(who, "buffers", column)
+    if not torch.is_inference_mode_enabled():
+        for column in (columns.params or (), *columns.buffers):
+            if any(map(torch.Tensor.is_inference, column)):
+                raise RuntimeError(
+                    f"{who}: expected tensors that may be written, got one made in inference "
+                    "mode; clone it outside"
+                )
 
 
 def prepared(rule: Rule, columns: Columns) -> Callable[[Sequence[Scalar]], None] | None:
@@ -66,7 +100,7 @@ def prepared(rule: Rule, columns: Columns) -> Callable[[Sequence[Scalar]], None]
     All checks are done. What is returned takes the step, given the scalars.
     """
     device = columns.grads[0].device
-    if not is_available(device) or _negated(columns):
+    if not is_available(device) or any(map(torch.Tensor.is_neg, columns.grads)):
         return None
     module = module_for(rule.name, device)
     ready = module.prepare(rule.number, columns.params, columns.grads, columns.buffers)
@@ -86,6 +120,7 @@ def compute(
 ) -> tuple[Tensors, list[Tensors]]:
     """One step out of place: new parameters (or updates) and new buffers."""
     module, stream = _checked(who, columns), _stream(columns)
+    _refuse_negated(who, "parameters", columns.params or ())
     uneven: Any = ()
     while True:
         first = columns.grads if columns.params is None else columns.params
@@ -122,6 +157,7 @@ def pull_back(
         A list or None for each column, and the derivatives in the scalars.
     """
     module, stream = _checked(who, columns), _stream(columns)
+    cotangents = [_resolved(column) for column in cotangents]
     partials = None
     if scalars_too:
         shape = module.chunks(columns.grads), module.SCALARS
@@ -162,6 +198,8 @@ def _run(
     out: Tensors,
     fresh: list[Tensors],
     stream: int,
+    before: Any = None,
+    checked: bool = False,
 ) -> list[int] | None:
     return _described(
         who,
@@ -174,6 +212,8 @@ def _run(
         out,
         fresh,
         stream,
+        before,
+        checked,
     )
 
 
@@ -199,17 +239,28 @@ def _announce(written: Tensors) -> None:
     torch.autograd.graph.increment_version(written)
 
 
-def _negated(columns: Columns) -> bool:
-    return any(map(torch.Tensor.is_neg, columns.grads))
-
-
 def _checked(who: str, columns: Columns) -> ModuleType:
-    if _negated(columns):
+    _refuse_negated(who, "gradients", columns.grads)
+    return module_for(who, columns.grads[0].device)
+
+
+def _refuse_negated(who: str, name: str, tensors: Iterable[torch.Tensor]) -> None:
+    if any(map(torch.Tensor.is_neg, tensors)):
         raise TypeError(
-            f"{who}: expected gradients that hold their values, got a lazily negated view; call "
+            f"{who}: expected {name} that hold their values, got a lazily negated view; call "
             ".resolve_neg()"
         )
-    return module_for(who, columns.grads[0].device)
+
+
+def _resolved(cotangents: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """The same without lazily negated views, which complex arithmetic gives."""
+    if any(map(torch.Tensor.is_neg, filter(_is_tensor, cotangents))):
+        return [None if c is None else c.resolve_neg() for c in cotangents]
+    return cotangents
+
+
+def _is_tensor(value: torch.Tensor | None) -> bool:
+    return value is not None
 
 
 def _like(tensors: Tensors) -> Tensors:

@@ -80,11 +80,17 @@ class _Node(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        if torch._C._are_functorch_transforms_active():
-            return super().apply(*args)
-        if not torch.is_grad_enabled() and forward_ad._current_level < 0:
-            return cls.forward(*args)  # nothing to keep: most ways back end here
-        return super(torch.autograd.Function, cls).apply(*args)  # no defaults, no dead wrappers
+        if not torch._C._are_functorch_transforms_active():
+            if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+                plain: Any = cls.forward  # nothing to keep: most ways back end here
+            else:
+                plain = super(torch.autograd.Function, cls).apply  # no defaults to fill in
+            try:
+                return plain(*args)
+            except (TypeError, RuntimeError):  # a pull-back may hold tensors of a transform's end
+                if not any(map(_is_wrapper, args)):
+                    raise
+        return super().apply(*args)
 
     @staticmethod
     def keep(ctx: Any, tensors: Sequence[torch.Tensor | None]) -> None:
@@ -93,6 +99,11 @@ class _Node(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
             ctx.save_for_forward(*tensors)
+
+
+def _is_wrapper(value: Any) -> bool:
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return isinstance(value, torch.Tensor) and wrapped(value)
 
 
 class _Step(_Node):
@@ -305,8 +316,23 @@ def _formula(signature: Signature, tensors: Sequence[torch.Tensor]) -> tuple[tor
 def _push(
     function: Any, primals: Sequence[Any], tangents: Sequence[torch.Tensor | None]
 ) -> tuple[torch.Tensor, ...]:
-    """Forward derivative by differentiating the backward one, which is linear: no nested duals."""
+    """Forward derivative by differentiating the backward one, which is linear: no nested duals.
+
+    Torch calls ``jvp`` with forward mode off, which would lose the tangents of outer levels; with
+    it on, those of this level must not take part.
+    """
     moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
+    with forward_ad._set_fwd_grad_enabled(True):
+        still = [None if x is None else forward_ad.unpack_dual(x).primal for x in primals]
+        return _pushed(function, still, moving, [tangents[i] for i in moving])
+
+
+def _pushed(
+    function: Any,
+    primals: Sequence[Any],
+    moving: Sequence[int],
+    tangents: Sequence[torch.Tensor],
+) -> tuple[torch.Tensor, ...]:
 
     def run(*wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
         inputs = list(primals)
@@ -316,7 +342,7 @@ def _push(
 
     found, pull = torch.func.vjp(run, *(primals[i] for i in moving))
     _, push = torch.func.vjp(pull, tuple(torch.zeros_like(x) for x in found))
-    (result,) = push(tuple(tangents[i] for i in moving))
+    (result,) = push(tuple(tangents))
     return result
 
 
@@ -325,14 +351,19 @@ def _push(
 
 def _one_by_one(info: Any, node: Any, plan: Any, tensors: Sequence[Any], dims: Any) -> Any:
     """Scalars differ or are differentiated: each example has a call of its own."""
+    size = info.batch_size
+
+    def example(tensor: Any, dim: int | None, b: int) -> Any:
+        if dim is None:
+            return tensor
+        if not size:  # no example to go by, but shapes are wanted
+            return tensor.new_zeros(tensor.movedim(dim, 0).shape[1:])
+        return tensor.select(dim, b)
+
     rows = []
-    for b in range(info.batch_size):
-        given = [
-            tensor if dim is None else tensor.select(dim, b)
-            for tensor, dim in zip(tensors, dims, strict=True)
-        ]
-        rows.append(node.apply(plan, *given))
-    found = tuple(torch.stack(column) for column in zip(*rows, strict=True))
+    for b in range(max(size, 1)):
+        rows.append(node.apply(plan, *(example(*pair, b) for pair in zip(tensors, dims))))
+    found = tuple(torch.stack(column)[:size] for column in zip(*rows, strict=True))
     return found, (0,) * len(found)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from optcore_accel._call import Columns, overwrite, prepared
+from optcore_accel._call import Columns, check, overwrite, prepared
 from optcore_accel._function import step
 from optcore_accel._rules import (
     RMS,
@@ -116,9 +116,18 @@ class Step:
         scalars = self._scalars_at(count)
         columns = Columns(params, grads, buffers)
         if inplace:
-            overwrite(self._who, self._rule, scalars, columns)
+            overwrite(self._who, self._rule, scalars, columns, checked=True)
             return params, buffers
         return step(self._who, self._rule, scalars, columns)
+
+    def check(
+        self,
+        params: list[torch.Tensor],
+        grads: list[torch.Tensor],
+        buffers: list[list[torch.Tensor]],
+    ) -> None:
+        """Refuse what a call in place cannot take."""
+        check(self._who, Columns(params, grads, buffers))
 
     def prepared(
         self,
@@ -189,7 +198,7 @@ def _scalar(who: str, name: str, value: Any) -> Any:
                 f"{who}(use_accelerated_op=True): expected {name} as a number or a tensor without "
                 f"axes, got one of shape {shape}; leave use_accelerated_op out"
             )
-        return value.to(torch.float64) if value.is_floating_point() else value
+        return value.to(torch.float64)
     return value if isinstance(value, bool) else float(value)
 
 

@@ -108,6 +108,9 @@ class FusedStep:
         every = [tick for ticks in self._ticks.values() for tick in ticks if tick is not None]
         self._distinct = list({id(tick): tick for tick in every}.values())
         self._calls = list(self._grouped())
+        if inplace:  # all of them before the first is run
+            for members, own, buffers, _ in self._calls:
+                take.check(own, _chosen(self._grads, members), buffers)
 
     def _flat(self, tree: Tree) -> list[Any]:
         return flatten_like(self._who, "state differs from params", self._spec, tree)

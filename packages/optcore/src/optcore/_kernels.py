@@ -29,6 +29,7 @@ Under the name ``step`` the mapping may hold whole steps, with which classes, ``
 
     step(links) -> take or None
     take(params, grads, buffers, count, inplace=...) -> (params, buffers)
+    take.check(params, grads, buffers) -> None
     take.prepared(params, grads, buffers) -> run or None
     run(count)
 
@@ -36,10 +37,11 @@ Under the name ``step`` the mapping may hold whole steps, with which classes, ``
   0-d tensors and flags. None: this chain is not known.
 * ``params``, ``grads`` and each of ``buffers`` (those of all links, in order) are lists as above.
 * ``count``: a 0-d CPU tensor, the number of updates of these leaves, this one included; or None.
-* ``inplace=True`` overwrites and returns ``params`` and ``buffers``.
+* ``inplace=True`` overwrites and returns ``params`` and ``buffers``; it is asked for only after
+  ``check``, which refuses what a call in place cannot take.
 * ``prepared``: the call in place with every check done; None if it cannot be taken as it is (then
-  the call itself says why, or does with a copy). ``run`` takes it, with nothing in between but the
-  runs of other calls.
+  ``check`` says why, or the call does with a copy). ``run`` takes it, with nothing in between but
+  the runs of other calls.
 
 While ``torch.compile`` traces, the torch formula runs: that is what the compiler fuses.
 """
