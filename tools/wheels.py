@@ -81,8 +81,8 @@ def search(versions: list[str]) -> dict[str, str]:
     for wanted in versions:
         own = sorted(pyenv.glob(f"{wanted}.*/bin/python3"))
         for path in [*map(str, own), shutil.which(f"python{wanted}")]:
-            if path is not None and version_of(path) == version:
-                found[version] = path
+            if path is not None and version_of(path) == wanted:
+                found[wanted] = path
                 break
     return found
 
