@@ -78,11 +78,11 @@ def search(versions: list[str]) -> dict[str, str]:
     """Return the interpreters of these versions; pyenv's own come before its shims on PATH."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     found = {}
-    for version in versions:
-        own = sorted(pyenv.glob(f"{version}.*/bin/python3"))
-        for path in [*map(str, own), shutil.which(f"python{version}")]:
-            if path is not None and version_of(path) == version:
-                found[version] = path
+    for wanted in versions:
+        own = sorted(pyenv.glob(f"{wanted}.*/bin/python3"))
+        for path in [*map(str, own), shutil.which(f"python{wanted}")]:
+            if path is not None and version_of(path) == wanted:
+                found[wanted] = path
                 break
     return found
 
