@@ -12,7 +12,9 @@ import optviz
 try:
     import typer
 except ModuleNotFoundError as error:
-    raise SystemExit("python -m optviz: typer is not installed; pip install 'optviz[cli]'") from error
+    raise SystemExit(
+        "python -m optviz: typer is not installed; pip install 'optviz[cli]'"
+    ) from error
 
 app = typer.Typer(add_completion=False, help="Draw autograd graphs of bilevel programs.")
 

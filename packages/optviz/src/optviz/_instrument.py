@@ -46,7 +46,7 @@ def instrument(optimizer: T) -> T:
         >>> w = torch.ones(2, requires_grad=True)
         >>> sgd = optviz.instrument(optcore.sgd(lr=0.1))
         >>> with optviz.record():
-        ...     (g,) = torch.autograd.grad((w**3).sum(), w, create_graph=True)
+        ...     (g,) = torch.autograd.grad(w.exp().sum(), w, create_graph=True)
         ...     new, _ = sgd.step(g, sgd.init(w), w, inplace=False)
         >>> sorted({node.path[1] for node in optviz.draw(new.sum()).nodes if node.path})
         ['apply', 'forward', 'gradient', 'scale_by_learning_rate']
@@ -142,12 +142,6 @@ def _transformation(original: Any, steps: _Steps, outermost: bool = True) -> Any
 
 @lru_cache(maxsize=16)
 def _staged_class(base: type) -> Any:
-    def init(self: Any, params: Any) -> Any:
-        state = base.init(self, params)  # type: ignore[attr-defined]
-        if self._outermost and not self._steps.running:
-            self._steps.mark = now()
-        return state
-
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self._steps.around(
             self._name, self._holds, False, lambda: base.update(self, *args, **kwargs)
@@ -169,6 +163,6 @@ def _staged_class(base: type) -> Any:
             "; pickle the original"
         )
 
-    methods = {"init": init, "update": update, "step": step, "apply": apply, "__reduce__": reduce}
+    methods = {"update": update, "step": step, "apply": apply, "__reduce__": reduce}
     named = {"__slots__": ("_holds", "_outermost", "_steps"), "__module__": base.__module__}
     return type(base.__name__, (base,), {**methods, **named})
