@@ -17,7 +17,7 @@ from optviz._fold import Arrow, Box, arrows, lane_name
 from optviz.graph import Graph
 
 CHAR, LINE = 7.3, 15.0  # of a monospace font of 12 pixels
-PAD, GAP_X, GAP_Y, HEADER = 8.0, 22.0, 34.0, 24.0
+PAD, GAP_X, GAP_Y, HEADER = 8.0, 22.0, 42.0, 24.0
 LONGEST = 30  # characters of a line
 IN, OUT = -1, -2  # where arrows come into a frame and leave it
 
@@ -195,7 +195,7 @@ def _frame(box: Box, edges: set[tuple[int, int]], frames: dict[int, _Frame]) -> 
     lanes = _columns(ranks, box.parent is not None)
     top = PAD if box.parent is None else HEADER + PAD
     if lanes:
-        top += LINE + 14.0
+        top += LINE + 20.0
     for row in ranks:
         for item in row:
             item.y = top

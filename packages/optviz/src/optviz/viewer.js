@@ -4,7 +4,7 @@
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
 const boxes = data.boxes;
-const CHAR = 7.3, LINE = 15, PAD = 8, GAP_X = 22, GAP_Y = 34, HEADER = 24, LONGEST = 30;
+const CHAR = 7.3, LINE = 15, PAD = 8, GAP_X = 22, GAP_Y = 42, HEADER = 24, LONGEST = 30;
 const IN = -1, OUT = -2;  // where arrows come into a frame and leave it
 const NS = "http://www.w3.org/2000/svg";
 const view = document.getElementById("view");
@@ -135,7 +135,7 @@ function frame(box, edges, frames) {
   for (let at = 0; at < rows.length; at++) rows[at] = rows[at] || [];
   order(rows);
   let lanes = columns(rows, Boolean(box.parent));
-  let top = (box.parent ? HEADER + PAD : PAD) + (lanes.length ? LINE + 14 : 0);
+  let top = (box.parent ? HEADER + PAD : PAD) + (lanes.length ? LINE + 20 : 0);
   for (const row of rows) {
     const height = Math.max(0, ...row.map(item => item.height));
     for (const item of row) item.y = top + (height - item.height) / 2;
