@@ -15,7 +15,8 @@ import torch
 import optviz
 from optviz.__main__ import app, maml
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+CHROMIUM = next(filter(None, BROWSERS), "")
 
 
 def chain(length):

@@ -269,23 +269,24 @@ def told_bytes(size: int) -> str:
 
 
 def _open(root: Box, fold: bool) -> None:
-    """Open boxes level by level, as long as the picture stays small."""
+    """Open boxes level by level, scopes before mere stretches, while the picture stays small."""
     root.open = True
     shown = list(root.children)
     while True:
-        inside = [box for box in shown if box.children and (not fold or _opens(box))]
-        after = len(shown) + sum(len(box.children) - 1 for box in inside)
-        if not inside or (fold and after > MOST - 20):
+        closed = [box for box in shown if box.children]
+        scopes = [box for box in closed if box.kind not in ("repeat", "leaves", "stretch")]
+        choices = [scopes, [box for box in closed if box.kind == "stretch"]] if fold else [closed]
+        for inside in filter(None, choices):
+            after = len(shown) + sum(len(box.children) - 1 for box in inside)
+            if not fold or after <= MOST - 20:
+                break
+        else:
             return
         for box in inside:
             box.open = True
-        closed = {id(box) for box in inside}
-        shown = [box for box in shown if id(box) not in closed]
+        gone = {id(box) for box in inside}
+        shown = [box for box in shown if id(box) not in gone]
         shown += [child for box in inside for child in box.children]
-
-
-def _opens(box: Box) -> bool:
-    return box.kind not in ("repeat", "leaves")
 
 
 def visible(root: Box) -> list[Box]:
