@@ -148,6 +148,15 @@ def test_never_used_and_used_elsewhere():
     assert optviz.why_no_grad(phi, loss).feeds == ("exp",)
 
 
+def test_a_recording_of_another_program_is_not_used():
+    phi = torch.tensor(1.5, requires_grad=True)
+    with optviz.record():
+        (phi.detach() * weights()).sum()
+    answer = optviz.why_no_grad(phi, weights().sum())
+    assert answer.kind == "no_path"
+    assert "run the program under optviz.record()" in str(answer)
+
+
 def test_no_path_tells_what_the_parameter_feeds(monkeypatch):
     monkeypatch.setattr("optviz._record._latest", [])
     phi, w = torch.tensor(1.5, requires_grad=True), weights()

@@ -88,6 +88,8 @@ def explain(
     """:func:`why_no_grad` in a graph that exists, for tensors, names or ids."""
     named = f"{param!r}" if isinstance(param, str) else "the parameter"
     recording = latest()
+    if recording is not None and isinstance(loss, torch.Tensor) and not _saw(recording, loss):
+        recording = None  # of another program
     if isinstance(param, torch.Tensor) and not param.requires_grad:
         return _frozen(recording, param, named)
     # a tensor may be outside the graph, a wrong name is a mistake
@@ -121,6 +123,14 @@ def explain(
     told = f"it feeds {', '.join(feeds)}" if feeds else "it feeds nothing in this graph"
     advice = "" if recording is not None else "; run the program under optviz.record() to see why"
     return Answer("no_path", f"no path from the loss to {named}: {told}{advice}", feeds=feeds)
+
+
+def _saw(recording: Recording, loss: torch.Tensor) -> bool:
+    """Whether a tensor, or what it was computed from, came about under a recording."""
+    if number_of(loss) in recording._seen:
+        return True
+    below = [] if loss.grad_fn is None else [fn for fn, _ in loss.grad_fn.next_functions]
+    return any(key_of_function(fn) in recording._made for fn in below if fn is not None)
 
 
 def _number(param: Any, source: Node | None) -> int | None:
