@@ -26,7 +26,7 @@ from pathlib import Path
 from _uv import ROOT, ToolError, require_uv, uv_environment
 
 NOT_TESTS = ("pyproject.toml", "src", "csrc", "cmake", "build", "dist", "__pycache__", "*.so")
-MODULE_FILES = re.compile(r"\.(py|pyi|so|pyd)$|/py\.typed$")
+MODULE_FILES = re.compile(r"\.(py|pyi|so|pyd|js|html)$|/py\.typed$")
 SYSTEM_LIBRARIES = re.compile(
     r"(libstdc\+\+|libgcc_s|libc|libm|librt|libpthread|libdl|ld-linux.*)\.so"
 )

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""See where the meta-gradient flows.
+
+_capture   from live autograd functions to plain data          graph   that data and its answers
+scopes     which part of a program made a node                 _instrument  the same of optimizers
+_record    what happens to tensors while a program runs        _why    why a gradient is missing
+_fold      what a picture shows of a graph                     _layout where
+_svg _html _dot _text  pictures                                _make_dot  as torchviz draws it
+"""
+
+from optviz._capture import draw as draw
+from optviz._flow import flow as flow
+from optviz._instrument import instrument as instrument
+from optviz._make_dot import make_dot as make_dot
+from optviz._make_dot import resize_graph as resize_graph
+from optviz._record import record as record
+from optviz._why import Answer as Answer
+from optviz._why import why_no_grad as why_no_grad
+from optviz.graph import Edge as Edge
+from optviz.graph import Graph as Graph
+from optviz.graph import Node as Node
+from optviz.graph import Saved as Saved
+from optviz.graph import Scope as Scope
+from optviz.scopes import scope as scope

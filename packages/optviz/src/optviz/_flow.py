@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much gradient flows along every edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from optviz._capture import Walk
+from optviz._identity import key_of_function
+from optviz.graph import Edge, Graph
+
+
+def flow(graph: Graph, loss: torch.Tensor, grad_output: torch.Tensor | None = None) -> Graph:
+    """The graph with the norm of the gradient on every edge, measured by one backward pass.
+
+    An edge is marked ``"nan"``, ``"inf"``, ``"zero"`` or ``"never"`` (no gradient went there);
+    pictures colour it. The graph of the loss is kept, and ``.grad`` of the leaves stays as it is;
+    hooks that were registered on tensors run.
+
+    Args:
+        graph: What :func:`optviz.draw` made of the loss, before or after other outputs.
+        loss: The tensor to start from; its graph must not be freed.
+        grad_output: The gradient at it, like ``loss``; ones if None.
+
+    Raises:
+        TypeError: ``loss`` is no tensor.
+        ValueError: ``loss`` is not in the graph.
+        RuntimeError: A backward pass has freed what it needs (torch's error).
+
+    Example:
+        >>> import torch, optviz
+        >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> loss = (w * w).sum() / 2
+        >>> measured = optviz.flow(optviz.draw(loss, {"w": w}), loss)
+        >>> [edge.norm for edge in measured.edges if measured.nodes[edge.source].name == "w"]
+        [2.5, 2.5]
+    """
+    if not isinstance(loss, torch.Tensor):
+        raise TypeError(f"flow: expected a tensor as loss, got {type(loss).__name__}")
+    if loss.grad_fn is None or graph._find(loss) is None:
+        raise ValueError(
+            "flow: expected a loss of this graph, got another tensor; draw the graph from the loss"
+        )
+    walk = Walk([loss.grad_fn])
+    index = [graph._by_key.get(key_of_function(function)) for function in walk.functions]
+    measured: dict[tuple[int, int], tuple[float, str]] = {}
+    handles = []
+    leaves = []
+    for node, function, following in zip(index, walk.functions, walk.following):
+        if node is None:
+            raise ValueError(
+                "flow: expected the graph that the loss has now, got an older one; draw it again"
+            )
+        variable = getattr(function, "variable", None)
+        if variable is not None:
+            leaves.append(variable)
+            continue
+        slots = [slot for slot, (below, _) in enumerate(following) if below is not None]
+        handles.append(function.register_hook(_measuring(node.id, slots, measured)))
+    at_loss = torch.ones_like(loss) if grad_output is None else grad_output
+    try:
+        if leaves:
+            torch.autograd.grad(loss, leaves, at_loss, retain_graph=True, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    ends = {graph._by_key[key_of_function(loss.grad_fn)].id}
+    edges = []
+    for edge in graph.edges:
+        if graph.nodes[edge.target].kind == "output" and edge.source in ends:
+            found = _size(at_loss)
+        else:
+            found = measured.get((edge.target, edge.slot), (0.0, "never"))
+        edges.append(replace(edge, norm=found[0], state=found[1]))
+    return replace(graph, edges=tuple(edges))
+
+
+def _measuring(
+    node: int, slots: list[int], measured: dict[tuple[int, int], tuple[float, str]]
+) -> Callable[[Any, Any], None]:
+    def measure(found: Any, _: Any) -> None:
+        for slot in slots:
+            if found[slot] is not None:
+                measured[node, slot] = _size(found[slot])
+
+    return measure
+
+
+def _size(gradient: torch.Tensor) -> tuple[float, str]:
+    values = gradient.detach()
+    values = (values.coalesce().values() if values.is_sparse else values).abs()
+    if values.isnan().any():
+        return float("nan"), "nan"
+    if values.isinf().any():
+        return float("inf"), "inf"
+    norm = float(torch.linalg.vector_norm(values.double()))
+    return norm, "" if norm else "zero"
+
+
+def edge_state(edges: list[Edge]) -> tuple[float | None, str]:
+    """The norm and mark of several edges drawn as one."""
+    for state in ("nan", "inf"):
+        if any(edge.state == state for edge in edges):
+            return float(state), state
+    norms = [edge.norm for edge in edges]
+    if any(norm is None for norm in norms):
+        return None, ""
+    norm = sum(value**2 for value in norms if value is not None) ** 0.5
+    if norm:
+        return norm, ""
+    return 0.0, "zero" if any(edge.state == "zero" for edge in edges) else "never"

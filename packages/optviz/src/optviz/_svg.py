@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SVG without any other program."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from xml.sax.saxutils import escape, quoteattr
+
+from optviz._flow import edge_state
+from optviz._fold import Arrow, Box, folded, lane_name
+from optviz._layout import CHAR, HEADER, LINE, PAD, Drawing, Placed, cut, laid_out, lines_of
+from optviz.graph import Graph
+
+# Readable in black and white too: kinds differ in their outlines.
+STYLE = """
+svg { --page: #ffffff; --ink: #1b1f24; --faint: #6b7280; --frame: #f6f7f9; --line: #8b95a3;
+  --leaf: #cfe3ff; --output: #c9efd3; --o0: #ffffff; --o1: #ffe8c7; --o2: #f9d3e3; --o3: #e4d7fb;
+  --fused: #fff3a8; --repeat: #e8ebef; --bad: #c81e3a; --dead: #b0b7c1; }
+@media (prefers-color-scheme: dark) { svg { --page: #14171b; --ink: #e6e9ee; --faint: #9aa4b2;
+  --frame: #1c2026; --line: #6f7a89; --leaf: #1d3c66; --output: #1c4a2c; --o0: #262c34;
+  --o1: #553a12; --o2: #57233c; --o3: #3d2c63; --fused: #57500f; --repeat: #2d343d; --bad: #ff6b81;
+  --dead: #4b545f; } }
+.page { fill: var(--page); } text { font: 12px ui-monospace, monospace; fill: var(--ink); }
+text.note, text.lane { fill: var(--faint); } text.title { font-weight: bold; }
+.box { fill: var(--o0); stroke: var(--line); } .frame { fill: var(--frame); stroke: var(--line); }
+.o1 { fill: var(--o1); } .o2 { fill: var(--o2); } .o3 { fill: var(--o3); }
+.leaf, .leaves { fill: var(--leaf); } .output { fill: var(--output); stroke-width: 2; }
+.fused { fill: var(--fused); stroke-width: 2; } .repeat { fill: var(--repeat);
+  stroke-dasharray: 5 3; } .custom { stroke-width: 2; }
+.edge { fill: none; stroke: var(--line); stroke-width: 1.2; } .head { fill: var(--line); }
+.nan, .inf { stroke: var(--bad); stroke-width: 3; } .zero, .never { stroke: var(--dead);
+  stroke-dasharray: 4 4; } text.flow { font-size: 10px; fill: var(--faint); }
+text.over { paint-order: stroke; stroke: var(--page); stroke-width: 3px; stroke-linejoin: round; }
+text.bad { fill: var(--bad); font-weight: bold; }
+"""
+
+
+def to_svg(graph: Graph) -> str:
+    """The folded graph as SVG."""
+    return svg_of(laid_out(root := folded(graph), graph), root, graph)
+
+
+def svg_of(drawing: Drawing, root: Box, graph: Graph) -> str:
+    """A laid-out graph as SVG."""
+    legend = _legend(root)
+    width = max(drawing.width, sum(len(name) * CHAR + 34 for _, name in legend) + 2 * PAD)
+    height = drawing.height + 28
+    shift = (width - drawing.width) / 2
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label={quoteattr(repr(graph))}>',
+        f"<style>{escape(STYLE)}</style>",
+        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto"><path class="head" d="M0 0 L8 4 L0 8 z"/></marker></defs>',
+        '<rect class="page" width="100%" height="100%"/>',
+        f'<g transform="translate({shift:.1f} 0)">',
+    ]
+    opened = [placed for placed in drawing.placed if placed.box.open and placed.box.children]
+    closed = [placed for placed in drawing.placed if not (placed.box.open and placed.box.children)]
+    parts += [_frame(placed) for placed in opened]
+    parts += [_edge(arrow, points) for arrow, points in drawing.routes]
+    parts += [_box(placed, graph) for placed in closed]
+    parts += [_captions(placed) for placed in opened]
+    parts += _norms(drawing)
+    parts.append("</g>")
+    x = PAD
+    for kind, name in legend:
+        y = drawing.height + 6
+        parts.append(f'<rect class="box {kind}" x="{x:.1f}" y="{y}" width="14" height="14"/>')
+        parts.append(_text(x + 20, y + 11, name, "note"))
+        x += len(name) * CHAR + 34
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"
+
+
+def _legend(root: Box) -> list[tuple[str, str]]:
+    kinds, orders, waiting = set(), set(), list(root.children)
+    while waiting:
+        box = waiting.pop()
+        kinds.add(box.kind)
+        if box.kind not in ("leaf", "leaves", "output"):
+            orders.add(box.order)
+        waiting += box.children
+    found = [("leaf", "leaf")] if kinds & {"leaf", "leaves"} else []
+    found += [(f"o{min(order, 3)}", lane_name(order)) for order in sorted(orders)]
+    found += [("fused", "fused kernel")] if "fused" in kinds else []
+    return [*found, ("output", "output")] if "output" in kinds else found
+
+
+def _classes(box: Box, graph: Graph) -> str:
+    known = box.kind if box.kind in ("leaf", "leaves", "output", "fused", "repeat") else ""
+    custom = "custom" if box.node is not None and graph.nodes[box.node].custom else ""
+    names = ["box", f"o{min(box.order, 3)}", known, custom]
+    return " ".join(name for name in names if name)
+
+
+def _frame(placed: Placed) -> str:
+    return _rect(placed, "frame")
+
+
+def _captions(placed: Placed) -> str:
+    parts = [_text(placed.x + PAD, placed.y + 16, cut(placed.box.label), "title over")]
+    for name, x, width in placed.lanes:
+        middle = placed.x + x + width / 2
+        parts.append(_text(middle, placed.y + HEADER + 8, name, "lane over", "middle"))
+    return "".join(parts)
+
+
+def _box(placed: Placed, graph: Graph) -> str:
+    box = placed.box
+    full = [box.label, *box.notes]
+    if box.node is not None:
+        node = graph.nodes[box.node]
+        full = [node.name, "/".join(node.path), str(list(node.shape or ())), *box.notes]
+        full += [f"{name} = {value}" for name, value in node.attributes]
+    tip = escape("\n".join(line for line in full if line))
+    parts = [f"<g><title>{tip}</title>{_rect(placed, _classes(box, graph))}"]
+    for row, line in enumerate(lines_of(box)):
+        style = ("title" if box.children else "") if row == 0 else "note"
+        y = placed.y + PAD / 2 + 12 + row * LINE
+        parts.append(_text(placed.x + placed.width / 2, y, line, style, "middle"))
+    return "".join(parts) + "</g>"
+
+
+def _rect(placed: Placed, classes: str) -> str:
+    return (
+        f'<rect class="{classes}" x="{placed.x:.1f}" y="{placed.y:.1f}" '
+        f'width="{placed.width:.1f}" height="{placed.height:.1f}" rx="5"/>'
+    )
+
+
+def _text(x: float, y: float, text: str, classes: str, anchor: str = "start") -> str:
+    return (
+        f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
+        f"{escape(text)}</text>"
+    )
+
+
+def path_of(points: Sequence[tuple[float, float]]) -> str:
+    """A smooth line through points from above to below."""
+    (x, y), *rest = points
+    parts = [f"M{x:.1f} {y:.1f}"]
+    for nx, ny in rest:
+        bend = max(abs(ny - y) / 2, 12.0)
+        parts.append(f"C{x:.1f} {y + bend:.1f} {nx:.1f} {ny - bend:.1f} {nx:.1f} {ny:.1f}")
+        x, y = nx, ny
+    return "".join(parts)
+
+
+def _edge(arrow: Arrow, points: list[tuple[float, float]]) -> str:
+    _, state = edge_state(arrow.edges)
+    return f'<path class="edge {state}" d="{path_of(points)}" marker-end="url(#head)"/>'
+
+
+def _norms(drawing: Drawing) -> list[str]:
+    """The measured gradients, at the ends of their arrows, one below the other."""
+    parts = []
+    ending: Counter[int] = Counter()
+    for arrow, points in sorted(drawing.routes, key=lambda route: route[1][-1]):
+        norm, state = edge_state(arrow.edges)
+        if norm is None:
+            continue
+        told = state if state in ("nan", "inf", "never") else f"{norm:.1e}" if norm else "0"
+        x, y = points[-1]
+        ending[arrow.target.index] += 1
+        style = "bad over" if state in ("nan", "inf") else "flow over"
+        parts.append(_text(x + 4, y - 11 * ending[arrow.target.index] + 3, told, style))
+    return parts

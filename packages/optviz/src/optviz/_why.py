@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a parameter gets no gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from optviz._capture import Walk, draw
+from optviz._identity import key_of, key_of_function, number_of
+from optviz._record import Event, Recording, latest
+from optviz.graph import Graph, Node
+
+# Their derivative is zero wherever there is one.
+_FLAT = ("Sign", "Round", "Floor", "Ceil", "Trunc")
+
+_CAUSES = {
+    "create_graph": "the gradient was taken without create_graph=True (first_order=True does that)",
+    "detach": "{op} took it off the graph",
+    "no_grad": "{op} ran under torch.no_grad()",
+    "in_place": "{op} wrote it into a tensor's .data, past the graph",
+    "item": "{op} turned it into a number of Python",
+    "integer": "{op} gave integers or booleans, which have no gradient",
+    "non_differentiable": "{op} has no derivative",
+    "requires_grad": "{op} switched requires_grad off",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What :func:`why_no_grad` found; true if there is no gradient, false if there is a path.
+
+    ``kind`` is ``"path"`` (there is one), ``"requires_grad"``, ``"detach"``, ``"no_grad"``,
+    ``"in_place"``, ``"item"``, ``"integer"``, ``"non_differentiable"``, ``"create_graph"``,
+    ``"custom"`` (a Function's backward returned None), ``"zero_derivative"``, ``"never_used"`` or
+    ``"no_path"``. ``op`` is the operation, ``where`` its line, as far as they are known.
+    """
+
+    kind: str
+    message: str
+    op: str = ""
+    where: str = ""
+    feeds: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.kind != "path"
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def why_no_grad(param: torch.Tensor, loss: torch.Tensor) -> Answer:
+    """Why ``param`` gets no gradient from ``loss``; falsy if it does.
+
+    Under :func:`optviz.record` (a recording of how both came about) the first cut is named, with
+    its line. Without one the graph alone can tell only that there is no path, and what the
+    parameter does feed. Where every path leads through Functions written in Python, a backward
+    pass is run to see whether they return None; ``.grad`` stays as it is.
+
+    Raises:
+        TypeError: One of them is no tensor.
+
+    Example:
+        >>> import torch, optviz
+        >>> phi = torch.tensor(1.0, requires_grad=True)
+        >>> w = torch.tensor(2.0, requires_grad=True)
+        >>> with optviz.record():
+        ...     (g,) = torch.autograd.grad(phi * w**2, w)
+        ...     loss = (w - 0.1 * g) ** 2
+        >>> answer = optviz.why_no_grad(phi, loss)
+        >>> answer.kind, bool(answer)
+        ('create_graph', True)
+    """
+    for name, tensor in (("param", param), ("loss", loss)):
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(
+                f"why_no_grad: expected a tensor as {name}, got {type(tensor).__name__}"
+            )
+    graph = draw(loss, {"param": param}) if loss.requires_grad else Graph((), ())
+    return explain(graph, param, loss)
+
+
+def explain(
+    graph: Graph, param: str | int | torch.Tensor, loss: str | int | torch.Tensor
+) -> Answer:
+    """:func:`why_no_grad` in a graph that exists, for tensors, names or ids."""
+    named = f"{param!r}" if isinstance(param, str) else "the parameter"
+    recording = latest()
+    if recording is not None and isinstance(loss, torch.Tensor) and not _saw(recording, loss):
+        recording = None  # of another program
+    if isinstance(param, torch.Tensor) and not param.requires_grad:
+        return _frozen(recording, param, named)
+    # a tensor may be outside the graph, a wrong name is a mistake
+    source = graph._find(param) if isinstance(param, torch.Tensor) else graph.node(param)
+    target = graph._find(loss) if isinstance(loss, torch.Tensor) else graph.node(loss)
+    if source is not None and target is not None:
+        if dict(source.attributes).get("requires_grad") == "False":
+            return Answer("requires_grad", f"{named} has requires_grad=False")
+        found = _along_paths(graph, source, target, param, loss, named)
+        if found is not None:
+            return found
+    if recording is not None and isinstance(loss, torch.Tensor) and source is not None:
+        param = param if isinstance(param, torch.Tensor) else source
+    number = _number(param, source)
+    if recording is not None and number is not None:
+        end = number_of(loss) if isinstance(loss, torch.Tensor) else _end(recording, target)
+        cut = _first_cut(recording, number, end)
+        if cut is not None:
+            what = _CAUSES[cut.cut].format(op=cut.name)
+            where = f", at {cut.where}" if cut.where else ""
+            return Answer(
+                cut.cut, f"no gradient reaches {named}: {what}{where}", cut.name, cut.where
+            )
+        if not any(number in event.inputs for event in recording.events):
+            return Answer(
+                "never_used", f"no gradient reaches {named}: nothing read it while recording"
+            )
+    feeds = _feeds(graph, source)
+    if recording is not None and number is not None and not feeds:
+        feeds = tuple(dict.fromkeys(e.name for e in recording.events if number in e.inputs))
+    told = f"it feeds {', '.join(feeds)}" if feeds else "it feeds nothing in this graph"
+    advice = "" if recording is not None else "; run the program under optviz.record() to see why"
+    return Answer("no_path", f"no path from the loss to {named}: {told}{advice}", feeds=feeds)
+
+
+def _saw(recording: Recording, loss: torch.Tensor) -> bool:
+    """Whether a tensor, or what it was computed from, came about under a recording."""
+    if number_of(loss) in recording._seen:
+        return True
+    below = [] if loss.grad_fn is None else [fn for fn, _ in loss.grad_fn.next_functions]
+    return any(key_of_function(fn) in recording._made for fn in below if fn is not None)
+
+
+def _number(param: Any, source: Node | None) -> int | None:
+    if isinstance(param, torch.Tensor):
+        return number_of(param)
+    if source is not None and source.kind == "leaf":
+        return int(source.key[1])
+    return None
+
+
+def _end(recording: Recording, target: Node | None) -> int | None:
+    return None if target is None else recording._made.get(target.key)
+
+
+def _frozen(recording: Recording | None, param: torch.Tensor, named: str) -> Answer:
+    number = number_of(param)
+    events = [] if recording is None else recording.events
+    switched = [e for e in events if e.cut == "requires_grad" and number in e.outputs]
+    where = switched[-1].where if switched else ""
+    at = f", switched off at {where}" if where else ""
+    return Answer("requires_grad", f"{named} has requires_grad=False{at}", "", where)
+
+
+def _along_paths(
+    graph: Graph, source: Node, target: Node, param: Any, loss: Any, named: str
+) -> Answer | None:
+    """What happens on the paths from one node to another; None if there is none."""
+    between = graph._downstream(source.id) & graph._upstream(target.id)
+    if not between:
+        return None
+    flat = {i for i in between if graph.nodes[i].label in _FLAT}
+    if not _connected(graph, source.id, target.id, between - flat):
+        first = graph.nodes[min(flat)]
+        return Answer(
+            "zero_derivative",
+            f"the gradient of {named} is zero: the derivative of {first.label} is zero everywhere",
+            first.name,
+        )
+    custom = {i for i in between - flat if graph.nodes[i].custom}
+    if not _connected(graph, source.id, target.id, between - flat - custom):
+        both = isinstance(param, torch.Tensor) and isinstance(loss, torch.Tensor)
+        stopped = _returned_none(param, loss) if both else None
+        if stopped is not None:
+            return Answer(
+                "custom",
+                f"no gradient reaches {named}: the backward of {stopped} returned None",
+                stopped,
+            )
+    return Answer("path", f"a path leads from the loss to {named}")
+
+
+def _connected(graph: Graph, source: int, target: int, allowed: set[int]) -> bool:
+    reached = {source} & allowed
+    for node in sorted(allowed):
+        if node in reached:
+            reached.update({edge.target for edge in graph._consumers[node]} & allowed)
+    return target in reached
+
+
+def _returned_none(param: torch.Tensor, loss: torch.Tensor) -> str | None:
+    """Run a backward pass; the name of the Function where the gradient of ``param`` ended."""
+    stopped: list[str] = []
+    handles = []
+    walk = Walk([loss.grad_fn])
+    leads = _leading_to(walk, param)
+    for function, following in zip(walk.functions, walk.following):
+        if isinstance(function, torch.autograd.function.BackwardCFunction) and function in leads:
+            slots = [i for i, (below, _) in enumerate(following) if below in leads]
+
+            def look(
+                grads: Any, _: Any, slots: list[int] = slots, name: str = function.name()
+            ) -> None:
+                if all(grads[slot] is None for slot in slots):
+                    stopped.append(name)
+
+            handles.append(function.register_hook(look))
+    try:
+        (found,) = torch.autograd.grad(
+            loss, param, torch.ones_like(loss), retain_graph=True, allow_unused=True
+        )
+    except RuntimeError as error:
+        if "second time" not in str(error):  # it ran before: then it could
+            raise
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+    return stopped[0] if found is None and stopped else None
+
+
+def _leading_to(walk: Walk, param: torch.Tensor) -> set[Any]:
+    wanted = key_of(param)
+    leads: set[Any] = set()
+    for function, following in zip(walk.functions, walk.following):
+        if key_of_function(function) == wanted or any(below in leads for below, _ in following):
+            leads.add(function)
+    return leads
+
+
+def _first_cut(recording: Recording, start: int, end: int | None) -> Event | None:
+    """Follow the data of a tensor in time; the event at which its gradient ended first."""
+    events = recording.events
+    live, dead = {start}, {}  # dead: still carries the data, cut at that event
+    left: list[int] = []
+    for at, event in enumerate(events):
+        alive = any(number in live for number in event.inputs)
+        cuts = [dead[number] for number in event.inputs if number in dead]
+        if not alive and not cuts:
+            continue
+        if alive and event.cut:
+            cuts.append(at)
+            alive = False
+        if event.cut == "item":
+            left.append(min(cuts))
+        for number, tracked in zip(event.outputs, event.tracked):
+            if alive and tracked:
+                live.add(number)
+                dead.pop(number, None)
+            elif cuts and not (number in live and tracked):
+                live.discard(number)
+                dead[number] = min(cuts)
+    if end in dead:
+        return events[dead[end]]
+    if end is not None and end in live:
+        return None
+    return events[min(left)] if left else None
+
+
+def _feeds(graph: Graph, source: Node | None) -> tuple[str, ...]:
+    if source is None:
+        return ()
+    reached = graph._downstream(source.id) - {source.id}
+    return tuple(graph.nodes[i].name for i in sorted(reached) if graph.nodes[i].kind == "output")

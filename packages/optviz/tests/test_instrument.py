@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps and stages of the siblings' optimizers, their solvers and estimates."""
+
+import pickle
+
+import pytest
+import torch
+
+import optviz
+
+optdiff = pytest.importorskip("optdiff")
+optcore = pytest.importorskip("optcore")
+
+
+def meta(cls, steps, wrap=optviz.instrument, **options):
+    torch.manual_seed(0)
+    x, phi = torch.randn(4, 2), torch.zeros(4, 1, requires_grad=True)
+    net = torch.nn.Linear(2, 1, bias=False)
+    names = {"w": net.weight, "phi": phi}
+    inner = wrap(cls(net, **options))
+    for _ in range(steps):
+        inner.step((phi.sigmoid() * net(x) ** 2).mean())
+    return net.weight.sum(), names
+
+
+SGD_STEP_2 = """\
+step 2
+  forward
+    Sigmoid#2 <- phi
+    T#5 <- Add
+    Mm#3 <- T#5
+  gradient (first derivative)
+    Mul#5 (first derivative) <- Sigmoid#2
+    Pow#2 (first derivative) <- Mm#3
+    Mul#6 (first derivative) <- Pow#2
+    Mul#7 (first derivative) <- Mul#5, Mul#6
+    T#6 (first derivative) <- Mul#7
+    Mm#4 (first derivative) <- T#6
+    T#7 (first derivative) <- Mm#4
+    T#8 (first derivative) <- T#7
+  scale_by_learning_rate
+    Mul#8 <- T#8
+  apply
+    Add#2 <- Add, Mul#8
+Sum <- Add#2
+output () <- Sum
+"""
+
+
+def test_meta_sgd_outline():
+    assert optviz.draw(*meta(optdiff.MetaSGD, 2, lr=0.1)).to_txt().endswith(SGD_STEP_2)
+
+
+def test_meta_adam_outline():
+    text = optviz.draw(*meta(optdiff.MetaAdam, 2, lr=0.1)).to_txt()
+    assert "scale_by_adam#2 (7 ops" in text
+    assert "<- scale_by_adam, gradient#2" in text
+    assert "gradient (" in text
+    assert "first derivative) <- forward" in text
+
+
+def test_every_operation_of_a_step_is_attributed():
+    graph = optviz.draw(*meta(optdiff.MetaAdam, 3, lr=0.1))
+    stages = {(node.path, node.order) for node in graph.nodes if node.kind == "op"}
+    expected = {
+        ((f"step {k}", stage), int(stage == "gradient"))
+        for k in (1, 2, 3)
+        for stage in ("forward", "gradient", "scale_by_adam", "scale_by_learning_rate", "apply")
+    }
+    assert stages == expected | {((), 0)}
+    assert [n.label for n in graph.nodes if n.kind == "op" and not n.path] == ["Sum"]
+
+
+@pytest.mark.parametrize("cls", [optdiff.MetaSGD, optdiff.MetaAdam])
+def test_instrumented_steps_give_the_same_gradient(cls):
+    found = []
+    for wrap in (optviz.instrument, lambda optimizer: optimizer):
+        loss, names = meta(cls, 2, wrap, lr=0.1)
+        found.append(torch.autograd.grad(loss, names["phi"])[0])
+    assert torch.equal(*found)
+
+
+def test_a_fused_step_is_one_node():
+    pytest.importorskip("optcore_accel")
+    graph = optviz.draw(*meta(optdiff.MetaAdam, 2, lr=0.1, use_accelerated_op=True))
+    fused = [node for node in graph.nodes if node.path[1:] == ("fused step",)]
+    assert [node.path[0] for node in fused] == ["step 1", "step 2"]
+    assert all(node.custom and node.saved for node in fused)
+
+
+def test_functional_steps_and_learned_rates():
+    lr = torch.tensor(0.1, requires_grad=True)
+    params = {"w": torch.ones(2, requires_grad=True)}
+    adam = optviz.instrument(optcore.adam(lr=lr))
+    state = adam.init(params)
+    with optviz.record():
+        for _ in range(2):
+            grads = torch.autograd.grad(params["w"].exp().sum(), [params["w"]], create_graph=True)
+            updates, state = adam.update({"w": grads[0]}, state, params)
+            params = optcore.apply_updates(params, updates)
+    graph = optviz.draw(params["w"].sum(), {"lr": lr})
+    stages = {node.path for node in graph.nodes if node.path}
+    assert {path[1] for path in stages} >= {"forward", "gradient", "scale_by_adam", "apply"}
+    assert graph.paths("lr", "output", limit=1)
+
+
+def test_steps_are_counted_in_the_scope_around_them():
+    net = torch.nn.Linear(1, 1, bias=False)
+    inner = optviz.instrument(optdiff.MetaSGD(net, lr=0.1))
+    for task in (1, 2):
+        with optviz.scope(f"task {task}"):
+            inner.step(net.weight.sum() ** 2)
+    paths = {node.path[:2] for node in optviz.draw(net.weight.sum()).nodes if node.path}
+    assert paths == {("task 1", "step 1"), ("task 2", "step 1")}
+
+
+def test_an_instrumented_optimizer_refuses_to_pickle():
+    with pytest.raises(TypeError, match="pickle the original"):
+        pickle.dumps(optviz.instrument(optcore.sgd(lr=0.1)))
+
+
+def test_solvers_and_estimates_are_nodes_with_their_settings():
+    theta = torch.tensor([4.0, 9.0], requires_grad=True)
+
+    @optdiff.custom_root(lambda x, theta: x**2 - theta)
+    def root(init, theta):
+        return theta.sqrt()
+
+    text = optviz.draw(root(None, theta).sum(), {"theta": theta}).to_txt()
+    assert "Implicit (custom_root; solver gmres; 2 tensors saved) <- theta" in text
+
+    @optdiff.zero_order(torch.distributions.Normal(0.0, 1.0), method="forward", num_samples=3)
+    def value(theta):
+        return (theta**2).sum()
+
+    text = optviz.draw(value(theta), {"theta": theta}).to_txt()
+    assert "ZeroOrder (zero_order; method forward; num_samples 3; 1 tensors saved)" in text

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first cut is named, with its line."""
+
+import linecache
+
+import pytest
+import torch
+
+import optviz
+
+
+def weights():
+    return torch.tensor([1.0, 2.0], requires_grad=True)
+
+
+def missing_create_graph(phi):
+    w = weights()
+    (g,) = torch.autograd.grad((phi * w**2).sum(), w)  # here
+    return (w - 0.1 * g).sum()
+
+
+def apply_in_place(phi):
+    w = weights()
+    (g,) = torch.autograd.grad((phi * w**2).sum(), w, create_graph=True)
+    w.data.sub_(0.1 * g)  # here
+    return (w**2).sum()
+
+
+def apply_without_grad(phi):
+    w = weights()
+    (g,) = torch.autograd.grad((phi * w**2).sum(), w, create_graph=True)
+    with torch.no_grad():
+        w.sub_(g)  # here
+    return (w**2).sum()
+
+
+def detached(phi):
+    return ((phi * 2).detach() * weights()).sum()  # here
+
+
+def item(phi):
+    c = (phi * 2).item()  # here
+    return (weights() * c).sum()
+
+
+def without_grad(phi):
+    with torch.no_grad():
+        c = phi * 2  # here
+    return (weights() * c).sum()
+
+
+def integer(phi):
+    i = (phi * torch.ones(2)).argmax()  # here
+    return weights()[i]
+
+
+def switched_off(phi):
+    phi.requires_grad_(False)  # here
+    return (phi * weights()).sum()
+
+
+def torch_optim(phi):
+    w = weights()
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    (phi * w**2).sum().backward()  # here
+    optimizer.step()
+    return w.sum()
+
+
+def stopped(phi):
+    optdiff = pytest.importorskip("optdiff")
+    net = torch.nn.Linear(2, 1)
+    inner = optdiff.MetaAdam(net, lr=0.1)
+    inner.step((phi * net(torch.ones(1, 2))).sum())
+    optdiff.stop_gradient(net, inner)  # here
+    return net(torch.ones(1, 2)).sum()
+
+
+def first_order(phi):
+    optdiff = pytest.importorskip("optdiff")
+    net = torch.nn.Linear(2, 1)
+    inner = optdiff.MetaSGD(net, lr=0.1, first_order=True)
+    inner.step((phi * net(torch.ones(1, 2))).sum())  # here
+    return net(torch.ones(1, 2)).sum()
+
+
+CUTS = {
+    missing_create_graph: "create_graph",
+    apply_in_place: "in_place",
+    apply_without_grad: "no_grad",
+    detached: "detach",
+    item: "item",
+    without_grad: "no_grad",
+    integer: "integer",
+    switched_off: "requires_grad",
+    torch_optim: "create_graph",
+    stopped: "detach",
+    first_order: "create_graph",
+}
+
+
+@pytest.mark.parametrize("program", CUTS, ids=lambda program: program.__name__)
+def test_the_cut_is_named_with_its_line(program):
+    phi = torch.tensor(1.5, requires_grad=True)
+    with optviz.record():
+        loss = program(phi)
+    answer = optviz.why_no_grad(phi, loss)
+    assert answer
+    assert answer.kind == CUTS[program]
+    path, line = answer.where.rsplit(":", 1)
+    assert linecache.getline(path, int(line)).endswith("# here\n")
+    assert answer.where in str(answer)
+
+
+class ReturnsNone(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, _):
+        return None
+
+
+UNRECORDED = {
+    "custom": lambda phi: ReturnsNone.apply(phi) * weights().sum(),
+    "zero_derivative": lambda phi: ((3 * phi).round() * weights()).sum(),
+    "no_path": lambda phi: weights().sum(),
+}
+
+
+@pytest.mark.parametrize("kind", UNRECORDED)
+def test_what_the_graph_alone_tells(kind, monkeypatch):
+    monkeypatch.setattr("optviz._record._latest", [])
+    phi = torch.tensor(1.5, requires_grad=True)
+    assert optviz.why_no_grad(phi, UNRECORDED[kind](phi)).kind == kind
+    assert phi.grad is None
+
+
+def test_never_used_and_used_elsewhere():
+    phi = torch.tensor(1.5, requires_grad=True)
+    with optviz.record():
+        loss = weights().sum()
+    assert optviz.why_no_grad(phi, loss).kind == "never_used"
+    with optviz.record():
+        phi.exp()
+        loss = weights().sum()
+    assert optviz.why_no_grad(phi, loss).feeds == ("exp",)
+
+
+def test_a_recording_of_another_program_is_not_used():
+    phi = torch.tensor(1.5, requires_grad=True)
+    with optviz.record():
+        (phi.detach() * weights()).sum()
+    answer = optviz.why_no_grad(phi, weights().sum())
+    assert answer.kind == "no_path"
+    assert "run the program under optviz.record()" in str(answer)
+
+
+def test_no_path_tells_what_the_parameter_feeds(monkeypatch):
+    monkeypatch.setattr("optviz._record._latest", [])
+    phi, w = torch.tensor(1.5, requires_grad=True), weights()
+    losses = {"inner": (phi * w).sum(), "outer": w.sum()}
+    answer = optviz.draw(losses, {"phi": phi, "w": w}).why_no_grad("phi", "outer")
+    assert answer.kind == "no_path"
+    assert answer.feeds == ("inner",)
+    assert "record()" in answer.message
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_falsy_where_a_gradient_flows(recorded):
+    optdiff = pytest.importorskip("optdiff")
+    phi = torch.tensor(1.5, requires_grad=True)
+    net = torch.nn.Linear(2, 1)
+    with [optviz.scope("plain"), optviz.record()][recorded]:
+        inner = optdiff.MetaAdam(net, lr=0.1)
+        inner.step((phi * net(torch.ones(1, 2))).square().sum())
+        loss = net(torch.ones(1, 2)).sum()
+    assert not optviz.why_no_grad(phi, loss)
+
+
+def test_recording_keeps_values_and_gradients():
+    def run():
+        w = weights()
+        (g,) = torch.autograd.grad((w**3).sum(), w, create_graph=True)
+        return torch.autograd.grad(((w - 0.1 * g) ** 2).sum(), w)[0]
+
+    expected = run()
+    with optviz.record() as recording:
+        assert torch.equal(run(), expected)
+    assert len(recording.events) > 5
