@@ -57,6 +57,12 @@ class Started:
         self.process.communicate()
 
 
+@pytest.fixture(scope="session")
+def program():
+    """Return the class, for runs that several tests look at."""
+    return Started
+
+
 @pytest.fixture
 def start():
     """Return a function that starts a program; whatever still runs afterwards is killed."""

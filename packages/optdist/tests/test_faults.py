@@ -13,12 +13,10 @@ TIMEOUT = 1.0
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(program, tmp_path_factory):
     """What one run with four workers tells, fault after fault."""
-    from conftest import Started
-
     path = tmp_path_factory.mktemp("faults") / "found.json"
-    started = Started(("optdist.launch", "--nproc", "4"), "faults.py", [path])
+    started = program(("optdist.launch", "--nproc", "4"), "faults.py", [path])
     try:
         assert started.wait() == 0, started.err
     finally:

@@ -92,6 +92,7 @@ class Call:
         self._changed = threading.Condition()
         self._queue = deque(range(len(chunks)))
         self._running: dict[int, tuple[int, float]] = {}  # rank -> chunk, deadline
+        self._slots: dict[int, int] = {}  # rank -> chunk whose gradient lies in shared memory
         self._informed: set[int] = set()  # ranks that have this call's tensors
         self._failure: Exception | None = None
         self._members: list[int] = []
@@ -167,6 +168,9 @@ class Call:
         index = None if self._over or self._failure else self._next(rank)
         if index is None:
             return
+        if rank in self._slots:  # the worker will write over its last gradient
+            last = self._slots.pop(rank)
+            self.gradients[last] = self.gradients[last].clone()
         job = self._job(index)
         # A view would take all of its storage along.
         job = job._replace(row_values=[t.cpu().clone() for t in job.row_values])
@@ -209,8 +213,7 @@ class Call:
         if result.flat is None and self._segment is not None:
             start = self._slot(rank)
             slot = self._segment.bytes[start : start + self.learned.nbytes]
-            # The worker's next chunk writes there.
-            self.gradients[index] = slot.clone() if self._queue else slot
+            self.gradients[index], self._slots[rank] = slot, index
         elif result.flat is not None:
             self.gradients[index] = result.flat
         if rank != self.engine.rank:

@@ -50,7 +50,7 @@ def explicit(net, x, y):
         loss = task_loss(net, params, x[:3], y[:3])
         names = [name for name, p in params.items() if p.requires_grad]
         grads = torch.autograd.grad(loss, [params[n] for n in names], create_graph=True)
-        tree = {name: None for name in params} | dict(zip(names, grads, strict=True))
+        tree = dict.fromkeys(params) | dict(zip(names, grads, strict=True))
         updates, state = opt.update(tree, state, params, inplace=False)
         params = optcore.apply_updates(params, updates, inplace=False)
     return task_loss(net, params, x[3:], y[3:])
@@ -242,9 +242,9 @@ def noise():
     torch.manual_seed(11)
     first, after = noisy(w, x), torch.rand(())
     torch.manual_seed(11)
-    with_one = optdist.parallelize(
-        partitioner=optdist.exclusive_batch_partitioner, engine="local"
-    )(noisy.optdist_function)
+    with_one = optdist.parallelize(partitioner=optdist.exclusive_batch_partitioner, engine="local")(
+        noisy.optdist_function
+    )
     second = with_one(w, x)
     return {"value": error([first, after], [second, torch.rand(())])}
 
@@ -311,7 +311,9 @@ CASES = {
     "explicit, 5 rows": lambda: of_net(explicit_loss, 5),
     "explicit, 15 rows": lambda: of_net(explicit_loss, 15),
     "explicit, 2 rows": lambda: of_net(explicit_loss, 2),
-    "implicit": lambda: compare(implicit_loss, [w := torch.zeros((), requires_grad=True)], w, tasks(5)),
+    "implicit": lambda: compare(
+        implicit_loss, [w := torch.zeros((), requires_grad=True)], w, tasks(5)
+    ),
     "zero-order": lambda: compare(
         evolved_loss, [t := torch.ones(2, 1, requires_grad=True)], t, tasks(5)
     ),

@@ -12,8 +12,8 @@ import torch
 
 import optdist
 
-W = torch.tensor([1.0, -2.0], requires_grad=True)
-X = torch.arange(14.0).reshape(7, 2)
+W = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+X = torch.arange(14, dtype=torch.float64).reshape(7, 2)
 
 
 class Refusal(Exception):
@@ -27,6 +27,7 @@ def step(w, x, victim, act):
         if act == "raise":
             raise Refusal(3, "no")
         os.kill(os.getpid(), getattr(signal, act))
+        time.sleep(0.2)  # a signal stops the process a moment later
     return (w * x).square().sum(-1).mean()
 
 
@@ -52,9 +53,7 @@ def tried(func, victim, act):
             "seconds": time.monotonic() - started,
         }
     wanted = (W * X).square().sum(-1).mean()
-    pairs = zip(
-        (value, *torch.autograd.grad(value, W)), (wanted, *torch.autograd.grad(wanted, W))
-    )
+    pairs = zip((value, *torch.autograd.grad(value, W)), (wanted, *torch.autograd.grad(wanted, W)))
     return {
         "off": max((a - b).abs().max().item() for a, b in pairs),
         "seconds": time.monotonic() - started,
@@ -78,12 +77,12 @@ def suffer():
     found["frozen"] = tried(patient, 2, "SIGSTOP")
     found["without it"] = tried(patient, None, "")
     os.kill(frozen, signal.SIGCONT)
-    found["thawed"] = awake()
+    found["thawed"] = awake(["worker0", "worker1", "worker2", "worker3"])
     found["frozen, strict"] = tried(strict, 2, "SIGSTOP")
     os.kill(frozen, signal.SIGCONT)
     found["killed"] = tried(patient, 1, "SIGKILL")
     found["next"] = tried(patient, None, "")
-    found["thawed again"] = awake()
+    found["thawed again"] = awake(["worker0", "worker2", "worker3"])
     found["killed, strict"] = tried(strict, 2, "SIGKILL")
     found["too few"] = tried(at_least_three, None, "")
     found["last"] = tried(patient, 3, "SIGKILL")
@@ -91,16 +90,15 @@ def suffer():
     Path(sys.argv[1]).write_text(json.dumps(found))
 
 
-def awake():
-    """Try until worker 2 takes part again, for a bounded time."""
+def awake(everybody):
+    """Try until all take part again, for a bounded time."""
     for _ in range(200):
         found = tried(patient, None, "")
-        if "worker2" in found["busy"]:
+        if found["busy"] == everybody:
             return found
         time.sleep(0.05)
     return found
 
 
 if __name__ == "__main__":
-    torch.set_default_dtype(torch.float64)
     main()
