@@ -82,9 +82,9 @@ def start():
 def finish(start):
     """Return a function that runs a program to its end, which must be a good one."""
 
-    def run(program, *args, **options):
+    def run(program, *args, seconds=LONGEST, **options):
         one = start(program, *args, **options)
-        assert one.wait() == 0, one.err
+        assert one.wait(seconds) == 0, one.err
         return one
 
     return run
