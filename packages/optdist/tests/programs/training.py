@@ -28,11 +28,14 @@ def loss_of(net, batch, victim):
     return (net(batch) - 1).square().mean()
 
 
-loss = optdist.parallelize(timeout=20.0)(loss_of)
+LOSSES = {
+    "kills": optdist.parallelize(timeout=20.0)(loss_of),
+    "restarts": optdist.parallelize(timeout=20.0, on_worker_lost="raise")(loss_of),
+}
 
 
 def train(kind, steps, path, victim_at):
-    net = Net()
+    loss, net = LOSSES[kind], Net()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
     first = 0
     if path.exists():
@@ -55,7 +58,7 @@ def train(kind, steps, path, victim_at):
                 "optimizer": optimizer.state_dict(),
                 "step": step + 1,
             }
-            torch.save({**states, "step": step + 1}, path.with_suffix(".new"))
+            torch.save(content, path.with_suffix(".new"))
             path.with_suffix(".new").rename(path)
     return net, lost
 
@@ -94,7 +97,8 @@ def measure():
     net, lost = train(kind, steps, path, dies.get)
     wanted = plain(steps).state_dict()
     off = max((net.state_dict()[n] - wanted[n]).abs().max().item() for n in wanted)
-    print("off", off, "lost", len(lost))
+    count = len(lost) if kind == "kills" else attempt
+    print("off", off, "deaths", count)
 
 
 if __name__ == "__main__":
