@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `parallelize` needs of the world below: who is there, and running a chunk over there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from optdist import _chunk
+from optdist._session import Session, current
+
+
+class Engine(Protocol):
+    """Runs chunks on workers, numbered; ``rank`` is the caller."""
+
+    rank: int
+    timeout: float
+
+    def live(self) -> list[int]:
+        """Return the workers that may be given work."""
+
+    def name(self, rank: int) -> str:
+        """Return a worker's name."""
+
+    def submit(
+        self, rank: int, job: _chunk.Job, timeout: float, done: Callable[[Any], None]
+    ) -> None:
+        """Run a job there; ``done`` gets what :func:`optdist._chunk.answer` returns, or a failure.
+
+        A failure is a `WorkerLostError` or a `WorkerTimeoutError`. ``done`` may run in any thread.
+        """
+
+    def note(self, rank: int, failure: Exception) -> None:
+        """Learn that a worker failed."""
+
+
+class LocalEngine:
+    """Everything in this process."""
+
+    rank, timeout = 0, 60.0
+
+    def live(self) -> list[int]:
+        """Only the caller."""
+        return [0]
+
+    def name(self, rank: int) -> str:
+        """The caller's name."""
+        return "local"
+
+    def submit(
+        self, rank: int, job: _chunk.Job, timeout: float, done: Callable[[Any], None]
+    ) -> None:
+        """There is nobody else."""
+        raise RuntimeError(f"optdist: expected work for the caller only, got rank {rank}")
+
+    def note(self, rank: int, failure: Exception) -> None:
+        """Nobody can fail."""
+
+
+class RpcEngine:
+    """Workers that torch's RPC reaches."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.rank, self.timeout = session.rank, session.timeout
+
+    def live(self) -> list[int]:
+        """All but the lost and the frozen."""
+        return self._session.live()
+
+    def name(self, rank: int) -> str:
+        """The name that RPC has for a worker."""
+        return self._session.names[rank]
+
+    def submit(
+        self, rank: int, job: _chunk.Job, timeout: float, done: Callable[[Any], None]
+    ) -> None:
+        """Send a job."""
+        self._session.call(rank, _chunk.answer, (job,), timeout, done)
+
+    def note(self, rank: int, failure: Exception) -> None:
+        """Keep the worker out of later calls until it answers again."""
+        self._session.note(rank, failure)
+
+
+def choose(name: str | None) -> Engine:
+    """Return the engine by name; by default RPC where it runs, and this process inside chunks."""
+    session = current()
+    if name == "local" or _chunk.is_inside():
+        return LocalEngine()
+    if session is not None:
+        return RpcEngine(session)
+    if name == "rpc":
+        raise RuntimeError(
+            "parallelize: expected a world of workers for engine='rpc', got none; "
+            "call from a function under @auto_init_rpc"
+        )
+    return LocalEngine()

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start workers that die alone: ``python -m optdist.launch --nproc 4 script.py ...``.
+
+One agent of torchrun ends all its workers when one dies. Here each is a process of its own, with
+the same environment variables; the run ends with rank 0 and has its exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+GRACE_SECONDS = 10.0  # for workers after rank 0, and for everybody after a signal
+PR_SET_PDEATHSIG = 1  # Linux: a signal when the parent dies
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, run the workers, return the exit status of rank 0."""
+    parser = argparse.ArgumentParser("python -m optdist.launch", description=__doc__)
+    parser.add_argument("--nproc", type=int, required=True, help="workers on this host")
+    parser.add_argument("--nnodes", type=int, default=1, help="hosts")
+    parser.add_argument("--node-rank", type=int, default=0, help="number of this host, from 0")
+    parser.add_argument("--master-addr", default="127.0.0.1", help="address of host 0")
+    parser.add_argument("--master-port", type=int, default=0, help="0: a free one (one host)")
+    parser.add_argument("-m", dest="module", action="store_true", help="script names a module")
+    parser.add_argument("script")
+    parser.add_argument("args", nargs=argparse.REMAINDER)
+    options = parser.parse_args(argv)
+    if options.nproc < 1 or not 0 <= options.node_rank < options.nnodes:
+        parser.error("expected --nproc >= 1 and 0 <= --node-rank < --nnodes")
+    if options.nnodes > 1 and options.master_port == 0:
+        parser.error("expected --master-port with several hosts, the same on each")
+    command = [sys.executable, *(["-m"] if options.module else []), options.script, *options.args]
+    return run(command, options)
+
+
+def run(command: Sequence[str], options: argparse.Namespace) -> int:
+    """Start the workers, pass signals on, and wait."""
+    port = options.master_port or free_port(options.master_addr)
+    workers: list[subprocess.Popen[bytes]] = []
+    previous = pass_signals_on(workers)
+    try:
+        for local_rank in range(options.nproc):
+            variables = {
+                "RANK": options.node_rank * options.nproc + local_rank,
+                "WORLD_SIZE": options.nnodes * options.nproc,
+                "LOCAL_RANK": local_rank,
+                "LOCAL_WORLD_SIZE": options.nproc,
+                "MASTER_ADDR": options.master_addr,
+                "MASTER_PORT": port,
+            }
+            env = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+            env.setdefault("OMP_NUM_THREADS", "1")
+            workers.append(subprocess.Popen(command, env=env, preexec_fn=die_with_parent()))
+        return wait(workers, options)
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def wait(workers: list[subprocess.Popen[bytes]], options: argparse.Namespace) -> int:
+    """Wait for the first worker here, or all where rank 0 is elsewhere; then a while for others."""
+    told: set[int] = set()
+    deadline: float | None = None
+    while True:
+        running = [worker for worker in workers if worker.poll() is None]
+        for number, worker in enumerate(workers):
+            if worker.returncode not in (None, 0) and number not in told:
+                told.add(number)
+                rank = options.node_rank * options.nproc + number
+                print(f"optdist.launch: rank {rank}: exit {worker.returncode}", file=sys.stderr)
+        leads = options.node_rank == 0
+        if not running:
+            codes = [worker.returncode for worker in workers]
+            return shell_code(codes[0] if leads else next((code for code in codes if code), 0))
+        if leads and workers[0].returncode is not None and deadline is None:
+            deadline = time.monotonic() + GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            return shell_code(workers[0].returncode)
+        time.sleep(0.05)
+
+
+def shell_code(code: int) -> int:
+    """Return an exit status as shells give it: 128 and the signal."""
+    return code if code >= 0 else 128 - code
+
+
+def pass_signals_on(workers: list[subprocess.Popen[bytes]]) -> dict[int, object]:
+    """Give SIGINT and SIGTERM to the workers; a second one ends them."""
+    seen: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(number if len(seen) == 1 else signal.SIGKILL)
+
+    return {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+
+
+def free_port(address: str) -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server((address, 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """Return what a child does first so as not to outlive the launcher (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def begin() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return begin
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`parallelize`: a function of a batch, run chunk by chunk by all workers, gradient included."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pickle
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.futures import Future
+
+from optdist import _chunk, _engine, _program
+from optdist._dispatch import Call, Chunk, Plan, Policy
+from optdist._partition import TensorDimensionPartitioner, batch_partitioner
+from optdist._reduce import Reducer, mean_reducer, shares_of
+from optdist._report import Report
+from optdist._session import log
+
+UNSET_TIMEOUT: float | None = None
+
+
+def parallelize(
+    partitioner: Any = None,
+    reducer: Reducer | None = None,
+    timeout: float | None = UNSET_TIMEOUT,
+    *,
+    replicate: Sequence[int | str] = (),
+    chunks_per_worker: int = 1,
+    on_worker_lost: str = "redispatch",
+    min_workers: int = 1,
+    engine: str | None = None,
+) -> Callable[[Callable[..., Any]], ParallelFunction]:
+    r"""Run a function of a batch in chunks on all workers, and differentiate it there.
+
+    The caller sees one value with a gradient, as if it had called the function itself:
+
+    .. math:: L(\theta, B) = \sum_i \frac{|B_i|}{|B|} L(\theta, B_i)
+
+    Each worker gets the tensors that all chunks need once a call, and its rows; it runs forward
+    *and* backward and sends back a number and a gradient. Derivatives inside the function may
+    have any order; the result has one.
+
+    A chunk is a function of its arguments and of random numbers seeded for it: what it changes
+    (batch statistics, attributes, globals) stays behind. The function is found by its name in the
+    other processes, so it must stand at the top level of a module. It returns a scalar tensor or
+    ``(scalar, aux)``; the caller then gets ``(value, [aux of chunk 0, ...])``, tensors on the CPU.
+
+    Args:
+        partitioner: How arguments are split: :data:`batch_partitioner` by default; a rank or name
+            sends the whole call to one worker; a function ``(*args, **kwargs) -> [(rank, args,
+            kwargs), ...]`` makes chunks of its own.
+        reducer: Of the chunks' results; :func:`mean_reducer`, weighted by rows, by default. Other
+            functions get a list of scalars (or of whatever the function returns, without
+            gradient).
+        timeout: Seconds for each chunk on another worker; RPC's (60) by default.
+        replicate: Names or positions of arguments that every worker gets whole. Modules, remote
+            references and tensors without dimensions always are.
+        chunks_per_worker: More than one for uneven tasks: who is done takes the next.
+        on_worker_lost: ``"redispatch"`` runs a lost or late worker's chunk elsewhere, in the end
+            here; ``"raise"`` raises.
+        min_workers: Raise when fewer are left, the caller included.
+        engine: ``"rpc"``, ``"local"`` (everything in this process), or whichever is there.
+
+    Differentiable: in all tensors that require grad, in modules too, once: ``create_graph=True``
+    through it raises.
+
+    Raises:
+        ValueError: an option is wrong, or the arguments have no rows, or not the same number.
+        TypeError: the function or an argument cannot be sent, or the result is not a scalar.
+        WorkerLostError: too few workers, or one lost with ``on_worker_lost="raise"``.
+        WorkerTimeoutError: one was late with ``on_worker_lost="raise"``.
+
+    Example:
+        >>> @parallelize()
+        ... def loss(model, x):
+        ...     return model(x).square().mean()
+        >>> model, x = torch.nn.Linear(3, 1), torch.ones(4, 3)
+        >>> loss(model, x).backward()
+        >>> model.weight.grad.shape, loss.last_report.chunks
+        (torch.Size([1, 3]), 1)
+    """
+    options = _options(
+        partitioner, reducer, timeout, replicate, chunks_per_worker, on_worker_lost, min_workers,
+        engine,
+    )  # fmt: skip
+    return lambda func: ParallelFunction(func, **options)
+
+
+def parallelize_async(
+    partitioner: Any = None,
+    reducer: Reducer | None = None,
+    timeout: float | None = UNSET_TIMEOUT,
+    *,
+    replicate: Sequence[int | str] = (),
+    chunks_per_worker: int = 1,
+    on_worker_lost: str = "redispatch",
+    min_workers: int = 1,
+    engine: str | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Future[Any]]]:
+    """Like :func:`parallelize`, but a call returns at once, a ``torch.futures.Future``.
+
+    Example:
+        >>> @parallelize_async()
+        ... def loss(w, x):
+        ...     return (w * x).mean()
+        >>> w = torch.tensor(2.0, requires_grad=True)
+        >>> loss(w, torch.ones(3)).wait()
+        tensor(2., grad_fn=<_ChunksBackward>)
+    """
+    options = _options(
+        partitioner, reducer, timeout, replicate, chunks_per_worker, on_worker_lost, min_workers,
+        engine,
+    )  # fmt: skip
+    return lambda func: AsyncParallelFunction(func, **options)
+
+
+def _options(
+    partitioner: Any,
+    reducer: Reducer | None,
+    timeout: float | None,
+    replicate: Sequence[int | str],
+    chunks_per_worker: int,
+    on_worker_lost: str,
+    min_workers: int,
+    engine: str | None,
+) -> dict[str, Any]:
+    who = "parallelize"
+    partitioner = batch_partitioner if partitioner is None else partitioner
+    if not callable(partitioner) and not isinstance(partitioner, (int, str)):
+        raise TypeError(
+            f"{who}: expected a partitioner, a rank or a name, got {type(partitioner).__name__}"
+        )
+    if reducer is not None and not callable(reducer):
+        raise TypeError(f"{who}: expected a function as reducer, got {type(reducer).__name__}")
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"{who}: expected a timeout above 0 s, got {timeout!r}")
+    if isinstance(replicate, str):
+        raise TypeError(f"{who}: expected a sequence for replicate, got a string; [{replicate!r}]?")
+    if chunks_per_worker < 1:
+        raise ValueError(f"{who}: expected chunks_per_worker >= 1, got {chunks_per_worker}")
+    if on_worker_lost not in ("redispatch", "raise"):
+        raise ValueError(
+            f"{who}: expected on_worker_lost 'redispatch' or 'raise', got {on_worker_lost!r}"
+        )
+    if min_workers < 1:
+        raise ValueError(f"{who}: expected min_workers >= 1, got {min_workers}")
+    if engine not in (None, "local", "rpc"):
+        raise ValueError(f"{who}: expected engine 'local', 'rpc' or None, got {engine!r}")
+    return {
+        "partitioner": partitioner,
+        "reducer": mean_reducer if reducer is None else reducer,
+        "policy": Policy(timeout, on_worker_lost == "redispatch", min_workers),
+        "replicate": tuple(replicate),
+        "chunks_per_worker": chunks_per_worker,
+        "engine": engine,
+    }
+
+
+class ParallelFunction:
+    """A function under :func:`parallelize`; ``last_report`` tells what its last call took."""
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        *,
+        partitioner: Any,
+        reducer: Reducer,
+        policy: Policy,
+        replicate: tuple[int | str, ...],
+        chunks_per_worker: int,
+        engine: str | None,
+    ) -> None:
+        functools.update_wrapper(self, func)
+        self.optdist_function = func
+        self.last_report: Report | None = None
+        self._partitioner, self._reducer, self._policy = partitioner, reducer, policy
+        self._chunks_per_worker, self._engine, self._plan = chunks_per_worker, engine, Plan()
+        inherited = partitioner.replicate if _splits(partitioner) else ()
+        self._positions = _positions(func, (*replicate, *inherited))
+        self.__doc__ = func.__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the chunks; return the reduced value, or ``(value, [aux, ...])``."""
+        who = getattr(self, "__name__", "parallelize")
+        engine = _engine.choose(self._engine)
+        chunks, whole, rows, members = self._chunks(who, engine, args, kwargs)
+        shares = shares_of(self._reducer, rows, len(chunks))
+        call = Call(
+            self.optdist_function,
+            who,
+            engine,
+            self._plan,
+            chunks,
+            whole,
+            self._policy,
+            scalar=shares is not None,
+        )
+        call.report.rows = sum(rows) if rows else None
+        call.run(members)
+        self.last_report = call.report
+        log.debug("optdist: %s: %s", who, call.report)
+        return self._value(call, shares)
+
+    def _chunks(
+        self, who: str, engine: _engine.Engine, args: Any, kwargs: Any
+    ) -> tuple[list[Chunk], list[torch.Tensor], list[int] | None, list[int] | None]:
+        """Return the chunks, tensors for all of them, rows of each, and the workers that run."""
+        part = self._partitioner
+        local = isinstance(engine, _engine.LocalEngine)  # needs no address
+        address = None if local else _program.name_of(self.optdist_function, who)
+        if _splits(part):
+            members = None if part.workers is None else _ranks(engine, part.workers)
+            count = len(engine.live() if members is None else members) * self._chunks_per_worker
+            split = part.split(who, args, kwargs, max(count, 1), self._positions)
+            program, whole = _program.write(address, split.args, split.kwargs, who)
+            pieces = [Chunk(program, rows) for rows in split.pieces]
+            return pieces, whole, split.sizes, members
+        if isinstance(part, (int, str)):
+            (rank,) = members = _ranks(engine, [part])
+            program, whole = _program.write(address, args, kwargs, who)
+            return [Chunk(program, [], rank)], whole, None, members
+        parts = [(rank, args or (), kwargs or {}) for rank, args, kwargs in part(*args, **kwargs)]
+        if not parts:
+            raise ValueError(f"{who}: expected at least one part from the partitioner, got none")
+        members = _ranks(engine, [rank for rank, _, _ in parts])
+        # Which tensors parts have in common is not known: all are a part's own.
+        written = [_program.write(address, a, k, who, "row") for _, a, k in parts]
+        chunks = [Chunk(*found, rank) for found, rank in zip(written, members, strict=True)]
+        return chunks, [], None, list(dict.fromkeys(members))
+
+    def _value(self, call: Call, shares: list[float] | None) -> Any:
+        results = [call.results[index] for index in range(len(call.chunks))]
+        auxes = [pickle.loads(r.aux) if r.has_aux else None for r in results]
+        if any(result.value is None for result in results):
+            return self._reducer(auxes)
+        value = _differentiable(call, results, shares)
+        if shares is None:
+            value = self._reducer(list(value.unbind()))
+        return (value, auxes) if any(result.has_aux for result in results) else value
+
+
+class AsyncParallelFunction(ParallelFunction):
+    """A function under :func:`parallelize_async`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start the chunks; return a future of the reduced value."""
+        future: Future[Any] = Future()
+        grad_enabled = torch.is_grad_enabled()
+        inside = _chunk.is_inside()
+
+        def run() -> None:
+            _chunk.mark_inside(inside)
+            with torch.set_grad_enabled(grad_enabled):
+                try:
+                    found = super(AsyncParallelFunction, self).__call__(*args, **kwargs)
+                except Exception as error:  # noqa: BLE001 - raised where the future is waited for
+                    future.set_exception(error)
+                else:
+                    future.set_result(found)
+
+        threading.Thread(target=run, name="optdist-call", daemon=True).start()
+        return future
+
+
+def _splits(partitioner: Any) -> bool:
+    return isinstance(partitioner, TensorDimensionPartitioner)
+
+
+def _ranks(engine: _engine.Engine, workers: Sequence[int | str]) -> list[int]:
+    from optdist.world import get_worker_id
+
+    if isinstance(engine, _engine.LocalEngine):
+        return [0] * len(workers)
+    return [get_worker_id(worker) for worker in workers]
+
+
+def _positions(func: Callable[..., Any], replicate: Sequence[int | str]) -> set[int | str]:
+    """Return positions beside names, so that an argument is found however it is given."""
+    found: set[int | str] = set(replicate)
+    try:
+        parameters = list(inspect.signature(func).parameters.values())
+    except ValueError:  # a builtin does not tell
+        return found
+    names = [parameter.name for parameter in parameters]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    for entry in replicate:
+        if isinstance(entry, int) and entry < len(names):
+            found.add(names[entry])
+        elif entry in names:
+            found.add(names.index(str(entry)))
+        elif isinstance(entry, str) and not open_ended:
+            raise ValueError(
+                f"parallelize: expected replicate= to name arguments among {names}, got {entry!r}"
+            )
+    return found
+
+
+def _differentiable(
+    call: Call, results: list[_chunk.Result], shares: list[float] | None
+) -> torch.Tensor:
+    """Return the weighted sum of the chunks' values, or a vector of them, with its gradient."""
+    values = torch.stack([result.value for result in results if result.value is not None])
+    if shares is not None:
+        weights = torch.tensor(shares, dtype=torch.float64).to(values.dtype)
+        values = weights @ values
+    if not any(result.used for result in results):
+        return values
+    rows = [row for chunk in call.chunks for row in chunk.rows if row.requires_grad]
+    inputs = [*(tensor for tensor in call.whole if tensor.requires_grad), *rows]
+    gradient = _Gradient(call, results, shares)
+    return _Chunks.apply(gradient, values, *inputs)
+
+
+class _Gradient:
+    """What the chunks sent: the sum if their shares are known, else one by one."""
+
+    def __init__(
+        self, call: Call, results: list[_chunk.Result], shares: list[float] | None
+    ) -> None:
+        self.layout, self.shares = call.learned, shares
+        learned = len(call.learned.specs)
+        order = sorted(call.gradients)
+        self.flats = {index: call.gradients[index] for index in order}
+        if shares is not None and learned:
+            total = self.layout.weighted_sum(list(self.flats.values()), [shares[i] for i in order])
+            self.flats = {0: total}
+        used = [result.used for result in results if result.used]
+        self.whole_used = [any(flags[i] for flags in used) for i in range(learned)]
+        self.rows: list[tuple[int, torch.Tensor | None, str]] = []  # chunk, gradient, device
+        for index, (chunk, result) in enumerate(zip(call.chunks, results, strict=True)):
+            learning = [row for row in chunk.rows if row.requires_grad]
+            flags = result.used[learned:] or (False,) * len(learning)
+            grads = result.row_grads or [torch.empty(0)] * len(learning)
+            for row, flag, grad in zip(learning, flags, grads, strict=True):
+                self.rows.append((index, grad if flag else None, str(row.device)))
+
+    def scaled(self, outer: torch.Tensor) -> list[torch.Tensor | None]:
+        """Return the gradient of every input, times that of the value or the vector of values."""
+        outer = outer.cpu()
+        numbers = outer.tolist()
+        if self.shares is None:
+            weights = {index: numbers[index] for index in self.flats}
+        else:
+            weights = dict.fromkeys(self.flats, numbers)
+            numbers = [share * numbers for share in self.shares]
+        total = self.layout.weighted_sum(list(self.flats.values()), list(weights.values()))
+        whole: list[torch.Tensor | None] = [
+            grad.to(spec.device) if used else None
+            for grad, spec, used in zip(
+                self.layout.unpack(total), self.layout.specs, self.whole_used, strict=True
+            )
+        ]
+        return whole + [
+            None if grad is None else (grad * numbers[index]).to(device)
+            for index, grad, device in self.rows
+        ]
+
+
+class _Chunks(torch.autograd.Function):
+    """Values computed elsewhere, with gradients that came along."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gradient: _Gradient, values: torch.Tensor, *inputs: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.gradient = gradient
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "parallelize: expected a first derivative, got create_graph=True; higher ones do "
+                "not cross processes: take them inside the parallelized function"
+            )
+        return (None, None, *ctx.gradient.scaled(outer))

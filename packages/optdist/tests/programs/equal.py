@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rank 0 writes, for every case, the error of value and gradient beside the serial ones."""
+
+import json
+import sys
+from pathlib import Path
+
+import cases
+import torch
+
+import optdist
+
+
+@optdist.auto_init_rpc(lambda: torch.set_default_dtype(torch.float64))
+def main():
+    measure()
+
+
+@optdist.rank_zero_only
+def measure():
+    found = {name: case() for name, case in cases.CASES.items()}
+    Path(sys.argv[1]).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

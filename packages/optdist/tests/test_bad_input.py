@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wrong calls and settings: an error in words, before anything is sent."""
+
+import re
+import threading
+
+import pytest
+import torch
+
+import optdist
+
+
+@optdist.parallelize(engine="local")
+def loss(w, x, *more):
+    return (w * x).mean()
+
+
+@optdist.parallelize()
+def not_scalar(w, x):
+    return w * x
+
+
+@optdist.parallelize()
+def with_lock(lock, x):
+    return x.mean()
+
+
+@optdist.parallelize(reducer=lambda results: results)
+def vectors(w, x):
+    return w * x
+
+
+def outer(kind):
+    @optdist.auto_init_rpc()
+    def main():
+        if kind == "function":
+            return optdist.parallelize()(lambda x: x.mean())(torch.ones(2))
+        if kind == "remote":
+            return optdist.remote_sync_call(lambda x: x, args=(torch.ones(2),))
+        return main()
+
+    return main()
+
+
+W = torch.tensor(2.0, requires_grad=True)
+CALLS = {
+    "no tensor": (
+        lambda: loss(2.0, 3.0),
+        ValueError,
+        "loss: expected a tensor with a dimension to split in the arguments, got none; give a "
+        "batch, and leave it out of replicate=",
+    ),
+    "0-d batch": (
+        lambda: loss(W, torch.tensor(1.0)),
+        ValueError,
+        "loss: expected a tensor with a dimension to split in the arguments, got none; ",
+    ),
+    "batch sizes": (
+        lambda: loss(W, torch.ones(3), {"y": torch.ones(4)}),
+        ValueError,
+        "loss: expected as many rows at args[2]['y'] as at args[1], 3, got 4; name arguments that "
+        "every worker gets whole in replicate=",
+    ),
+    "no rows": (
+        lambda: loss(W, torch.ones(0)),
+        ValueError,
+        "loss: expected at least one row at args[1], got none",
+    ),
+    "no such dimension": (
+        lambda: optdist.parallelize(optdist.dim_partitioner(1))(loss.optdist_function)(
+            W, torch.ones(2)
+        ),
+        ValueError,
+        "loss: expected a dimension 1 to split at args[1], got shape [2]; ",
+    ),
+    "sparse": (
+        lambda: optdist.parallelize(replicate=["w"])(loss.optdist_function)(
+            torch.eye(2).to_sparse(), torch.ones(2)
+        ),
+        TypeError,
+        "loss: expected dense tensors, got torch.sparse_coo on cpu; make them dense",
+    ),
+    "unpicklable argument": (
+        lambda: with_lock(threading.Lock(), torch.ones(2)),
+        TypeError,
+        "with_lock: expected arguments that pickle can send, got one that it refuses",
+    ),
+    "unpicklable function": (
+        lambda: outer("function"),
+        TypeError,
+        "<lambda>: expected a function that other processes can import, got outer.<locals>.main."
+        "<locals>.<lambda>; define it at the top level of a module",
+    ),
+    "unpicklable remote function": (
+        lambda: outer("remote"),
+        TypeError,
+        "remote_async_call: expected a function that other processes can import",
+    ),
+    "not a scalar": (
+        lambda: not_scalar(W, torch.ones(2)),
+        TypeError,
+        "not_scalar: expected a floating scalar tensor, or (scalar, aux), from each chunk, got "
+        "float64[2]; return a loss, or give a reducer that takes such results",
+    ),
+    "not a scalar, with gradient": (
+        lambda: vectors(W, torch.ones(2)),
+        TypeError,
+        "vectors: expected one scalar from each chunk where gradients are wanted, got float64[2] "
+        "that requires grad; return a loss, or detach it",
+    ),
+    "second derivative": (
+        lambda: torch.autograd.grad(loss(W, torch.ones(2)), W, create_graph=True),
+        RuntimeError,
+        "parallelize: expected a first derivative, got create_graph=True; ",
+    ),
+    "no world": (
+        lambda: optdist.parallelize(engine="rpc")(loss.optdist_function)(W, torch.ones(2)),
+        RuntimeError,
+        "parallelize: expected a world of workers for engine='rpc', got none; ",
+    ),
+    "no RPC": (
+        lambda: optdist.remote_sync_call(torch.sum, args=(W,)),
+        RuntimeError,
+        "remote_async_call: expected RPC to run, got none; ",
+    ),
+    "two worlds": (
+        lambda: outer("again"),
+        RuntimeError,
+        "auto_init_rpc: expected no RPC in this process, got one that runs; ",
+    ),
+    "no such worker": (
+        lambda: optdist.get_worker_id("nobody"),
+        ValueError,
+        "get_worker_id: expected a rank below 1 or one of the names ['worker0'], got 'nobody'",
+    ),
+    "rank": (
+        lambda: optdist.on_rank(-1),
+        ValueError,
+        "on_rank: expected ranks, integers from 0, got -1",
+    ),
+    "partitioner": (
+        lambda: optdist.parallelize(partitioner=1.5),
+        TypeError,
+        "parallelize: expected a partitioner, a rank or a name, got float",
+    ),
+    "reducer": (
+        lambda: optdist.parallelize(reducer="mean"),
+        TypeError,
+        "parallelize: expected a function as reducer, got str",
+    ),
+    "timeout": (
+        lambda: optdist.parallelize(timeout=0),
+        ValueError,
+        "parallelize: expected a timeout above 0 s, got 0",
+    ),
+    "replicate": (
+        lambda: optdist.parallelize(replicate=["v"])(not_scalar.optdist_function),
+        ValueError,
+        "parallelize: expected replicate= to name arguments among ['w', 'x'], got 'v'",
+    ),
+    "replicate, a string": (
+        lambda: optdist.parallelize(replicate="w"),
+        TypeError,
+        "parallelize: expected a sequence for replicate, got a string; ['w']?",
+    ),
+    "chunks_per_worker": (
+        lambda: optdist.parallelize(chunks_per_worker=0),
+        ValueError,
+        "parallelize: expected chunks_per_worker >= 1, got 0",
+    ),
+    "on_worker_lost": (
+        lambda: optdist.parallelize(on_worker_lost="ignore"),
+        ValueError,
+        "parallelize: expected on_worker_lost 'redispatch' or 'raise', got 'ignore'",
+    ),
+    "min_workers": (
+        lambda: optdist.parallelize(min_workers=0),
+        ValueError,
+        "parallelize: expected min_workers >= 1, got 0",
+    ),
+    "engine": (
+        lambda: optdist.parallelize(engine="mpi"),
+        ValueError,
+        "parallelize: expected engine 'local', 'rpc' or None, got 'mpi'",
+    ),
+    "keepdim": (
+        lambda: optdist.dim_partitioner(keepdim=False),
+        ValueError,
+        "dim_partitioner: expected keepdim=True without exclusive, got False; ",
+    ),
+    "dim": (
+        lambda: optdist.dim_partitioner("rows"),
+        TypeError,
+        "dim_partitioner: expected an integer for dim, got 'rows'",
+    ),
+    "workers": (
+        lambda: optdist.dim_partitioner(workers=[]),
+        ValueError,
+        "dim_partitioner: expected at least one of the workers, got none",
+    ),
+    "results": (
+        lambda: optdist.mean_reducer([]),
+        ValueError,
+        "mean_reducer: expected at least one result, got none",
+    ),
+    "kinds of results": (
+        lambda: optdist.sum_reducer([1.0]),
+        TypeError,
+        "sum_reducer: expected tensors, got float",
+    ),
+    "weights": (
+        lambda: optdist.mean_reducer([torch.ones(())], weights=[1, 2]),
+        ValueError,
+        "mean_reducer: expected 1 weights, one a result, got 2",
+    ),
+    "backward": (
+        lambda: optdist.backward(0, torch.ones(2)),
+        ValueError,
+        "backward: expected scalars, got shapes [[2]]; reduce them first",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_is_refused_in_words(case):
+    call, kind, text = CALLS[case]
+    with pytest.raises(kind, match=re.escape(text)):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({"RANK": "two"}, "get_world_info: expected a number in RANK, got 'two'"),
+        (
+            {"RANK": "2", "WORLD_SIZE": "2"},
+            "get_world_info: expected 0 <= RANK < WORLD_SIZE, got 2 and 2",
+        ),
+    ],
+)
+def test_variables_are_read_when_asked(monkeypatch, variables, text):
+    assert optdist.get_world_info() == (0, 1, 0, 1)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=re.escape(text)):
+        optdist.get_world_info()
+
+
+def test_workers_without_a_port(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with pytest.raises(ValueError, match="auto_init_rpc: expected MASTER_PORT beside WORLD_SIZE"):
+        optdist.auto_init_rpc()(print)()

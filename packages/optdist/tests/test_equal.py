@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Value and gradient of a parallelized function equal those of one process."""
+
+import json
+
+import pytest
+import torch
+
+TOLERANCE = 1e-12
+
+
+@pytest.mark.parametrize(
+    "nproc", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
+def test_like_one_process(finish, tmp_path, nproc):
+    path = tmp_path / "found.json"
+    finish("equal.py", path, nproc=nproc)
+    found = json.loads(path.read_text())
+    refused = found.pop("higher orders")
+    assert len(found) == 17
+    assert {n: f for n, f in found.items() if max(f.values()) > TOLERANCE} == {}
+    assert [text.partition(":")[0] for text in refused] == ["parallelize", "grad"]
+    assert all("do not cross processes" in text for text in refused)
+
+
+@pytest.mark.slow
+def test_fifteen_rows_on_eight_workers(finish, tmp_path):
+    path = tmp_path / "found.json"
+    finish("equal.py", path, nproc=8)
+    found = json.loads(path.read_text())
+    assert max(found["explicit, 15 rows"].values()) <= TOLERANCE
+
+
+def test_the_listing_of_the_slides_runs_under_torchrun(finish, tmp_path):
+    path = tmp_path / "model.pt"
+    starter = ("torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d",
+               "--rdzv-endpoint=127.0.0.1:0")  # fmt: skip
+    done = finish("slides.py", path, starter=starter)
+    assert "workers ['worker0', 'worker1']" in done.out
+    saved = torch.load(path, weights_only=True)
+
+    torch.manual_seed(7)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    for batch in [torch.randn(n, 3) for n in (5, 4, 1, 7)]:
+        optimizer.zero_grad()
+        (net(batch).squeeze(-1) - batch.sum(dim=-1)).square().mean().backward()
+        optimizer.step()
+    for name, wanted in net.state_dict().items():
+        torch.testing.assert_close(saved[f"net.{name}"], wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_the_listing_of_the_slides_runs_alone(finish, tmp_path):
+    done = finish("slides.py", tmp_path / "model.pt", nproc=1)
+    assert "workers ['worker0']" in done.out
