@@ -77,6 +77,16 @@ def test_a_step_in_place_can_be_captured(cuda):
     assert all(map(torch.equal, params, expected))
 
 
+def test_a_count_on_the_cpu_cannot_be_captured(cuda):
+    params = [torch.ones(4, device=cuda)]
+    tx = optcore.adam(0.1, use_accelerated_op=True)
+    state = tx.init(params)
+    grads = [torch.ones(4, device=cuda)]
+    refused = pytest.raises(RuntimeError, match="expected a step count on cuda")
+    with refused, torch.cuda.graph(torch.cuda.CUDAGraph()):
+        tx.step(grads, state, params, inplace=True)
+
+
 def test_a_step_runs_on_the_current_stream(cuda):
     params = [torch.zeros(1 << 24, device=cuda)]
     tx = optcore.sgd(1.0, momentum=0.9, use_accelerated_op=True)

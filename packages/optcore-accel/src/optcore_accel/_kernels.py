@@ -47,7 +47,7 @@ def _transform(
         members.setdefault(id(count), []).append(leaf)
     results: list[list[Any]] = [[None] * len(grads) for _ in range(1 + rule.buffers)]
     for own in members.values():
-        count = _readable(counts[0][own[0]])
+        count = _readable(rule.name, counts[0][own[0]], grads[0].device)
         found = _alone(
             rule,
             [grads[leaf] for leaf in own],
@@ -113,7 +113,7 @@ class Step:
         inplace: bool,
     ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
         """New parameters and buffers: the given ones overwritten, or differentiable ones."""
-        scalars = self._scalars_at(count)
+        scalars = self._scalars_at(count, grads[0].device)
         columns = Columns(params, grads, buffers)
         if inplace:
             overwrite(self._who, self._rule, scalars, columns, checked=True)
@@ -137,10 +137,13 @@ class Step:
     ) -> Callable[[torch.Tensor | None], None] | None:
         """The call in place, checked and waiting for its count; None if it has to be explained."""
         run = prepared(self._rule, Columns(params, grads, buffers))
-        return None if run is None else lambda count: run(self._scalars_at(count))
+        if run is None:
+            return None
+        device = grads[0].device
+        return lambda count: run(self._scalars_at(count, device))
 
-    def _scalars_at(self, count: torch.Tensor | None) -> list[Scalar]:
-        number = 1.0 if count is None else _readable(count)
+    def _scalars_at(self, count: torch.Tensor | None, device: torch.device) -> list[Scalar]:
+        number = 1.0 if count is None else _readable(self._who, count, device)
         return [*self._outer, *self._scalars(number)]
 
 
@@ -202,10 +205,15 @@ def _scalar(who: str, name: str, value: Any) -> Any:
     return value if isinstance(value, bool) else float(value)
 
 
-def _readable(count: torch.Tensor) -> Scalar:
+def _readable(who: str, count: torch.Tensor, device: torch.device) -> Scalar:
     """The count as a number where it can be read, else as a float64 tensor."""
-    if torch._C._functorch.is_functorch_wrapped_tensor(count):
+    if count.is_cuda or torch._C._functorch.is_functorch_wrapped_tensor(count):
         return count.to(torch.float64)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{who}: expected a step count on {device} while a CUDA graph is captured, got one on "
+            "the cpu, whose value every replay would repeat; move the counts of the state there"
+        )
     return float(count)
 
 
