@@ -57,7 +57,8 @@ class _ZeroOrder(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Leaves) -> None:
         problem, ctx.count = inputs[0], len(inputs)
         # Not the problem: its function may hold what holds the result, a cycle past Python's reach.
-        ctx.who, ctx.moving = problem.settings.who, problem.moving
+        settings, ctx.moving = problem.settings, problem.moving
+        ctx.who, ctx.method, ctx.num_samples = settings.who, settings.method, settings.num_samples
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output[1:])
 

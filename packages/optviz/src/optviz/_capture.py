@@ -299,7 +299,7 @@ def _told(name: str, value: Any, depth: int = 2) -> list[tuple[str, str]]:
     fields = getattr(type(value), "__dataclass_fields__", None)
     if fields is None or depth == 0:
         slots = getattr(value, "__dict__", {}) if depth else {}
-        named = sorted(slots) if name in ("rule", "problem") else []
+        named = sorted(slots) if name == "rule" else []
     else:
         named = list(fields)
     return [

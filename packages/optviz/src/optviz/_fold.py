@@ -93,10 +93,10 @@ def _notes(node: Node, show: Sequence[str]) -> list[str]:
     attributes = dict(node.attributes)
     if node.kind != "op" or "shapes" in show:
         notes.append(f"({', '.join(map(str, node.shape or ()))})")
-    notes += [value for name, value in node.attributes if name.endswith((".who", "named"))][:1]
+    notes += [value for name, value in node.attributes if name.endswith(("who", "named"))][:1]
     for name, value in node.attributes:  # how it was solved or estimated
-        if node.custom and name.endswith(("solver.name", "settings.method", "num_samples")):
-            notes.append(f"{name.rsplit('.', 2)[-1 if 'settings' in name else -2]} {value}")
+        if node.custom and name.endswith(("solver.name", "method", "num_samples")):
+            notes.append(f"{name.removesuffix('.name').rsplit('.', 1)[-1]} {value}")
     if node.custom and node.saved:
         notes.append(f"{len(node.saved)} tensors saved")
     if "attributes" in show:
