@@ -62,6 +62,7 @@ READERS = {
     "called": lambda w: lambda p: with_global(p) + 1,
     "list": lambda w: lambda p: torch.stack([p, w]).sum(),
     "inside": lambda w: lambda p: grad(lambda q: (w * q**2).sum())(p).sum(),
+    "detached later": lambda w: lambda p: (p * (w * p).detach()).sum(),
     "no_graph": lambda w: lambda p: ((w * p) > 0).double().sum(),
 }
 NUMBERS = {
@@ -80,8 +81,10 @@ BATCHED = [
 ]
 MESSAGE = (
     r"zero_order: expected a function that gets every tensor that requires grad as an argument, "
-    r"got one that reads f64\[.*\] past them, which would get no gradient; pass that tensor in "
-    r"args and list its position in argnums, or detach it"
+    r"got one in which an operation reads f64\[.*\] past them, which would get no gradient; pass "
+    r"that tensor in args and list its position in argnums, or make it a constant before the "
+    r"operation: torch.no_grad\(\) in the function, module.requires_grad_\(False\) or "
+    r"tensor.detach\(\)"
 )
 
 
@@ -132,9 +135,77 @@ def test_what_gets_no_gradient_is_no_fault(fn, call):
     assert call(optdiff.zero_order(torch.randn, num_samples=2)(fn)).isfinite().all()
 
 
-def test_tensors_of_the_functions_own():
-    estimated = optdiff.zero_order(torch.randn, num_samples=2, vectorize=False)(slope_inside)
-    assert estimated(leaf()).isfinite()
+def leaf_inside(p):
+    at = p.detach().requires_grad_()
+    return at.square().sum()
+
+
+def trained_inside(p):
+    net = linear()
+    with torch.no_grad():
+        net.weight.copy_(p[None])
+        net.bias.zero_()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    loss = net(torch.eye(3, dtype=p.dtype)).square().sum()
+    loss.backward()
+    optimizer.step()
+    return net(torch.eye(3, dtype=p.dtype)).square().sum()
+
+
+def parameter_inside(p):
+    own = nn.Parameter(torch.ones(3, dtype=p.dtype))
+    return (own * p).square().sum()
+
+
+def exact(fn, **options):
+    return optdiff.zero_order(None, "finite_difference", sigma=1e-3, **options)(fn)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("fn", [slope_inside, leaf_inside, trained_inside, parameter_inside])
+def test_tensors_of_the_functions_own(fn, call):
+    result = call(exact(fn, vectorize=False))
+    assert result.isfinite().all()
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+@pytest.mark.parametrize("call", BATCHED)
+def test_tensors_of_the_functions_own_under_vmap(call, vectorize):
+    assert call(exact(parameter_inside, vectorize=vectorize)).isfinite().all()
+
+
+def test_a_loss_with_a_graph_of_the_functions_own():
+    at, again = leaf(), leaf()
+    value = exact(leaf_inside, vectorize=False)(at)
+    value.backward()
+    assert value.item() == 3.0
+    torch.testing.assert_close(at.grad, torch.full_like(at, 2.0))
+    trained = exact(trained_inside, vectorize=False)(again)
+    (found,) = torch.autograd.grad(trained, again)
+    # one step makes .8 w of w and -.2 sum(w) of the bias 0
+    torch.testing.assert_close(trained.item(), 3 * 0.2**2)
+    torch.testing.assert_close(found, torch.full_like(found, 2 * 0.2 * 0.2))
+
+
+def test_a_value_where_no_gradient_is_asked_for_has_no_graph():
+    assert not exact(leaf_inside)(torch.ones(3)).requires_grad
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda loss: grad(lambda w: loss(SimpleNamespace(w=w)))(torch.ones(3)),
+        lambda loss: vmap(grad(lambda w: loss(SimpleNamespace(w=w))))(torch.ones(2, 3)),
+    ],
+)
+def test_a_tensor_of_a_transform_past_the_arguments(call):
+    def loss(holder):
+        return exact(of_object(holder))(torch.ones(3))
+
+    with pytest.raises(
+        ValueError, match="expected a function that gets every tensor that requires"
+    ):
+        call(loss)
 
 
 def test_nothing_is_refused_where_no_gradient_can_be_asked_for():

@@ -66,6 +66,15 @@ def is_tracked(tensor: torch.Tensor) -> bool:
         return is_tracked(torch._C._functorch.get_unwrapped(tensor) if at_this_level else tensor)
 
 
+def is_differentiated_by_transform(tensor: torch.Tensor) -> bool:
+    """Whether reverse mode of torch.func goes through the tensor, at any level."""
+    while is_wrapped(tensor):
+        if tensor.requires_grad and not torch._C._functorch.is_batchedtensor(tensor):
+            return True
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return False
+
+
 def is_wrapped_or_tracked(tensor: torch.Tensor) -> bool:
     """Whether the tensor is more than numbers to a transform or a derivative."""
     return is_wrapped(tensor) or is_tracked(tensor)

@@ -117,9 +117,11 @@ def zero_order(
         whether or not an argument is batched; with ``generator`` all of it comes from there, in
         one draw). A second derivative and forward mode raise. Tensors that do not move get no
         gradient, so that one that requires grad raises: in the arguments, and past them where an
-        operation reads it (closed over, a default, a global, a parameter of a module). Constant
-        are what is detached, a module after ``requires_grad_(False)`` and what is read under
-        ``torch.no_grad()``.
+        operation reads it (closed over, a default, a global, a parameter of a module), even if
+        its result is detached: call a constant network under ``torch.no_grad()``, which makes
+        all that is read there constant, as do ``module.requires_grad_(False)`` and ``detach()``
+        of the tensor itself. What the function makes for itself, such as a module that it trains,
+        is its own, unless it keeps it.
 
     Raises:
         TypeError: An argument is of another type. When called: the function returned no floating

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -15,7 +16,8 @@ from optcore import describe
 from optdiff._directions import centered_ranks, draw, orthogonal_blocks
 from optdiff._random_states import Draws
 from optdiff._reads import Reads
-from optdiff._tracking import is_tracked
+from optdiff._repeats import foreign_leaves
+from optdiff._tracking import is_differentiated_by_transform
 from optdiff._zero_order_batches import Leaves, Level, over_levels, over_samples
 from optdiff._zero_order_settings import Settings
 
@@ -65,7 +67,11 @@ class Problem:
             return self.value(self._copied(tensors))
         with Reads(self.settings.who, transformed=False) as reads:
             value = self.value(self._copied(tensors))
-        self._refuse_closed_over(reads, value)
+        if is_differentiated_by_transform(value):  # nothing that moves is
+            self._refuse_past_arguments(value)
+        behind = foreign_leaves([value], ())
+        value = value.detach()  # what the function made for itself goes with its graph
+        self._refuse_closed_over(reads, behind)
         return value
 
     def estimate(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Leaves]:
@@ -159,7 +165,9 @@ class Problem:
                 center = one(*moving)[0].squeeze(0)
             else:
                 center = self.value(own)
-        self._refuse_closed_over(reads, center)
+        behind = foreign_leaves([center], ())
+        center = center.detach()  # what the function made for itself goes with its graph
+        self._refuse_closed_over(reads, behind)
         return center
 
     def _around(
@@ -169,12 +177,18 @@ class Problem:
         steps = [part * _like(sigma, part) for part, sigma in zip(direction, self.sigmas)]
         at = [tensors[index] for index in self.moving]
         draws.again()
-        forth = self.value(self._placed(tensors, [a + step for a, step in zip(at, steps)]))
+        forth = self._number(tensors, [a + step for a, step in zip(at, steps)])
         if self.settings.method in ("naive", "forward"):
             return (forth,)
         draws.again()
-        back = self.value(self._placed(tensors, [a - step for a, step in zip(at, steps)]))
+        back = self._number(tensors, [a - step for a, step in zip(at, steps)])
         return forth, back
+
+    def _number(
+        self, tensors: Sequence[torch.Tensor], moving: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """A value without the graph that the function made for itself, to free it at once."""
+        return self.value(self._placed(tensors, moving)).detach()
 
     def _placed(
         self, tensors: Sequence[torch.Tensor], moving: Sequence[torch.Tensor]
@@ -230,18 +244,23 @@ class Problem:
         settings = self.settings
         return over_samples(settings.who, fn, settings.vectorize, settings.chunk_size)
 
-    def _refuse_closed_over(self, reads: Reads, value: torch.Tensor) -> None:
+    def _refuse_closed_over(
+        self, reads: Reads, behind: Sequence[weakref.ref[torch.Tensor]]
+    ) -> None:
         found = reads.first()
-        if found is None and is_tracked(value):
-            found = value  # by an operation that torch does not show, of torch.compile for one
+        if found is None:  # by an operation that torch does not show, of torch.compile for one
+            found = next((leaf for leaf in (ref() for ref in behind) if leaf is not None), None)
         if found is not None:
-            raise ValueError(
-                f"{self.settings.who}: expected a function that gets every tensor that requires "
-                f"grad as an argument, got one that reads {describe(found)} past them, which would "
-                "get no gradient; pass that tensor in args and list its position in argnums, or "
-                "detach it (a constant module: module.requires_grad_(False), or torch.no_grad() "
-                "in the function)"
-            )
+            self._refuse_past_arguments(found)
+
+    def _refuse_past_arguments(self, found: torch.Tensor) -> None:
+        raise ValueError(
+            f"{self.settings.who}: expected a function that gets every tensor that requires grad "
+            f"as an argument, got one in which an operation reads {describe(found)} past them, "
+            "which would get no gradient; pass that tensor in args and list its position in "
+            "argnums, or make it a constant before the operation: torch.no_grad() in the "
+            "function, module.requires_grad_(False) or tensor.detach()"
+        )
 
     def _refuse_written(self, fixed: Sequence[torch.Tensor], versions: Sequence[int]) -> None:
         for tensor, version in zip(fixed, versions, strict=True):
