@@ -107,7 +107,7 @@ CONSTRUCTION = [
         (NOISE, "forward"),
         {"rank_shaping": True},
         ValueError,
-        "zero_order: expected num_samples >= 2 for rank_shaping, got 1",
+        "zero_order: expected num_samples >= 2 for rank_shaping, got 1; draw more, or take",
     ),
     ((NOISE,), {"baseline": "best"}, ValueError, "zero_order: expected baseline as 'mean' or a fi"),
     ((NOISE,), {"baseline": "mean"}, ValueError, "zero_order: expected num_samples >= 2 for base"),
@@ -224,9 +224,13 @@ def test_calls(fn, options, args, kwargs, error, message):
         (
             lambda shape: torch.ones(3),
             ValueError,
-            "expected noise of the sample shape [4, 2], got",
+            "expected noise of the sample shape [4, 2], got f64[3]; draw it",
         ),
-        (lambda shape: None, TypeError, "expected noise as a tensor or an array, got None"),
+        (
+            lambda shape: None,
+            TypeError,
+            "expected noise as a tensor or an array, got NoneType; return what is drawn",
+        ),
         (
             lambda shape: [[1.0], [1.0, 2.0]],
             TypeError,

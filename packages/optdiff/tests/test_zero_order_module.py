@@ -324,3 +324,25 @@ def test_a_second_derivative_is_refused():
     (grad, *_) = torch.autograd.grad(net(X), [*net.first.parameters()], create_graph=True)
     with pytest.raises(NotImplementedError, match="Net: expected a first derivative, got a second"):
         grad.sum().backward()
+
+
+class Adapted(ZeroOrderGradientModule, method="finite_difference", sigma=1e-3, vectorize=False):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 1, bias=False, dtype=torch.float64)
+
+    def forward(self, x):
+        net = copy.deepcopy(self.fc).requires_grad_()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        net(x).square().sum().backward()
+        optimizer.step()
+        return net(x).square().sum()
+
+
+def test_a_copy_of_the_parameters_trains_inside():
+    net = Adapted()
+    nn.init.ones_(net.fc.weight)
+    value = net(torch.eye(2, dtype=torch.float64))  # every weight goes from w to .8 w
+    (found,) = torch.autograd.grad(value, net.parameters())
+    torch.testing.assert_close(value.item(), 2 * 0.8**2)
+    torch.testing.assert_close(found, torch.full_like(found, 2 * 0.8**2))

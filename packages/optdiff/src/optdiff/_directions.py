@@ -131,13 +131,17 @@ def draw(
             noise = torch.as_tensor(noise)
         except (RuntimeError, TypeError, ValueError):
             raise TypeError(
-                f"{who}: expected noise as a tensor or an array, got {describe(noise)}"
+                f"{who}: expected noise as a tensor or an array, got {describe(noise)}; return "
+                "what is drawn from the sampling function, e.g. torch.randn(sample_shape)"
             ) from None
     if noise.is_complex() or noise.dtype is torch.bool:
-        raise TypeError(f"{who}: expected real noise, got {describe(noise)}")
+        raise TypeError(
+            f"{who}: expected real noise, got {describe(noise)}; convert it to a floating dtype"
+        )
     if noise.shape != torch.Size(shape):
         raise ValueError(
-            f"{who}: expected noise of the sample shape {list(shape)}, got {describe(noise)}"
+            f"{who}: expected noise of the sample shape {list(shape)}, got {describe(noise)}; "
+            "draw it of the shape that the sampling function is given"
         )
     return noise.detach()
 

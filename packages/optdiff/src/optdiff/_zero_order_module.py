@@ -46,6 +46,13 @@ class ZeroOrderGradientModule(nn.Module):
     of the buffers, so that batch normalisation, say, counts every batch once; modules that write to
     buffers need ``vectorize=False``.
 
+    In ``forward`` the parameters do not require grad. To train on from them there, as ES-MAML does,
+    train a copy that does (``vectorize=False``)::
+
+        net = copy.deepcopy(self.fc).requires_grad_()
+        grads = torch.autograd.grad(loss(net, train), list(net.parameters()))
+        # ... step, and return loss(net, test)
+
     Args:
         method: Class keyword, as are all options of :func:`optdiff.zero_order` but ``argnums``:
             ``num_samples``, ``sigma`` (a prefix tree of ``{parameter's name: ...}`` will do; the

@@ -71,7 +71,10 @@ def check_settings(
             "got one; they are for random directions"
         )
     if rank_shaping and method != "antithetic" and num_samples < 2:
-        raise ValueError(f"{who}: expected num_samples >= 2 for rank_shaping, got {num_samples}")
+        raise ValueError(
+            f"{who}: expected num_samples >= 2 for rank_shaping, got {num_samples}; draw more, or "
+            "take method='antithetic', which ranks two values a sample"
+        )
     if baseline is not None:
         _check_baseline(who, baseline, method, num_samples, rank_shaping)
     if orthogonal and distribution is not None:
@@ -103,7 +106,10 @@ def _check_baseline(
             f"method={method!r}, rank_shaping={rank_shaping}; the others have theirs"
         )
     if named and num_samples < 2:
-        raise ValueError(f"{who}: expected num_samples >= 2 for baseline='mean', got {num_samples}")
+        raise ValueError(
+            f"{who}: expected num_samples >= 2 for baseline='mean', got {num_samples}; draw more, "
+            "or give the baseline as a number"
+        )
 
 
 def check_sigma(who: str, sigma: float | Tree) -> None:
