@@ -135,7 +135,8 @@ class Problem:
         ``direction(own, *row)`` says where a row goes.
         """
         count = len(tensors)
-        fixed = [t for i, t in enumerate(tensors) if i not in self.moving and not t.is_inference()]
+        moving = {*self.moving}
+        fixed = [t for i, t in enumerate(tensors) if i not in moving and not t.is_inference()]
         versions = [tensor._version for tensor in fixed]
 
         def one(*both: torch.Tensor) -> Leaves:
