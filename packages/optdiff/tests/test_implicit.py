@@ -504,6 +504,12 @@ def under_forward_mode():
     return torch.func.jvp(f, (TWO,), (TWO,))
 
 
+def slope_by(solve):
+    """The slope of a square root, by a linear solver."""
+    root = custom_root(lambda x, a: x**2 - a, solve=solve)(lambda init, a: a.sqrt())
+    return torch.func.grad(lambda a: root(None, a))(TWO)
+
+
 REFUSED = [
     (
         lambda: custom_root(cube, 0),
@@ -516,6 +522,18 @@ REFUSED = [
         lambda: custom_root(cube, solve=3),
         TypeError,
         "custom_root: expected solve to be a linear solver such as optdiff.linear_solve.solve_cg()",
+    ),
+    (
+        lambda: custom_root(cube, solve=lambda: solve_lu()),
+        TypeError,
+        "custom_root: expected solve to be a function solve(matvec, b), matvec a function of trees "
+        "like b, got <lambda>, which cannot be called so; pass a linear solver such as",
+    ),
+    (
+        lambda: slope_by(torch.linalg.solve),
+        TypeError,
+        "custom_root: expected solve to be a function solve(matvec, b), matvec a function of trees "
+        "like b, got linalg_solve, which cannot be called so; pass a linear solver such as",
     ),
     (
         lambda: custom_root(cube, 3)(newton_cube)(None, A, B),
@@ -635,3 +653,8 @@ REFUSED = [
 def test_refused(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+def test_a_type_error_inside_a_given_linear_solver_is_its_own():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        slope_by(lambda matvec, b: b + None)
