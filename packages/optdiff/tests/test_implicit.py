@@ -504,6 +504,15 @@ def under_forward_mode():
     return torch.func.jvp(f, (TWO,), (TWO,))
 
 
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 2, dtype=F64)
+
+    def optimality(self, x, a):
+        return self.inner(x) - a
+
+
 def slope_by(solve):
     """The slope of a square root, by a linear solver."""
     root = custom_root(lambda x, a: x**2 - a, solve=solve)(lambda init, a: a.sqrt())
@@ -549,7 +558,19 @@ REFUSED = [
         lambda: through(lambda x, a: x**2 - a * CLOSED_OVER),
         ValueError,
         "custom_root: expected an optimality that gets every tensor that requires grad as an "
-        "argument, got one that closes over such a tensor",
+        "argument, got one that closes over such a tensor, f64[] at CLOSED_OVER, which would get "
+        "no gradient; pass it as an argument, or detach it",
+    ),
+    (
+        lambda: custom_root(Layer().optimality)(lambda init, a: a.sqrt())(None, TWO_VALUES),
+        ValueError,
+        "closes over such a tensor, f64[2] at self.inner.bias, which would get no gradient; pass "
+        "self (the module) as an argument, or detach it",
+    ),
+    (
+        lambda: through(torch.func.grad(lambda x, a: x**3 / 3 - CLOSED_OVER * x)),
+        ValueError,
+        "closes over such a tensor, f64[] at CLOSED_OVER, which would get no gradient; pass it as",
     ),
     (
         under_forward_mode,
