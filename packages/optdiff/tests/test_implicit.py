@@ -642,9 +642,17 @@ REFUSED = [
         )
     ],
     (
+        lambda: torch.func.linearize(
+            lambda a: optdiff.fixed_point.fixed_point_iteration(lambda x: x / 2 + a, a).solution,
+            TWO_VALUES,
+        ),
+        RuntimeError,
+        "fixed_point_iteration: expected tensors with values, by which it stops, got those of a",
+    ),
+    (
         lambda: torch.func.linearize(two_roots, TWO_VALUES),
         RuntimeError,
-        "optdiff: expected tensors with values, by which solvers stop, got those of a tracer "
+        "solve_gmres: expected tensors with values, by which it stops, got those of a tracer "
         "(torch.func.linearize, make_fx), which have none; use torch.func.jvp or vjp",
     ),
     (
