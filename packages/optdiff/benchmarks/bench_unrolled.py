@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch and jax start
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["KINETO_LOG_LEVEL"] = "6"  # torch's profiler would report between the lines of the table
 
 import torch
 from torch import nn

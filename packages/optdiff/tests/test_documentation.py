@@ -2,6 +2,7 @@
 """Every public function shows an example; pytest runs them with the other tests."""
 
 import inspect
+import types
 
 import pytest
 
@@ -44,3 +45,9 @@ def test_every_meta_class_documents_its_keywords(name):
     assert missing == []
     for section in ("Args", "Raises", "Example", "Reference"):
         assert f"\n{section}:\n    " in cls.__doc__
+
+
+def test_a_star_import_brings_all_but_modules():
+    public = {name: value for name, value in vars(optdiff).items() if not name.startswith("_")}
+    names = [n for n, value in public.items() if not isinstance(value, types.ModuleType)]
+    assert sorted(optdiff.__all__) == sorted(names)

@@ -504,6 +504,21 @@ def under_forward_mode():
     return torch.func.jvp(f, (TWO,), (TWO,))
 
 
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 2, dtype=F64)
+
+    def optimality(self, x, a):
+        return self.inner(x) - a
+
+
+def slope_by(solve):
+    """The slope of a square root, by a linear solver."""
+    root = custom_root(lambda x, a: x**2 - a, solve=solve)(lambda init, a: a.sqrt())
+    return torch.func.grad(lambda a: root(None, a))(TWO)
+
+
 REFUSED = [
     (
         lambda: custom_root(cube, 0),
@@ -516,6 +531,18 @@ REFUSED = [
         lambda: custom_root(cube, solve=3),
         TypeError,
         "custom_root: expected solve to be a linear solver such as optdiff.linear_solve.solve_cg()",
+    ),
+    (
+        lambda: custom_root(cube, solve=lambda: solve_lu()),
+        TypeError,
+        "custom_root: expected solve to be a function solve(matvec, b), matvec a function of trees "
+        "like b, got <lambda>, which cannot be called so; pass a linear solver such as",
+    ),
+    (
+        lambda: slope_by(torch.linalg.solve),
+        TypeError,
+        "custom_root: expected solve to be a function solve(matvec, b), matvec a function of trees "
+        "like b, got linalg_solve, which cannot be called so; pass a linear solver such as",
     ),
     (
         lambda: custom_root(cube, 3)(newton_cube)(None, A, B),
@@ -531,7 +558,19 @@ REFUSED = [
         lambda: through(lambda x, a: x**2 - a * CLOSED_OVER),
         ValueError,
         "custom_root: expected an optimality that gets every tensor that requires grad as an "
-        "argument, got one that closes over such a tensor",
+        "argument, got one that closes over such a tensor, f64[] at CLOSED_OVER, which would get "
+        "no gradient; pass it as an argument, or detach it",
+    ),
+    (
+        lambda: custom_root(Layer().optimality)(lambda init, a: a.sqrt())(None, TWO_VALUES),
+        ValueError,
+        "closes over such a tensor, f64[2] at self.inner.bias, which would get no gradient; pass "
+        "self (the module) as an argument, or detach it",
+    ),
+    (
+        lambda: through(torch.func.grad(lambda x, a: x**3 / 3 - CLOSED_OVER * x)),
+        ValueError,
+        "closes over such a tensor, f64[] at CLOSED_OVER, which would get no gradient; pass it as",
     ),
     (
         under_forward_mode,
@@ -603,9 +642,17 @@ REFUSED = [
         )
     ],
     (
+        lambda: torch.func.linearize(
+            lambda a: optdiff.fixed_point.fixed_point_iteration(lambda x: x / 2 + a, a).solution,
+            TWO_VALUES,
+        ),
+        RuntimeError,
+        "fixed_point_iteration: expected tensors with values, by which it stops, got those of a",
+    ),
+    (
         lambda: torch.func.linearize(two_roots, TWO_VALUES),
         RuntimeError,
-        "optdiff: expected tensors with values, by which solvers stop, got those of a tracer "
+        "solve_gmres: expected tensors with values, by which it stops, got those of a tracer "
         "(torch.func.linearize, make_fx), which have none; use torch.func.jvp or vjp",
     ),
     (
@@ -635,3 +682,8 @@ REFUSED = [
 def test_refused(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+def test_a_type_error_inside_a_given_linear_solver_is_its_own():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        slope_by(lambda matvec, b: b + None)

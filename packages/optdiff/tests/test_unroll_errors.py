@@ -69,6 +69,18 @@ OPTIONS = [
         ValueError,
         "unroll: expected outputs of one shape in every step, got [(0,), (1,)]; put what grows",
     ),
+    (
+        (lambda w, i: None, W, 2),
+        {},
+        TypeError,
+        "unroll: expected step to return a tensor where init has one, got None, at step 0; return",
+    ),
+    (
+        (lambda c, i: {"w": c["w"] if i < 1 else 3.0, "k": None}, {"w": W, "k": None}, 2),
+        {"checkpoint": 2},
+        TypeError,
+        "unroll: expected step to return a tensor where init has one, got float, at ['w'], at step",
+    ),
 ]
 
 
@@ -119,6 +131,30 @@ def test_closed_over_tensors_under_checkpoint(step, w):
     with pytest.raises(ValueError, match=re.escape(message)):
         optdiff.unroll(step, w, 4, checkpoint=2)
     assert optdiff.unroll(step, w, 4).requires_grad
+
+
+def test_a_module_in_args_under_checkpoint():
+    message = (
+        "unroll: expected the tensors of args in trees under checkpoint, got a step that reads "
+        "'weight' float64[3, 3] of the module Linear in args, at step 0; pass "
+        "dict(module.named_parameters()) too, and call the module by torch.func.functional_call"
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        optdiff.unroll(lambda w, i, net: net(w), W, 4, NET, checkpoint=2)
+
+
+def test_a_module_in_args_that_is_called_with_other_parameters():
+    def step(w, i, net, params):
+        return torch.func.functional_call(net, params, (w,)).tanh()
+
+    params = dict(NET.named_parameters())
+    found, expected = (
+        torch.autograd.grad(
+            optdiff.unroll(step, W, 4, NET, params, checkpoint=c).sum(), params["weight"]
+        )
+        for c in (2, None)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_closed_over_tensor_in_a_later_step():

@@ -25,7 +25,6 @@ class ConvergenceError(RuntimeError):
 
 def any_true(mask: torch.Tensor) -> bool:
     """Whether any element is true, in any system of a batch: the one host sync of an iteration."""
-    refuse_tracing()
     return bool(peel(mask).any())
 
 
@@ -43,7 +42,7 @@ def report_failure(
     """
     if on_failure == "ignore":
         return
-    refuse_tracing()
+    refuse_tracing(who)
     met = peel(converged)
     if bool(met.all()):
         return

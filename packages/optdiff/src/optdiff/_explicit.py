@@ -224,6 +224,33 @@ def _global_names(code: types.CodeType) -> list[str]:
     return list(names)
 
 
+def held_at(function: Any, tensor: torch.Tensor) -> tuple[str, str]:
+    """Where a function holds a tensor, and the name of the module it is in; empty where unknown."""
+    while isinstance(function, partial) or hasattr(function, "__wrapped__"):
+        if isinstance(function, partial):
+            function = next(filter(callable, function.args), function.func)
+        else:
+            function = function.__wrapped__  # torch.func.grad(f) holds only f
+    held: dict[str, Any] = {}
+    if isinstance(function, types.MethodType):
+        held["self"], function = function.__self__, function.__func__
+    if isinstance(function, nn.Module):
+        held[type(function).__name__] = function
+    if isinstance(function, types.FunctionType):
+        names, scope = _global_names(function.__code__), function.__globals__
+        held |= {name: scope[name] for name in names if name in scope}
+        cells = function.__closure__ or ()
+        held |= zip(function.__code__.co_freevars, map(_content, cells), strict=True)
+    for name, value in held.items():
+        if value is tensor:
+            return name, ""
+        if isinstance(value, nn.Module):
+            for path, param in value.named_parameters():
+                if param is tensor:
+                    return f"{name}.{path}", name
+    return "", ""
+
+
 def shallow_copy(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
     """Modules of their own that share every tensor; ``copies`` tells which stands for which."""
     if id(module) in copies:

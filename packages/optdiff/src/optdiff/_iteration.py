@@ -13,6 +13,7 @@ import treeops
 from optdiff._convergence import OnFailure, check_on_failure, default_tolerance, report_failure
 from optdiff._implicit_rule import Leaves
 from optdiff._options import check_count, check_number
+from optdiff._tracking import refuse_tracing
 from optdiff._trees import NAMESPACE, Tree
 from optdiff.linear_solve import LinearSolver
 from optdiff.linear_solve._operators import Flat, MatVec, check_unknowns, like, shapes
@@ -45,6 +46,7 @@ class Unknowns:
         who: str, init: Tree, tol: float | None, maxiter: int, on_failure: OnFailure
     ) -> Unknowns:
         """Check what every solver is given."""
+        refuse_tracing(who)
         leaves, spec = treeops.tree_flatten(init, namespace=NAMESPACE)
         parts = check_unknowns(who, "init", leaves, init)
         if tol is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
@@ -114,9 +115,20 @@ class Strangers(TorchFunctionMode):
         self._seen.clear()
 
 
-def stranger(who: str, tensor: torch.Tensor, i: int) -> ValueError:
-    """The error for a tensor that a recomputed step reads past its arguments."""
+def stranger(who: str, tensor: torch.Tensor, i: int, args: tuple[Any, ...] = ()) -> ValueError:
+    """The error for a tensor that a recomputed step reads past the tensors in its arguments."""
     kind = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+    for module in tree_leaves(args):
+        if not isinstance(module, nn.Module):
+            continue
+        for name, param in module.named_parameters():
+            if param is tensor:
+                return ValueError(
+                    f"{who}: expected the tensors of args in trees under checkpoint, got a step "
+                    f"that reads {name!r} {kind} of the module {type(module).__name__} in args, at "
+                    f"step {i}; pass dict(module.named_parameters()) too, and call the module by "
+                    "torch.func.functional_call"
+                )
     return ValueError(
         f"{who}: expected a step that under checkpoint gets everything to be differentiated from "
         f"its carry and args, got one that reads another tensor {kind} that requires grad, at step "

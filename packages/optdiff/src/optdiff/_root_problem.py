@@ -102,7 +102,12 @@ class Problem:
         every = Explicit(is_wrapped)
         rebuild = every.add((args[1:], kwargs))
         rest, named = rebuild([tensor.detach() for tensor in every.tensors])
-        refuse_hidden(self.who, lambda x: self.optimality(x, *rest, **named), solution)
+        refuse_hidden(
+            self.who,
+            lambda x: self.optimality(x, *rest, **named),
+            solution,
+            self.optimality,
+        )
 
 
 def _parameters(function: Callable[..., Any]) -> list[str]:

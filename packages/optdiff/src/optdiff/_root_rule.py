@@ -22,9 +22,11 @@ from typing import Any
 import torch
 
 import treeops
-from optdiff._explicit import Explicit, Rebuild
+from optcore import describe
+from optdiff._explicit import Explicit, Rebuild, held_at
 from optdiff._implicit_rule import Leaves
 from optdiff._iteration import SolverResult
+from optdiff._repeats import foreign_leaves
 from optdiff._tracking import is_tracked
 from optdiff._trees import NAMESPACE, Tree
 from optdiff.linear_solve import LinearSolver
@@ -159,13 +161,19 @@ class RootRule:
         return residual
 
 
-def refuse_hidden(who: str, optimality: Callable[[Tree], Tree], solution: Tree) -> None:
+def refuse_hidden(
+    who: str,
+    optimality: Callable[[Tree], Tree],
+    solution: Tree,
+    given: Callable[..., Tree] | None = None,
+) -> None:
     """Refuse an optimality without a derivative, or with one that the rule would not see.
 
     Args:
         who: Name of the caller.
         optimality: As a function of the solution; all it is given besides is detached.
         solution: Where to try it.
+        given: The optimality as the user wrote it, to tell where it holds such a tensor.
     """
     leaves, spec = treeops.tree_flatten(solution, namespace=NAMESPACE)
 
@@ -182,10 +190,15 @@ def refuse_hidden(who: str, optimality: Callable[[Tree], Tree], solution: Tree) 
     with torch.enable_grad():
         image, _ = torch.func.vjp(residual, *(leaf.detach() for leaf in leaves))
     if any(is_tracked(part) for part in image):
+        alive = (leaf() for leaf in foreign_leaves(image, ()))
+        hidden = next((leaf for leaf in alive if leaf is not None), None)
+        place, module = ("", "") if hidden is None else held_at(given, hidden)
+        found = "" if hidden is None else f" {describe(hidden)}{place and f' at {place}'},"
+        passed = f"{module} (the module)" if module else "it"
         raise ValueError(
             f"{who}: expected an optimality that gets every tensor that requires grad as an "
-            "argument, got one that closes over such a tensor, which would get no gradient; pass "
-            "it as an argument, or detach it"
+            f"argument, got one that closes over such a tensor,{found} which would get no "
+            f"gradient; pass {passed} as an argument, or detach it"
         )
 
 

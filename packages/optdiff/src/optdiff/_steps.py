@@ -17,7 +17,7 @@ from optdiff._recompute import Results, Tensors, is_continuous
 from optdiff._recording import Recording
 from optdiff._repeats import Numbers, Strangers, foreign_leaves, stranger
 from optdiff._tracking import is_tracked, transform_depth, under_transform
-from optdiff._trees import tree_flatten, tree_leaves
+from optdiff._trees import NAMESPACE, tree_flatten, tree_leaves
 
 Tree: TypeAlias = Any
 
@@ -73,7 +73,8 @@ class Step:
     ) -> None:
         self.who = who
         self._function = function
-        self._spec = tree_flatten(carry)[1]
+        leaves, self._spec = tree_flatten(carry)
+        self._tensors = [isinstance(leaf, torch.Tensor) for leaf in leaves]
         self._has_aux = has_aux
         self._first_order = first_order
 
@@ -90,12 +91,21 @@ class Step:
                     f"{type(result).__name__}, at step {i}"
                 )
             result, output = result
-        spec = tree_flatten(result)[1]
+        leaves, spec = tree_flatten(result)
         if spec != self._spec:
             raise ValueError(
                 f"{self.who}: expected step to return a carry like the one it got, "
                 f"{self._spec}, got {spec}, at step {i}; to return (carry, output) set has_aux=True"
             )
+        for index, (leaf, was) in enumerate(zip(leaves, self._tensors, strict=True)):
+            if was and not isinstance(leaf, torch.Tensor):
+                accessors = treeops.tree_accessors(result, none_is_leaf=True, namespace=NAMESPACE)
+                path = accessors[index].codify("")
+                raise TypeError(
+                    f"{self.who}: expected step to return a tensor where init has one, got "
+                    f"{'None' if leaf is None else type(leaf).__name__}{path and f', at {path}'}, "
+                    f"at step {i}; return the new carry"
+                )
         return result, output
 
 
@@ -183,7 +193,7 @@ class Segment:
                 if first:
                     for leaf in foreign:
                         if (tensor := leaf()) is not None:
-                            raise stranger(who, tensor, i)
+                            raise stranger(who, tensor, i, args)
                 if strangers:
                     strangers.refuse()
                 outputs.append(output)

@@ -85,11 +85,11 @@ def under_transform() -> bool:
     return innermost_transform() is not None or forward_ad._current_level >= 0
 
 
-def refuse_tracing() -> None:
+def refuse_tracing(who: str) -> None:
     """Refuse to read a number that a tracer such as torch.func.linearize does not know."""
     if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
         raise RuntimeError(
-            "optdiff: expected tensors with values, by which solvers stop, got those of a tracer "
+            f"{who}: expected tensors with values, by which it stops, got those of a tracer "
             "(torch.func.linearize, make_fx), which have none; use torch.func.jvp or vjp"
         )
 

@@ -44,9 +44,11 @@ def unroll(
             It may be compiled (``torch.compile``) and then takes its gradients with
             ``torch.func.grad``; second derivatives, ``checkpoint`` and ``first_order`` need one
             that is not.
-        init: First carry: a tree of tensors and whatever else; every step keeps its structure.
+        init: First carry: a tree of tensors and whatever else; every step keeps its structure, and
+            a tensor where there is one, of any shape and dtype.
         num_steps: :math:`K \ge 0`.
-        args: Trees that every step gets.
+        args: Trees that every step gets. Under ``checkpoint`` only their tensors are followed, not
+            those in modules: pass ``dict(module.named_parameters())`` for them.
         checkpoint: None: keep the graph of every step; memory grows as :math:`K`. A number: keep
             the carry after every so many steps and recompute what lies between; ``"sqrt"``: after
             every :math:`\lceil\sqrt K\rceil`, so that memory grows as :math:`\sqrt K`. Costs one
@@ -59,8 +61,9 @@ def unroll(
             start and earlier uses of ``args`` get no gradient. None: keep all.
         first_order: Take what torch.autograd.grad and reverse mode of torch.func give inside the
             steps as constants (FOMAML). Values stay as they are: a gradient of a gradient goes by
-            torch.func, nested. Derivatives that end in forward mode (``torch.func.hessian``,
-            ``jvp``) are no constants.
+            torch.func, nested. With ``torch.func.grad`` it saves no time: leave it out and detach
+            the inner gradients in the step, which is cheaper. Derivatives that end in forward mode
+            (``torch.func.hessian``, ``jvp``) are no constants.
         has_aux: Steps give outputs too, trees of tensors.
 
     Returns:
@@ -72,8 +75,8 @@ def unroll(
         closed-over tensors only without ``checkpoint``.
 
     Raises:
-        TypeError: ``step`` is not callable, or with ``has_aux`` returns no pair; or a module in the
-            carry under ``checkpoint`` or ``truncate``.
+        TypeError: ``step`` is not callable, or with ``has_aux`` returns no pair, or no tensor where
+            ``init`` has one; or a module in the carry under ``checkpoint`` or ``truncate``.
         ValueError: An option outside its range, a step that changes the structure of the carry or
             the shape of its outputs, under ``checkpoint`` one that reads a tensor that requires
             grad (inside torch.func transforms: any tensor of the transform) past its arguments, or

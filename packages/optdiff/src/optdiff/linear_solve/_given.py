@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ class GivenSolver(LinearSolver):
     """A user's function ``solve(matvec, b)``, on trees; it gets the derivative of a solve too."""
 
     function: Callable[[Callable[[Tree], Tree], Tree], Tree] | None = None
+    who: str = "solve"
 
     name: ClassVar[str] = "given"
 
@@ -29,7 +31,9 @@ class GivenSolver(LinearSolver):
         self, factory: Factory, tensors: Leaves, b: Leaves, spec: Any, *, adjoint: bool = False
     ) -> tuple[Leaves, SolveInfo]:
         """The trees that the function works on become known here."""
-        on_trees = _GivenOnTrees(function=self.function, spec=spec, like=Zeros.like(b))
+        on_trees = _GivenOnTrees(
+            function=self.function, who=self.who, spec=spec, like=Zeros.like(b)
+        )
         return LinearSolver.solve_leaves(on_trees, factory, tensors, b, spec, adjoint=adjoint)
 
 
@@ -49,8 +53,15 @@ class _GivenOnTrees(GivenSolver):
             image = flat.unravel(matvec(flat.ravel(tuple(leaves))))
             return treeops.tree_unflatten(self.spec, image)
 
-        with torch.enable_grad():
-            tree = self.function(product, treeops.tree_unflatten(self.spec, flat.unravel(b)))
+        right = treeops.tree_unflatten(self.spec, flat.unravel(b))
+        try:
+            with torch.enable_grad():
+                tree = self.function(product, right)
+        except TypeError as error:
+            called = error.__traceback__
+            if called is not None and called.tb_next is not None:  # from inside the function
+                raise
+            raise _unlike(self.who, self.function) from error
         shapes_ = tuple(zeros.shape for zeros in self.like)
         leaves = like("solve", "the linear solver's result", self.spec, shapes_, tree)
         x = flat.ravel(leaves).detach()
@@ -69,8 +80,24 @@ def adapt(who: str, solve: Any) -> LinearSolver:
     if isinstance(inner, LinearSolver) and not solve.args:
         return inner.override(solve.keywords)
     if callable(solve):
-        return GivenSolver(function=solve)
+        try:
+            inspect.signature(solve).bind(None, None)
+        except ValueError:
+            pass  # compiled functions do not tell; the first call does
+        except TypeError:
+            raise _unlike(who, solve) from None
+        return GivenSolver(function=solve, who=who)
     raise TypeError(
         f"{who}: expected solve to be a linear solver such as optdiff.linear_solve.solve_cg(), "
         f"got {type(solve).__name__}"
+    )
+
+
+def _unlike(who: str, solve: Any) -> TypeError:
+    """The error for a function that does not take a product and a right side."""
+    name = getattr(solve, "__name__", type(solve).__name__)
+    return TypeError(
+        f"{who}: expected solve to be a function solve(matvec, b), matvec a function of trees like "
+        f"b, got {name}, which cannot be called so; pass a linear solver such as "
+        "optdiff.linear_solve.solve_cg(), or solve_lu() for a dense matrix"
     )

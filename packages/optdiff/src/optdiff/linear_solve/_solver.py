@@ -26,6 +26,7 @@ from optdiff._tracking import (
     is_tracked,
     is_wrapped,
     is_wrapped_or_tracked,
+    refuse_tracing,
     sample,
 )
 from optdiff._trees import NAMESPACE, Tree
@@ -191,6 +192,7 @@ class LinearSolver:
 
     def threshold(self, b: torch.Tensor) -> torch.Tensor:
         """The residual norm at which to stop."""
+        refuse_tracing(f"solve_{self.name}")
         rtol = default_tolerance(b.dtype) if self.rtol is None else self.rtol
         return torch.clamp(rtol * torch.linalg.vector_norm(b), min=self.atol)
 
