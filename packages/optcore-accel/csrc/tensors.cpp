@@ -75,6 +75,7 @@ bool TensorView::same_shape(const TensorView& other) const {
 }
 
 bool TensorView::same_layout(const TensorView& other) const {
+    if (size == 0) return true;
     for (int axis = 0; axis < ndim; ++axis) {
         if (shape[axis] > 1 && strides[axis] != other.strides[axis]) return false;
     }
@@ -167,7 +168,8 @@ void TensorReader::read(PyObject* object, const char* name, Py_ssize_t index,
                              "cpu or cuda, got " +
                              std::string(py::str(tensor.attr("dtype"))) + " " +
                              std::string(py::str(tensor.attr("layout"))) + " on " +
-                             std::string(py::str(tensor.attr("device"))) + ", at " +
+                             std::string(py::str(tensor.attr("device"))) +
+                             (known ? " without memory (one of a batch, or freed)" : "") + ", at " +
                              where(name, index));
     }
 }

@@ -2,10 +2,12 @@
 """What kernels take and refuse: sizes, layouts, views, lists, and what changes when they refuse."""
 
 import re
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import optcore
 
@@ -47,6 +49,47 @@ def test_sizes(name, inplace, device):
     params = [torch.randn(size, device=device) for size in SIZES]
     grads = [torch.randn(size, device=device) for size in SIZES]
     assert_same_steps(name, params, grads, inplace)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_empty_leaf_lies_anyhow(name, inplace, device):
+    params = [torch.zeros(0, 5, 3, device=device), torch.ones(3, device=device)]
+    empty = torch.zeros(3, 5, 0, device=device).permute(2, 1, 0)
+    assert_same_steps(name, params, [empty, torch.ones(3, device=device)], inplace)
+
+
+def test_a_kept_step_keeps_no_gradient():
+    w = nn.Parameter(torch.ones(3))
+    optimizer = optcore.Adam([w], use_accelerated_op=True)
+    gone = []
+    for _ in range(3):
+        w.grad = torch.ones(3)
+        gone.append(weakref.ref(w.grad))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert [ref() for ref in gone] == [None] * 3
+
+
+def test_a_kept_step_refuses_a_negated_parameter():
+    w = nn.Parameter(torch.ones(1))
+    optimizer = optcore.Lion([w], lr=0.1, weight_decay=0.0, use_accelerated_op=True)
+    for _ in range(2):
+        w.grad = torch.ones(1)
+        optimizer.step()
+    w.data = torch.complex(torch.zeros(1), torch.full((1,), 5.0)).conj().imag
+    with pytest.raises(TypeError, match="lazily negated view"):
+        optimizer.step()
+    assert w.item() == -5.0
+
+
+def test_tracers_are_refused():
+    def step(w, g):
+        tx = optcore.lion(0.1, use_accelerated_op=True)
+        return tx.step([g], tx.init([w]), [w], inplace=False)[0][0]
+
+    with torch.no_grad(), pytest.raises(RuntimeError, match="expected no tracer"):
+        make_fx(step)(torch.ones(2), torch.ones(2))
 
 
 @pytest.mark.parametrize("inplace", [True, False])

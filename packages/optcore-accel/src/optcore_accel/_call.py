@@ -100,13 +100,15 @@ def prepared(rule: Rule, columns: Columns) -> Callable[[Sequence[Scalar]], None]
     All checks are done. What is returned takes the step, given the scalars.
     """
     device = columns.grads[0].device
-    if not is_available(device) or any(map(torch.Tensor.is_neg, columns.grads)):
+    written = _written(columns)
+    if not is_available(device) or _traced() or any(map(torch.Tensor.is_neg, columns.grads)):
+        return None
+    if any(map(torch.Tensor.is_neg, written)) or any(map(torch.Tensor.is_inference, written)):
         return None
     module = module_for(rule.name, device)
     ready = module.prepare(rule.number, columns.params, columns.grads, columns.buffers)
     if ready is None:
         return None
-    written = _written(columns)
 
     def run(scalars: Sequence[Scalar]) -> None:
         _announce(written)
@@ -239,7 +241,18 @@ def _announce(written: Tensors) -> None:
     torch.autograd.graph.increment_version(written)
 
 
+def _traced() -> bool:
+    """Whether a tracer records operations: it would not see what a kernel writes."""
+    proxy = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)
+    return proxy is not None or torch._C._get_tracing_state() is not None
+
+
 def _checked(who: str, columns: Columns) -> ModuleType:
+    if _traced():
+        raise RuntimeError(
+            f"{who}: expected no tracer (torch.jit.trace, make_fx), got one, which cannot see "
+            "kernels; leave use_accelerated_op out"
+        )
     _refuse_negated(who, "gradients", columns.grads)
     return module_for(who, columns.grads[0].device)
 
@@ -269,7 +282,10 @@ def _like(tensors: Tensors) -> Tensors:
 
 def _stream(columns: Columns) -> int:
     first = columns.grads[0]
-    return torch.cuda.current_stream(first.device).cuda_stream if first.is_cuda else 0
+    if first.is_cuda:
+        return torch.cuda.current_stream(first.device).cuda_stream
+    torch.get_num_threads()  # asked in a new thread, torch sets OpenMP's number to its own
+    return 0
 
 
 def _evened(columns: Columns, leaves: Sequence[int]) -> Columns:

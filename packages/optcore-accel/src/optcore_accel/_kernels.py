@@ -207,13 +207,13 @@ def _scalar(who: str, name: str, value: Any) -> Any:
 
 def _readable(who: str, count: torch.Tensor, device: torch.device) -> Scalar:
     """The count as a number where it can be read, else as a float64 tensor."""
-    if count.is_cuda or torch._C._functorch.is_functorch_wrapped_tensor(count):
-        return count.to(torch.float64)
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            f"{who}: expected a step count on {device} while a CUDA graph is captured, got one on "
-            "the cpu, whose value every replay would repeat; move the counts of the state there"
+            f"{who}: expected no step count while a CUDA graph is captured, got one, which every "
+            "replay would repeat; capture the loss and its gradients, and step outside"
         )
+    if count.is_cuda or torch._C._functorch.is_functorch_wrapped_tensor(count):
+        return count.to(torch.float64)
     return float(count)
 
 

@@ -138,6 +138,7 @@ class FusedStep:
     def add(self) -> Tree:
         """Take the step in place; the new state, in which only counts are new tensors."""
         self._run(self._grads)
+        self._grads = []  # a kept step keeps no gradients alive
         return self._after(self._columns)
 
     @property
