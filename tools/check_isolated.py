@@ -164,7 +164,10 @@ def check(name: str, wheels: dict[str, Wheel], uv: str, work: Path) -> Row:
     run(f"{name}: import it without the test group", bare_import, place, env)
 
     group = f"{ROOT / 'packages' / name / 'pyproject.toml'}:test"
-    run(f"{name}: install the test group", [*install, "--no-sources", "--group", group], place, env)
+    found = [env.get("UV_FIND_LINKS", ""), *(str(own.path.parent) for own in wheels.values())]
+    with_siblings = {**env, "UV_FIND_LINKS": ",".join(filter(None, found))}  # a test may need more
+    grouped = [*install, "--no-sources", "--group", group]
+    run(f"{name}: install the test group", grouped, place, with_siblings)
     install_seconds = time.monotonic() - started
 
     copy = place / "packages" / name
