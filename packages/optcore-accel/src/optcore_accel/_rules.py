@@ -98,19 +98,11 @@ def _sign(count: Scalar, b1: Scalar, b2: Scalar) -> list[Scalar]:
     return [b1, b2]
 
 
-def _nothing(count: Scalar) -> list[Scalar]:
-    return []
-
-
 # ---- formulas ----------------------------------------------------------------------------------
 
 
 def _safe_sqrt(square: torch.Tensor) -> torch.Tensor:
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
-
-
-def _descent_formula(s: Sequence[Scalar], g: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return (g,)
 
 
 def _adam_formula(
@@ -165,7 +157,6 @@ def _lion_formula(
 
 # ---- the table ---------------------------------------------------------------------------------
 
-DESCENT = Rule("descent", 0, 0, False, _nothing, _descent_formula)
 ADAM = Rule("scale_by_adam", 1, 2, True, _corrected, _adam_formula)
 AMSGRAD = Rule("scale_by_amsgrad", 2, 3, True, _corrected, _adam_formula)
 TRACE = Rule("trace", 3, 1, True, _momentum, _trace_formula)
