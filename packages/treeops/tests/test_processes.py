@@ -21,7 +21,7 @@ ROUNDS = 150
 
 def together(work: Callable[[int], Any]) -> list[Any]:
     """What `work` gives in each of several threads that start at once and switch often."""
-    start = threading.Barrier(THREADS)
+    start = threading.Barrier(THREADS, timeout=60)
 
     def wait_and_work(number: int) -> Any:
         start.wait()
@@ -86,23 +86,30 @@ def test_threads_register_while_others_walk() -> None:
 
 
 def test_one_registration_wins() -> None:
+    """In every round all threads register the same class at once."""
+
     class Contended:
         pass
 
-    def work(number: int) -> int:
-        done = 0
+    turn = threading.Barrier(THREADS, timeout=60)
+
+    def work(number: int) -> list[bool]:
+        won = []
         for _ in range(ROUNDS):
+            turn.wait()
             try:
                 treeops.register_pytree_node(
                     Contended, lambda node: ((), None), lambda _, children: 0, namespace="contended"
                 )
+                won.append(True)
             except ValueError:
-                continue
-            done += 1
-            treeops.unregister_pytree_node(Contended, namespace="contended")
-        return done
+                won.append(False)
+            turn.wait()
+            if won[-1]:
+                treeops.unregister_pytree_node(Contended, namespace="contended")
+        return won
 
-    assert sum(together(work)) >= ROUNDS
+    assert [sum(wins) for wins in zip(*together(work), strict=True)] == [1] * ROUNDS
     assert treeops.register_pytree_node.get(Contended, namespace="contended") is None
 
 
