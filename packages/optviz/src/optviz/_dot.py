@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import graphviz
 
+from optviz._boxes import Box, arrows
 from optviz._flow import edge_state
-from optviz._fold import Box, arrows, folded
+from optviz._fold import folded
 from optviz.graph import Graph
 
 _FILL = {"leaf": "#cfe3ff", "leaves": "#cfe3ff", "output": "#c9efd3", "fused": "#fff3a8"}
@@ -44,19 +46,30 @@ def to_digraph(graph: Graph) -> graphviz.Digraph:
     return dot
 
 
-def _fill(dot: graphviz.Digraph, box: Box) -> None:
-    """Boxes nest as deep as scopes do, so this may call itself."""
-    for child in box.children:
-        if child.open and child.children:
-            with dot.subgraph(name=f"cluster_{child.index}") as inside:
-                inside.attr(label=graphviz.escape(child.label), style="rounded", color="#8b95a3")
-                _fill(inside, child)
-            continue
-        label = graphviz.escape("\n".join([child.label, *child.notes]))
-        attributes = {"fillcolor": _FILL.get(child.kind, _ORDER[min(child.order, 3)])}
-        if child.kind == "repeat":
-            attributes["style"] = "filled,rounded,dashed"
-        dot.node(f"n{child.index}", label, **attributes)
+def _fill(dot: graphviz.Digraph, root: Box) -> None:
+    """Nodes and clusters, a cluster after what stands before it."""
+    waiting: list[tuple[graphviz.Digraph, Iterator[Box]]] = [(dot, iter(root.children))]
+    while waiting:
+        into, boxes = waiting[-1]
+        box = next(boxes, None)
+        if box is None:
+            waiting.pop()
+            if waiting:
+                waiting[-1][0].subgraph(into)
+        elif box.open and box.children:
+            inside = graphviz.Digraph(f"cluster_{box.index}")
+            inside.attr(label=graphviz.escape(box.label), style="rounded", color="#8b95a3")
+            waiting.append((inside, iter(box.children)))
+        else:
+            _node(into, box)
+
+
+def _node(dot: graphviz.Digraph, box: Box) -> None:
+    label = graphviz.escape("\n".join([box.label, *box.notes]))
+    attributes = {"fillcolor": _FILL.get(box.kind, _ORDER[min(box.order, 3)])}
+    if box.kind == "repeat":
+        attributes["style"] = "filled,rounded,dashed"
+    dot.node(f"n{box.index}", label, **attributes)
 
 
 def rendered(graph: Graph) -> str:

@@ -11,7 +11,9 @@ import torch
 
 from optviz._capture import Walk
 from optviz._identity import key_of_function
-from optviz.graph import Edge, Graph
+from optviz._nodes import Edge
+from optviz._statistics import statistics_of
+from optviz.graph import Graph
 
 
 def flow(graph: Graph, loss: torch.Tensor, grad_output: torch.Tensor | None = None) -> Graph:
@@ -76,7 +78,11 @@ def flow(graph: Graph, loss: torch.Tensor, grad_output: torch.Tensor | None = No
         else:
             found = measured.get((edge.target, edge.slot), (0.0, "never"))
         edges.append(replace(edge, norm=found[0], state=found[1]))
-    return replace(graph, edges=tuple(edges))
+    nodes = list(graph.nodes)
+    for node, function in zip(index, walk.functions):  # a backward pass may have added to them
+        if node is not None and (told := statistics_of(function)):
+            nodes[node.id] = replace(node, statistics=told)
+    return replace(graph, nodes=tuple(nodes), edges=tuple(edges))
 
 
 def _measuring(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from graphviz import Digraph
 
-from optviz._capture import Walk, saved_tensors
+from optviz._capture import Walk
+from optviz._functions import saved_tensors
 from optviz._identity import key_of, key_of_function, number_of
 from optviz._names import Names
 

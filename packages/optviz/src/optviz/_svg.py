@@ -3,13 +3,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from xml.sax.saxutils import escape, quoteattr
 
+from optviz._boxes import Box, lane_name
 from optviz._flow import edge_state
-from optviz._fold import Arrow, Box, folded, lane_name
-from optviz._layout import CHAR, HEADER, LINE, PAD, Drawing, Placed, cut, laid_out, lines_of
+from optviz._fold import folded
+from optviz._layout import (
+    HEADER,
+    LINE,
+    Drawing,
+    Placed,
+    Route,
+    cut,
+    laid_out,
+    lines_of,
+)
+from optviz._ranks import CHAR, PAD
+from optviz._text import heading
 from optviz.graph import Graph
 
 # Readable in black and white too: kinds differ in their outlines.
@@ -43,13 +54,14 @@ def to_svg(graph: Graph) -> str:
 
 def svg_of(drawing: Drawing, root: Box, graph: Graph) -> str:
     """A laid-out graph as SVG."""
-    legend = _legend(root)
-    width = max(drawing.width, sum(len(name) * CHAR + 34 for _, name in legend) + 2 * PAD)
+    colours = legend(root)
+    width = max(drawing.width, sum(len(name) * CHAR + 34 for _, name in colours) + 2 * PAD)
     height = drawing.height + 28
     shift = (width - drawing.width) / 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label={quoteattr(repr(graph))}>',
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+        f"aria-label={quoteattr(heading(graph))}>",
         f"<style>{escape(STYLE)}</style>",
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path class="head" d="M0 0 L8 4 L0 8 z"/></marker></defs>',
@@ -59,13 +71,13 @@ def svg_of(drawing: Drawing, root: Box, graph: Graph) -> str:
     opened = [placed for placed in drawing.placed if placed.box.open and placed.box.children]
     closed = [placed for placed in drawing.placed if not (placed.box.open and placed.box.children)]
     parts += [_frame(placed) for placed in opened]
-    parts += [_edge(arrow, points) for arrow, points in drawing.routes]
+    parts += [_edge(route) for route in drawing.routes]
     parts += [_box(placed, graph) for placed in closed]
     parts += [_captions(placed) for placed in opened]
     parts += _norms(drawing)
     parts.append("</g>")
     x = PAD
-    for kind, name in legend:
+    for kind, name in colours:
         y = drawing.height + 6
         parts.append(f'<rect class="box {kind}" x="{x:.1f}" y="{y}" width="14" height="14"/>')
         parts.append(_text(x + 20, y + 11, name, "note"))
@@ -74,7 +86,8 @@ def svg_of(drawing: Drawing, root: Box, graph: Graph) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _legend(root: Box) -> list[tuple[str, str]]:
+def legend(root: Box) -> list[tuple[str, str]]:
+    """Classes of boxes that the picture uses, and what they mean."""
     kinds, orders, waiting = set(), set(), list(root.children)
     while waiting:
         box = waiting.pop()
@@ -113,7 +126,7 @@ def _box(placed: Placed, graph: Graph) -> str:
     if box.node is not None:
         node = graph.nodes[box.node]
         full = [node.name, "/".join(node.path), str(list(node.shape or ())), *box.notes]
-        full += [f"{name} = {value}" for name, value in node.attributes]
+        full += [f"{name} = {value}" for name, value in (*node.statistics, *node.attributes)]
     tip = escape("\n".join(line for line in full if line))
     parts = [f"<g><title>{tip}</title>{_rect(placed, _classes(box, graph))}"]
     for row, line in enumerate(lines_of(box)):
@@ -143,27 +156,26 @@ def path_of(points: Sequence[tuple[float, float]]) -> str:
     parts = [f"M{x:.1f} {y:.1f}"]
     for nx, ny in rest:
         bend = max(abs(ny - y) / 2, 12.0)
-        parts.append(f"C{x:.1f} {y + bend:.1f} {nx:.1f} {ny - bend:.1f} {nx:.1f} {ny:.1f}")
+        curve = f"C{x:.1f} {y + bend:.1f} {nx:.1f} {ny - bend:.1f} {nx:.1f} {ny:.1f}"
+        parts.append(curve if nx != x else f"L{nx:.1f} {ny:.1f}")
         x, y = nx, ny
     return "".join(parts)
 
 
-def _edge(arrow: Arrow, points: list[tuple[float, float]]) -> str:
-    _, state = edge_state(arrow.edges)
-    return f'<path class="edge {state}" d="{path_of(points)}" marker-end="url(#head)"/>'
+def _edge(route: Route) -> str:
+    _, state = edge_state(route.arrow.edges)
+    return f'<path class="edge {state}" d="{path_of(route.points)}" marker-end="url(#head)"/>'
 
 
 def _norms(drawing: Drawing) -> list[str]:
-    """The measured gradients, at the ends of their arrows, one below the other."""
+    """The measured gradients, on their arrows."""
     parts = []
-    ending: Counter[int] = Counter()
-    for arrow, points in sorted(drawing.routes, key=lambda route: route[1][-1]):
-        norm, state = edge_state(arrow.edges)
-        if norm is None:
+    for route in drawing.routes:
+        norm, state = edge_state(route.arrow.edges)
+        if norm is None or route.label is None:
             continue
         told = state if state in ("nan", "inf", "never") else f"{norm:.1e}" if norm else "0"
-        x, y = points[-1]
-        ending[arrow.target.index] += 1
+        x, y = route.label
         style = "bad over" if state in ("nan", "inf") else "flow over"
-        parts.append(_text(x + 4, y - 11 * ending[arrow.target.index] + 3, told, style))
+        parts.append(_text(x, y + 4, told, style, "middle"))
     return parts

@@ -10,8 +10,9 @@ import torch
 
 from optviz._capture import Walk, draw
 from optviz._identity import key_of, key_of_function, number_of
+from optviz._nodes import Node
 from optviz._record import Event, Recording, latest
-from optviz.graph import Graph, Node
+from optviz.graph import Graph
 
 # Their derivative is zero wherever there is one.
 _FLAT = ("Sign", "Round", "Floor", "Ceil", "Trunc")
