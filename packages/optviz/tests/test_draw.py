@@ -121,6 +121,28 @@ def test_tensors_saved_in_tuples_are_found():
     assert [s.name for s in graph.node("Index").saved] == ["indices[0]", "indices[1]"]
 
 
+class Named(torch.Tensor):
+    """A subclass whose operations give the subclass."""
+
+
+def test_subclasses_are_tensors():
+    w = nn.Parameter(torch.ones(2).as_subclass(Named))
+    loss = (w.exp() * w).sum()
+    graph = optviz.draw(loss, {"w": w})
+    assert type(loss) is Named
+    assert [node.label for node in graph.nodes] == ["w", "Exp", "Mul", "Sum", "Alias", "output"]
+    with optviz.record():
+        detached = (w.detach() * w.detach()).sum()
+    assert optviz.why_no_grad(w, detached).kind == "detach"
+
+
+def test_sparse_tensors_are_drawn():
+    w = leaf(2, 2)
+    loss = torch.sparse.mm(torch.eye(2).to_sparse(), w).sum()
+    graph = optviz.flow(optviz.draw(loss, {"w": w}), loss)
+    assert graph.paths("w", loss)
+
+
 def test_memory_that_is_shared_counts_once():
     x = torch.ones(8)
     w = leaf(8)

@@ -9,14 +9,18 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from contextlib import ExitStack
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from typer.testing import CliRunner
 
 import optviz
 from optviz.__main__ import app, maml
+
+PICTURES = Path(__file__).parents[1] / "pictures"
 
 
 def chain(length):
@@ -179,14 +183,27 @@ def test_scopes_may_nest_deeper_than_python_recurses():
         assert "depth 1199" in getattr(graph, f"to_{kind}")()
 
 
-def test_the_command_draws_an_example(tmp_path):
+def test_the_command_draws_examples(tmp_path):
     pytest.importorskip("optdiff")
-    from typer.testing import CliRunner
-
     outcome = CliRunner().invoke(app, ["example", "--out", str(tmp_path), "--steps", "2"])
     assert outcome.exit_code == 0, outcome.output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["maml.html", "maml.svg"]
+    written = ["implicit.svg", "maml.html", "maml.svg", "zero_order.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
     assert CliRunner().invoke(app, ["example", "--steps", "0"]).exit_code == 2
+
+
+@pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="torch names its own nodes")
+@pytest.mark.parametrize("name", ["maml", "implicit", "zero_order"])
+def test_the_pictures_of_the_readme_are_those_of_the_command(name, tmp_path):
+    pytest.importorskip("optdiff")
+    CliRunner().invoke(app, ["example", "--out", str(tmp_path)])
+    made, kept = (folder / f"{name}.svg" for folder in (tmp_path, PICTURES))
+    assert rounded(made.read_text("utf-8")) == rounded(kept.read_text("utf-8"))
+
+
+def rounded(svg):
+    """Without what rounding makes of a residual that is zero."""
+    return re.sub(r"e-1[5-9]\b", "", re.sub(r"[\d.]+(?=e-1[5-9]\b)", "0", svg))
 
 
 def test_importing_it_imports_no_sibling():
