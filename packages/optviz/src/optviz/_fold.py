@@ -44,7 +44,9 @@ def _group(box: Box) -> None:
             stack += [(child, False) for child in current.children if child.children]
             continue
         if current.kind in ("root", "step", "scope"):
-            current.children = _stretches(current.children)
+            parts = _stretches(current.children)
+            if len(parts) > 1 or current is box:  # else a frame in a frame
+                current.children = parts
         current.children = _repeats(current.children)
         current.children = _chunks(current.children)
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The viewer of one graph: what is visible, drawing and input. layout.js places the boxes.
-"use strict";
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
 const boxes = data.boxes;
