@@ -9,12 +9,21 @@ from typing import Any
 import graphviz
 
 from optviz._boxes import Box, arrows
-from optviz._flow import edge_state
+from optviz._flow import edge_state, magnitude
 from optviz._fold import folded
 from optviz.graph import Graph
 
 _FILL = {"leaf": "#cfe3ff", "leaves": "#cfe3ff", "output": "#c9efd3", "fused": "#fff3a8"}
 _ORDER = ("white", "#ffe8c7", "#f9d3e3", "#e4d7fb")
+
+_SIZES = {
+    "hot3": "#c8401a",
+    "hot2": "#dd7726",
+    "hot1": "#e0a252",
+    "cold3": "#2456b8",
+    "cold2": "#3f83d1",
+    "cold1": "#7fb0e6",
+}
 
 
 def to_digraph(graph: Graph) -> graphviz.Digraph:
@@ -38,6 +47,8 @@ def to_digraph(graph: Graph) -> graphviz.Digraph:
         attributes = {}
         if norm is not None:
             attributes["label"] = state if state in ("nan", "inf", "never") else f"{norm:.1e}"
+        if size := magnitude(norm):
+            attributes["color"] = _SIZES[size]
         if state in ("nan", "inf"):
             attributes["color"] = attributes["fontcolor"] = "#c81e3a"
         elif state:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from optviz._boxes import Box, lane_name
+from optviz._flow import MAGNITUDES
 from optviz._fold import folded
 from optviz._svg import STYLE, legend
 from optviz._text import heading
@@ -76,7 +77,8 @@ def _data(graph: Graph) -> dict[str, Any]:
         "edges": edges,
         "lanes": [lane_name(order) for order in range(orders)],
         "heading": heading(graph),
-        "legend": legend(root),
+        "legend": legend(root, (edge.norm for edge in graph.edges)),
+        "sizes": [[name, limit] for name, (limit, _) in MAGNITUDES.items()],
     }
 
 

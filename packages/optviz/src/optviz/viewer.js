@@ -32,7 +32,10 @@ function flowOf(edges) {
     if (edges.some(edge => edge[1] === state)) return {text: state, state, bad: true};
   if (edges.some(edge => edge[0] === null)) return {text: "", state: ""};
   const norm = Math.sqrt(sum(edges, edge => edge[0] ** 2));
-  if (norm) return {text: norm.toExponential(1).replace(/(\D)(\d)$/, "$10$2"), state: ""};
+  if (norm) {
+    const size = data.sizes.find(([, limit]) => limit > 1 ? norm > limit : norm < limit);
+    return {text: norm.toExponential(1).replace(/(\D)(\d)$/, "$10$2"), state: size ? size[0] : ""};
+  }
   return edges.some(edge => edge[1] === "zero")
     ? {text: "0", state: "zero"} : {text: "never", state: "never"};
 }
@@ -46,8 +49,8 @@ function make(name, attributes, parent, text) {
   return element;
 }
 const svg = make("svg", {}, view);
-const marker = make("marker", {id: "head", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7,
-  markerHeight: 7, orient: "auto"}, make("defs", {}, svg));
+const marker = make("marker", {id: "head", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9,
+  markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto"}, make("defs", {}, svg));
 make("path", {class: "head", d: "M0 0 L8 4 L0 8 z"}, marker);
 const world = make("g", {id: "world"}, svg);
 let drawn, chosen = null, found = [], hit = -1, at = {x: 0, y: 0, scale: 1};
