@@ -20,8 +20,9 @@ def flow(graph: Graph, loss: torch.Tensor, grad_output: torch.Tensor | None = No
     """The graph with the norm of the gradient on every edge, measured by one backward pass.
 
     An edge is marked ``"nan"``, ``"inf"``, ``"zero"`` or ``"never"`` (no gradient went there);
-    pictures show that, and in colour what explodes or vanishes (``> 1e2``, ``< 1e-2``). The graph of the loss is kept, and ``.grad`` of the leaves stays as it is;
-    hooks that were registered on tensors run.
+    pictures show that, and in colour what explodes or vanishes (``> 1e2``, ``< 1e-2``). The graph
+    of the loss is kept, and ``.grad`` of the leaves stays as it is; hooks that were registered on
+    tensors run.
 
     Args:
         graph: What :func:`optviz.draw` made of the loss, before or after other outputs.
