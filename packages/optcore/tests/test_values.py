@@ -55,3 +55,11 @@ def test_extra_arguments_pass_by_every_optimizer(row):
     expected, _ = tx.update(params, state, params, inplace=False)
     found, _ = tx.update(params, state, params, inplace=False, loss=5.0)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_arguments_make_an_equal_one():
+    tx = optcore.chain(optcore.clip(1.0), optcore.adamw(lr=optcore.linear_schedule(1.0, 0.0, 5)))
+    made = optcore.GradientTransformation(**tx.arguments)
+    assert (made, repr(made)) == (tx, repr(tx))
+    tx.arguments["static"].clear()
+    assert made == tx

@@ -37,6 +37,27 @@ def test_marks(program, state):
     assert state in {mark for _, mark in found.values()}
 
 
+@pytest.mark.parametrize(
+    ("norm", "mark"),
+    [
+        (1e7, "hot3"),
+        (1e5, "hot2"),
+        (1e3, "hot1"),
+        (1e-3, "cold1"),
+        (1e-5, "cold2"),
+        (1e-7, "cold3"),
+    ],
+)
+def test_exploding_and_vanishing_gradients_are_coloured(norm, mark):
+    w = torch.ones(1, requires_grad=True)
+    loss = (w * norm).sum()
+    graph = optviz.flow(optviz.draw(loss, {"w": w}), loss)
+    assert f'class="edge {mark}"' in graph.to_svg()
+    assert f'class="box {mark}"' in graph.to_svg()
+    assert mark in graph.to_html()
+    assert "color=" in graph.to_dot().split("->", 1)[1]
+
+
 def test_what_another_loss_needs_is_never_visited():
     w = torch.ones(2, requires_grad=True)
     losses = {"a": w.exp().sum(), "b": w.tanh().sum()}

@@ -23,42 +23,6 @@ def meta(cls, steps, wrap=optviz.instrument, **options):
     return net.weight.sum(), names
 
 
-SGD_STEP_2 = """\
-step 2
-  forward
-    Sigmoid#2 <- phi
-    T#5 <- Add
-    Mm#3 <- T#5
-  gradient (first derivative)
-    Mul#5 (first derivative) <- Sigmoid#2
-    Pow#2 (first derivative) <- Mm#3
-    Mul#6 (first derivative) <- Pow#2
-    Mul#7 (first derivative) <- Mul#5, Mul#6
-    T#6 (first derivative) <- Mul#7
-    Mm#4 (first derivative) <- T#6
-    T#7 (first derivative) <- Mm#4
-    T#8 (first derivative) <- T#7
-  scale_by_learning_rate
-    Mul#8 <- T#8
-  apply
-    Add#2 <- Add, Mul#8
-Sum <- Add#2
-output () <- Sum
-"""
-
-
-def test_meta_sgd_outline():
-    assert optviz.draw(*meta(optdiff.MetaSGD, 2, lr=0.1)).to_txt().endswith(SGD_STEP_2)
-
-
-def test_meta_adam_outline():
-    text = optviz.draw(*meta(optdiff.MetaAdam, 2, lr=0.1)).to_txt()
-    assert "scale_by_adam#2 (7 ops" in text
-    assert "<- scale_by_adam, gradient#2" in text
-    assert "gradient (" in text
-    assert "first derivative) <- forward" in text
-
-
 def test_every_operation_of_a_step_is_attributed():
     graph = optviz.draw(*meta(optdiff.MetaAdam, 3, lr=0.1))
     stages = {(node.path, node.order) for node in graph.nodes if node.kind == "op"}
@@ -117,21 +81,3 @@ def test_steps_are_counted_in_the_scope_around_them():
 def test_an_instrumented_optimizer_refuses_to_pickle():
     with pytest.raises(TypeError, match="pickle the original"):
         pickle.dumps(optviz.instrument(optcore.sgd(lr=0.1)))
-
-
-def test_solvers_and_estimates_are_nodes_with_their_settings():
-    theta = torch.tensor([4.0, 9.0], requires_grad=True)
-
-    @optdiff.custom_root(lambda x, theta: x**2 - theta)
-    def root(init, theta):
-        return theta.sqrt()
-
-    text = optviz.draw(root(None, theta).sum(), {"theta": theta}).to_txt()
-    assert "Implicit (custom_root; solver gmres; 2 tensors saved) <- theta" in text
-
-    @optdiff.zero_order(torch.distributions.Normal(0.0, 1.0), method="forward", num_samples=3)
-    def value(theta):
-        return (theta**2).sum()
-
-    text = optviz.draw(value(theta), {"theta": theta}).to_txt()
-    assert "ZeroOrder (zero_order; method forward; num_samples 3; 1 tensors saved)" in text

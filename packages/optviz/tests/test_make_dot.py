@@ -82,6 +82,34 @@ def test_names_of_a_module_state():
     assert graph.node("step0.weight").kind == "leaf"
 
 
+def test_a_named_output_names_no_function():
+    w = leaf(2)
+    loss = (w * w).sum()
+    assert optviz.make_dot(loss, {"loss": loss, "w": w}).body[-3:] == [
+        "\tf1 -> f2\n",
+        '\tt1 [label="loss\n ()" fillcolor=darkolivegreen1]\n',
+        "\tf2 -> t1\n",
+    ]
+
+
+class Exp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = x.exp()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0]
+
+
+def test_what_a_function_saves_is_drawn_above_it():
+    body = optviz.make_dot(Exp.apply(leaf(2)).sum()).body
+    saved = body.index('\tt1 [label="\n (2)" fillcolor=orange]\n')
+    assert body[saved + 1] == "\tt1 -> f1 [dir=none]\n"
+
+
 def test_a_state_without_names_is_refused():
     optdiff = pytest.importorskip("optdiff")
     net = torch.nn.Linear(1, 1)

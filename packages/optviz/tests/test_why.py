@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first cut is named, with its line."""
 
+import copy
 import linecache
 
 import pytest
@@ -84,6 +85,82 @@ def first_order(phi):
     return net(torch.ones(1, 2)).sum()
 
 
+def left_through_numpy(phi):
+    c = (phi * weights()).detach().numpy()  # here
+    return (weights() * torch.from_numpy(c)).sum()
+
+
+def new_parameter(phi):
+    w = torch.nn.Parameter(phi * weights())
+    return (w**2).sum()  # here
+
+
+def loaded(phi):
+    net = torch.nn.Linear(2, 1)
+    net.load_state_dict({"weight": phi * torch.ones(1, 2), "bias": net.bias})  # here
+    return net(torch.ones(1, 2)).sum()
+
+
+def compared(phi):
+    mask = phi * torch.ones(2) > 1  # here
+    return weights()[mask].sum()
+
+
+def sampled(phi):
+    i = torch.multinomial((phi * torch.ones(2)).softmax(0), 1)  # here
+    return weights()[i].sum()
+
+
+class NotDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = 2 * x
+        ctx.mark_non_differentiable(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, _):
+        return None
+
+
+def not_differentiable(phi):
+    return (NotDifferentiable.apply(phi) * weights()).sum()  # here
+
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
+def after_a_function(phi):
+    return (Twice.apply(phi).detach() * weights()).sum()  # here
+
+
+def first_of_two(phi):
+    once = (phi * 2).detach()  # here
+    return ((once * weights()).detach() * weights()).sum()
+
+
+def applied_in_place(phi):
+    optcore = pytest.importorskip("optcore")
+    w, sgd = weights(), optcore.sgd(lr=0.1)
+    (g,) = torch.autograd.grad((phi * w**2).sum(), w, create_graph=True)
+    updates, _ = sgd.update(g, sgd.init(w), w)
+    return (optcore.apply_updates(w, updates, inplace=True) ** 2).sum()  # here
+
+
+def copied(phi):
+    optdiff = pytest.importorskip("optdiff")
+    net = torch.nn.Linear(2, 1)
+    optdiff.MetaSGD(net, lr=0.1).step((phi * net(torch.ones(1, 2))).sum())
+    return copy.deepcopy(net)(torch.ones(1, 2)).sum()  # here
+
+
 CUTS = {
     missing_create_graph: "create_graph",
     apply_in_place: "in_place",
@@ -96,6 +173,16 @@ CUTS = {
     torch_optim: "create_graph",
     stopped: "detach",
     first_order: "create_graph",
+    left_through_numpy: "detach",
+    new_parameter: "new_leaf",
+    loaded: "no_grad",
+    compared: "integer",
+    sampled: "integer",
+    not_differentiable: "non_differentiable",
+    after_a_function: "detach",
+    first_of_two: "detach",
+    applied_in_place: "no_grad",
+    copied: "detach",
 }
 
 
@@ -127,6 +214,20 @@ UNRECORDED = {
     "zero_derivative": lambda phi: ((3 * phi).round() * weights()).sum(),
     "no_path": lambda phi: weights().sum(),
 }
+RECORDED = {
+    **UNRECORDED,
+    "no_path": lambda phi: [phi.exp(), weights().sum()][1],
+    "never_used": lambda phi: weights().sum(),
+    "requires_grad": lambda phi: (phi.requires_grad_(False) * weights()).sum(),
+}
+
+
+@pytest.mark.parametrize("kind", RECORDED)
+def test_what_is_no_cut_of_data_is_told_under_a_recording_too(kind):
+    phi = torch.tensor(1.5, requires_grad=True)
+    with optviz.record():
+        loss = RECORDED[kind](phi)
+    assert optviz.why_no_grad(phi, loss).kind == kind
 
 
 @pytest.mark.parametrize("kind", UNRECORDED)

@@ -29,23 +29,33 @@ def outer_loss(steps: int, first_order: bool = False) -> torch.Tensor:
 
 
 # %% [markdown]
-# `instrument` makes every step a scope. In a notebook the last line of a cell shows the viewer;
-# `to_txt()` is for terminals.
+# `instrument` makes every step a scope: forward, gradient, each transformation, apply. A graph at
+# the end of a cell shows itself: click a box, open it, search, or press `+`.
 
 # %%
 loss = outer_loss(steps=3)
-graph = optviz.draw({"loss": loss}, {"phi": phi})
-print(graph.to_txt())
+optviz.draw({"loss": loss}, {"phi": phi})
 
 # %% [markdown]
-# Numbers on the arrows: `flow` runs one backward pass and keeps `.grad` as it is.
+# `to_txt()` says the same for terminals. Numbers on the arrows are gradient norms: `flow` measures
+# them by one backward pass and keeps `.grad` as it is. Which step does `phi` learn most from?
 
 # %%
+graph = optviz.draw({"loss": loss}, {"phi": phi})
 measured = optviz.flow(graph, loss)
-print([f"{e.norm:.1e}" for e in measured.edges if measured.nodes[e.source].name == "phi"])
+print(measured.to_txt())
+from_phi = [edge for edge in measured.edges if measured.nodes[edge.source].name == "phi"]
+print({measured.nodes[edge.target].path[0]: f"{edge.norm:.1e}" for edge in from_phi})
 
 # %% [markdown]
-# Where is the memory? And what if a gradient is missing? Under `record()` the first cut is named.
+# A hundred steps make six thousand operations. Steps that repeat are drawn once.
+
+# %%
+optviz.draw({"loss": outer_loss(steps=100)}, {"phi": phi})
+
+# %% [markdown]
+# Where is the memory? And what if a gradient is missing? Under `record()` the first cut is named,
+# with its line.
 
 # %%
 print(graph.saved_bytes(by="step"))
@@ -54,3 +64,25 @@ with optviz.record():
 answer = optviz.why_no_grad(phi, loss)
 print(answer.kind, "-", answer.message.split(", at ")[0])
 assert answer.kind == "create_graph"
+
+# %% [markdown]
+# An inner problem that is solved instead of unrolled is one node. It tells how the solver went, and
+# after a backward pass how that of the derivative did.
+
+
+# %%
+def objective(w: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+    """A ridge regression with weighted examples."""
+    return (phi.sigmoid().squeeze() * (x @ w - y.squeeze()) ** 2).mean() + 0.1 * (w**2).sum()
+
+
+@optdiff.custom_root(torch.func.grad(objective), solve=optdiff.linear_solve.solve_cg())
+def solve(init: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+    """The regression's weights."""
+    return optdiff.minimize.newton(objective, init, phi).solution
+
+
+loss = ((x_val @ solve(torch.zeros(4), phi) - y_val.squeeze()) ** 2).mean()
+implicit = optviz.flow(optviz.draw({"loss": loss}, {"phi": phi}), loss)
+told = dict(implicit.node("Implicit").statistics)
+print(told["minimize.newton: iterations"], "step,", told["backward cg: iterations"], "products")

@@ -44,6 +44,10 @@ class Signature:
         """How many scalars are tensors."""
         return self.numbers.count(None)
 
+    def statistics(self) -> dict[str, str | int]:
+        """What the node tells whoever reads the graph."""
+        return {"by": self.who, "tensors": self.leaves, "buffers": self.rule.buffers}
+
     def scalars(self, tensors: Sequence[torch.Tensor]) -> list[Scalar]:
         """All scalars, from those that are tensors."""
         rest = iter(tensors)
@@ -118,6 +122,7 @@ class _Step(_Node):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         signature, *tensors = inputs
         ctx.signature = signature
+        ctx.statistics = signature.statistics()
         first = signature.tensors
         kept = list(tensors)
         if signature.steps and not signature.decays:

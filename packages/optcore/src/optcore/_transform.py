@@ -266,10 +266,29 @@ class GradientTransformation:
         with torch.no_grad() if inplace else nullcontext():
             return take_step(self, grads, state, params, inplace)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with: ``GradientTransformation(**t.arguments) == t``.
+
+        For programs that take transformations apart; those it holds are in ``static``.
+
+        Example:
+            >>> import optcore
+            >>> optcore.sgd(lr=0.5).arguments["name"]
+            'sgd'
+        """
+        return {
+            "init": self._init,
+            "update": self._update,
+            "hyperparams": dict(self._hyperparams),
+            "static": dict(self._static),
+            "name": self._name,
+            "needs_params": self.needs_params,
+        }
+
     def named(self, name: str) -> GradientTransformation:
         """The same transformation, which calls itself ``name`` in ``repr`` and in errors."""
-        fields = (self._init, self._update, self._hyperparams, self._static)
-        return GradientTransformation(*fields, name=name, needs_params=self.needs_params)
+        return GradientTransformation(**{**self.arguments, "name": name})
 
     def chain(self, following: GradientTransformation) -> GradientTransformation:
         """This transformation, then ``following``."""
@@ -327,8 +346,7 @@ class GradientTransformation:
         return hash(self._key())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (self._init, self._update, dict(self._hyperparams), dict(self._static))
-        return _rebuild, (*arguments, self._name, self.needs_params)
+        return _rebuild, tuple(self.arguments.values())
 
     def __repr__(self) -> str:
         fields = {**self._hyperparams, **self._static}

@@ -19,7 +19,7 @@ looks at), `_random_states` (replay of random numbers). `nn` (modules with deriv
 own): `_two_loop_module` (where attributes belong), `_meta_module` (what is done to them),
 `_implicit_module`, `_implicit_solve` (what differentiates its solve), `_zero_order_module`,
 `_methods` (methods that are wrapped). `_tracking` (what a tensor is to torch.func and autograd),
-`testing` (problems with answers).
+`_statistics` (what nodes tell of their solves), `testing` (problems with answers).
 """
 
 from optdiff import fixed_point as fixed_point

@@ -5,7 +5,8 @@ A *rule* knows how to solve its equation and the derivative of the solution:
 
 * ``run(inputs) -> (solution, aux)``: numbers only; nothing of it is differentiated;
 * ``backward(solution, inputs, cotangents, wanted) -> grads``, one for each wanted input;
-* ``jvp(solution, inputs, tangents) -> solution's tangents``; a tangent may be None.
+* ``jvp(solution, inputs, tangents) -> solution's tangents``; a tangent may be None;
+* ``settings``: what the node of the solution tells besides how its solves went.
 
 ``backward`` and ``jvp`` are written in differentiable operations of the tensors they are given.
 Among these is the solution itself, which autograd knows as this Function's output, so that higher
@@ -14,7 +15,7 @@ derivatives follow by recursion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -23,6 +24,7 @@ import torch
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
+from optdiff._statistics import Statistics, collected
 from optdiff._tracking import innermost_transform, is_tracked, refuse_legacy_batch
 from optdiff._uncompiled import uncompiled
 
@@ -31,6 +33,10 @@ Leaves: TypeAlias = tuple[torch.Tensor, ...]
 
 class Rule(Protocol):
     """An equation whose solution has a derivative."""
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Who solves it, and how."""
 
     def run(self, inputs: Leaves) -> tuple[Leaves, Leaves]:
         """Solve; gives the solution and tensors that carry no derivative."""
@@ -59,15 +65,16 @@ def solve_by_rule(rule: Rule, inputs: Sequence[torch.Tensor]) -> tuple[Leaves, L
 
 
 class _Count:
-    """How many of a Function's outputs are the solution: known only once it has run."""
+    """What is known only once a Function has run: how many outputs are the solution, and how."""
 
     solution: int
+    solves: Statistics
 
 
 class _Implicit(torch.autograd.Function):
     @staticmethod
     def forward(rule: Rule, count: _Count, *inputs: torch.Tensor) -> Leaves:
-        with torch.enable_grad():
+        with torch.enable_grad(), collected() as count.solves:
             solution, aux = rule.run(tuple(value.detach() for value in inputs))
         count.solution = len(solution)
         return tuple(value.detach() for value in (*solution, *aux))
@@ -76,6 +83,7 @@ class _Implicit(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Leaves) -> None:
         ctx.rule, count, *tensors = inputs
         ctx.count, ctx.aux = count.solution, len(output) - count.solution
+        ctx.statistics = {**ctx.rule.settings, **count.solves}
         ctx.mark_non_differentiable(*output[ctx.count :])
         ctx.save_for_backward(*output[: ctx.count], *tensors)
         ctx.save_for_forward(*output[: ctx.count], *tensors)
@@ -97,7 +105,9 @@ class _Implicit(torch.autograd.Function):
         ]
         grads: list[torch.Tensor | None] = [None] * len(inputs)
         if wanted:
-            found = ctx.rule.backward(solution, inputs, cotangents[: ctx.count], wanted)
+            with collected("backward ") as solves:
+                found = ctx.rule.backward(solution, inputs, cotangents[: ctx.count], wanted)
+            ctx.statistics.update(solves)
             for index, grad in zip(wanted, found, strict=True):
                 grads[index] = grad
         return (None, None, *grads)
@@ -138,6 +148,10 @@ class _Batched:
         self.rule = rule
         self.in_dims = in_dims
         self.randomness = randomness
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return self.rule.settings
 
     def run(self, inputs: Leaves) -> tuple[Leaves, Leaves]:
         return torch.vmap(self.rule.run, in_dims=(self.in_dims,), randomness=self.randomness)(

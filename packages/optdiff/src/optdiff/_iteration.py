@@ -13,6 +13,7 @@ import treeops
 from optdiff._convergence import OnFailure, check_on_failure, default_tolerance, report_failure
 from optdiff._implicit_rule import Leaves
 from optdiff._options import check_count, check_number
+from optdiff._statistics import note_solve
 from optdiff._tracking import refuse_tracing
 from optdiff._trees import NAMESPACE, Tree
 from optdiff.linear_solve import LinearSolver
@@ -112,6 +113,7 @@ class Unknowns:
     ) -> SolverResult:
         """The record; tells of a failure as the user asked."""
         converged = residual <= stop
+        note_solve(self.who, iterations, residual, converged)
         report_failure(
             self.who,
             converged,

@@ -86,6 +86,10 @@ class RootRule:
     shapes: tuple[torch.Size, ...] = ()
     aux: Callable[[Leaves], Tree] = field(default=lambda tensors: None)
 
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"by": self.who, "linear solver": self.solver.name}
+
     def run(self, inputs: Leaves) -> tuple[Leaves, Leaves]:
         result = self.call.run(inputs)
         aux: Leaves = ()

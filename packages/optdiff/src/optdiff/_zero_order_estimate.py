@@ -17,11 +17,13 @@ from optdiff._directions import centered_ranks, draw, orthogonal_blocks
 from optdiff._random_states import Draws
 from optdiff._reads import Reads
 from optdiff._repeats import foreign_leaves
+from optdiff._statistics import Statistics
 from optdiff._tracking import is_differentiated_by_transform
 from optdiff._zero_order_batches import Leaves, Level, over_levels, over_samples
 from optdiff._zero_order_settings import Settings
 
 Sigma: TypeAlias = float | torch.Tensor
+_BOTH_WAYS = ("antithetic", "finite_difference")  # methods with a step back for each step forth
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,17 @@ class Problem:
         if self.settings.method == "finite_difference":
             return self._by_coordinates(tensors, shapes)
         return self._by_directions(tensors, shapes)
+
+    def statistics(self, estimates: Leaves) -> Statistics:
+        """What the node of the value tells: how it was estimated, and at what cost."""
+        settings, each = self.settings, 1 + (self.settings.method in _BOTH_WAYS)
+        directions = {"samples": settings.num_samples}
+        if settings.method == "finite_difference":
+            shapes = [estimate.shape[len(self.levels) :] for estimate in estimates]
+            directions = {"coordinates": sum(shape.numel() for shape in shapes)}
+        (count,) = directions.values()
+        cost = {"evaluations": 1 + each * count}
+        return {"by": settings.who, "method": settings.method, **directions, **cost}
 
     def _by_directions(
         self, tensors: Sequence[torch.Tensor], shapes: list[torch.Size]
@@ -179,7 +192,7 @@ class Problem:
         at = [tensors[index] for index in self.moving]
         draws.again()
         forth = self._number(tensors, [a + step for a, step in zip(at, steps)])
-        if self.settings.method in ("naive", "forward"):
+        if self.settings.method not in _BOTH_WAYS:
             return (forth,)
         draws.again()
         back = self._number(tensors, [a - step for a, step in zip(at, steps)])

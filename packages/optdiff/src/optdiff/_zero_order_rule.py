@@ -58,7 +58,8 @@ class _ZeroOrder(torch.autograd.Function):
         problem, ctx.count = inputs[0], len(inputs)
         # Not the problem: its function may hold what holds the result, a cycle past Python's reach.
         settings, ctx.moving = problem.settings, problem.moving
-        ctx.who, ctx.method, ctx.num_samples = settings.who, settings.method, settings.num_samples
+        ctx.who = settings.who
+        ctx.statistics = problem.statistics(output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output[1:])
 

@@ -13,12 +13,12 @@ from optviz._flow import flow as flow
 from optviz._instrument import instrument as instrument
 from optviz._make_dot import make_dot as make_dot
 from optviz._make_dot import resize_graph as resize_graph
+from optviz._nodes import Edge as Edge
+from optviz._nodes import Node as Node
+from optviz._nodes import Saved as Saved
+from optviz._nodes import Scope as Scope
 from optviz._record import record as record
 from optviz._why import Answer as Answer
 from optviz._why import why_no_grad as why_no_grad
-from optviz.graph import Edge as Edge
 from optviz.graph import Graph as Graph
-from optviz.graph import Node as Node
-from optviz.graph import Saved as Saved
-from optviz.graph import Scope as Scope
 from optviz.scopes import scope as scope

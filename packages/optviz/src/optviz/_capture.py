@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
 
+from optviz._functions import attributes_of, dtype_name, made_by, saved_tensors
 from optviz._identity import key_of, key_of_function, number_of
 from optviz._names import Names
-from optviz.graph import Edge, Graph, Node, Saved, Scope
+from optviz._nodes import Edge, Node, Saved, Scope
+from optviz._statistics import statistics_of
+from optviz.graph import Graph
 from optviz.scopes import Attribution
 
 _STAGES = ("gradient", "transform", "apply", "fused")
@@ -48,7 +50,7 @@ def draw(
         >>> import torch
         >>> w = torch.ones(3, requires_grad=True)
         >>> draw({"loss": (w * w).sum()}, {"w": w})
-        Graph(ops=2, leafs=1, outputs=1, edges=4, saved_bytes=0)
+        Graph(ops=2, leaves=1, outputs=1, edges=4, saved_bytes=0)
     """
     shown = tuple(show)
     if unknown := [name for name in shown if name not in SHOWN]:
@@ -173,7 +175,7 @@ class _Capture:
         saved, freed = self._saved(function)
         scopes, order = self._attribution.of(function._sequence_nr())
         name = function.name()
-        shape, dtype = _made(function)
+        shape, dtype = made_by(function)
         custom = isinstance(function, torch.autograd.function.BackwardCFunction)
         attributes = attributes_of(function)
         given = self._names.by_key.get(key)
@@ -193,6 +195,7 @@ class _Capture:
             attributes,
             custom,
             freed,
+            statistics_of(function),
             key=key,
         )
 
@@ -202,7 +205,7 @@ class _Capture:
             "leaf",
             name or f"leaf {len(self._leaves) - 1}",
             tuple(tensor.shape),
-            _dtype(tensor.dtype),
+            dtype_name(tensor.dtype),
             attributes=() if tensor.requires_grad else (("requires_grad", "False"),),
             storage=self._storage(tensor)[0],
             key=key,
@@ -216,7 +219,7 @@ class _Capture:
         else:
             source = self._walk.index[tensor.grad_fn]
         view = (("view", "yes"),) if tensor._is_view() else ()
-        shape, dtype = tuple(tensor.shape), _dtype(tensor.dtype)
+        shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
         self.nodes.append(Node(index, "output", name, shape, dtype, attributes=view))
         self.edges.append(Edge(source, index, 0))
 
@@ -237,7 +240,7 @@ class _Capture:
         try:
             for name, tensor in saved_tensors(function):
                 storage, size = self._storage(tensor)
-                shape, dtype = tuple(tensor.shape), _dtype(tensor.dtype)
+                shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
                 found.append(Saved(name, shape, dtype, size, storage))
         except RuntimeError:  # "Trying to ... a second time": backward has freed them
             return tuple(found), True
@@ -255,83 +258,5 @@ class _Capture:
         return self._storages.setdefault(key, len(self._storages)), size
 
 
-def saved_tensors(function: Any) -> Iterable[tuple[str, torch.Tensor]]:
-    """The tensors that a function keeps, by name, those in tuples too.
-
-    Raises:
-        RuntimeError: They are freed.
-    """
-    for attribute in _saved_attributes(type(function)):
-        value = getattr(function, attribute)
-        name = attribute[len("_saved_") :]
-        if isinstance(value, torch.Tensor):
-            yield name, value
-        elif isinstance(value, (tuple, list)):
-            for index, entry in enumerate(value):
-                if isinstance(entry, torch.Tensor):
-                    yield f"{name}[{index}]", entry
-    if isinstance(function, torch.autograd.function.BackwardCFunction):
-        for index, entry in enumerate(function.saved_tensors):
-            if entry is not None:
-                yield f"saved[{index}]", entry
-
-
-def attributes_of(function: Any) -> tuple[tuple[str, str], ...]:
-    """What a function knows besides tensors: numbers, and the settings of solvers."""
-    found: list[tuple[str, str]] = []
-    for attribute in _saved_attributes(type(function)):
-        try:
-            value = getattr(function, attribute)
-        except RuntimeError:  # freed
-            continue
-        if _is_plain(value):
-            found.append((attribute[len("_saved_") :], str(value)))
-    if isinstance(function, torch.autograd.function.BackwardCFunction):
-        for name, value in sorted(vars(function).items()):
-            found += _told(name, value)
-    return tuple(found)
-
-
-def _told(name: str, value: Any, depth: int = 2) -> list[tuple[str, str]]:
-    """Plain values of an object and, so deep, of the objects in it."""
-    if _is_plain(value):
-        return [(name, str(value))]
-    fields = getattr(type(value), "__dataclass_fields__", None)
-    if fields is None or depth == 0:
-        slots = getattr(value, "__dict__", {}) if depth else {}
-        named = sorted(slots) if name == "rule" else []
-    else:
-        named = list(fields)
-    return [
-        entry
-        for field in named
-        if not field.startswith("_")
-        for entry in _told(f"{name}.{field}", getattr(value, field), depth - 1)
-    ]
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(isinstance(entry, (int, float, bool)) for entry in value) and len(value) <= 8
-    return isinstance(value, (int, float, bool, str, torch.dtype))
-
-
-@lru_cache(maxsize=4096)
-def _saved_attributes(kind: type) -> tuple[str, ...]:
-    names = [name for name in dir(kind) if name.startswith("_saved_")]
-    return tuple(name for name in names if name != "_saved_tensors")
-
-
-def _made(function: Any) -> tuple[tuple[int, ...] | None, str]:
-    made = function._input_metadata
-    if not made:
-        return None, ""
-    return tuple(int(size) for size in made[0].shape), _dtype(made[0].dtype)
-
-
-def _dtype(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _shape(tensor: torch.Tensor) -> str:
-    return f"{_dtype(tensor.dtype)}{list(tensor.shape)}"
+    return f"{dtype_name(tensor.dtype)}{list(tensor.shape)}"

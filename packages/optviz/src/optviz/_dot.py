@@ -3,16 +3,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import graphviz
 
-from optviz._flow import edge_state
-from optviz._fold import Box, arrows, folded
+from optviz._boxes import Box, arrows
+from optviz._flow import edge_state, magnitude
+from optviz._fold import folded
 from optviz.graph import Graph
 
 _FILL = {"leaf": "#cfe3ff", "leaves": "#cfe3ff", "output": "#c9efd3", "fused": "#fff3a8"}
 _ORDER = ("white", "#ffe8c7", "#f9d3e3", "#e4d7fb")
+
+_SIZES = {
+    "hot3": "#c8401a",
+    "hot2": "#dd7726",
+    "hot1": "#e0a252",
+    "cold3": "#2456b8",
+    "cold2": "#3f83d1",
+    "cold1": "#7fb0e6",
+}
 
 
 def to_digraph(graph: Graph) -> graphviz.Digraph:
@@ -36,6 +47,8 @@ def to_digraph(graph: Graph) -> graphviz.Digraph:
         attributes = {}
         if norm is not None:
             attributes["label"] = state if state in ("nan", "inf", "never") else f"{norm:.1e}"
+        if size := magnitude(norm):
+            attributes["color"] = _SIZES[size]
         if state in ("nan", "inf"):
             attributes["color"] = attributes["fontcolor"] = "#c81e3a"
         elif state:
@@ -44,19 +57,30 @@ def to_digraph(graph: Graph) -> graphviz.Digraph:
     return dot
 
 
-def _fill(dot: graphviz.Digraph, box: Box) -> None:
-    """Boxes nest as deep as scopes do, so this may call itself."""
-    for child in box.children:
-        if child.open and child.children:
-            with dot.subgraph(name=f"cluster_{child.index}") as inside:
-                inside.attr(label=graphviz.escape(child.label), style="rounded", color="#8b95a3")
-                _fill(inside, child)
-            continue
-        label = graphviz.escape("\n".join([child.label, *child.notes]))
-        attributes = {"fillcolor": _FILL.get(child.kind, _ORDER[min(child.order, 3)])}
-        if child.kind == "repeat":
-            attributes["style"] = "filled,rounded,dashed"
-        dot.node(f"n{child.index}", label, **attributes)
+def _fill(dot: graphviz.Digraph, root: Box) -> None:
+    """Nodes and clusters, a cluster after what stands before it."""
+    waiting: list[tuple[graphviz.Digraph, Iterator[Box]]] = [(dot, iter(root.children))]
+    while waiting:
+        into, boxes = waiting[-1]
+        box = next(boxes, None)
+        if box is None:
+            waiting.pop()
+            if waiting:
+                waiting[-1][0].subgraph(into)
+        elif box.open and box.children:
+            inside = graphviz.Digraph(f"cluster_{box.index}")
+            inside.attr(label=graphviz.escape(box.label), style="rounded", color="#8b95a3")
+            waiting.append((inside, iter(box.children)))
+        else:
+            _node(into, box)
+
+
+def _node(dot: graphviz.Digraph, box: Box) -> None:
+    label = graphviz.escape("\n".join([box.label, *box.notes]))
+    attributes = {"fillcolor": _FILL.get(box.kind, _ORDER[min(box.order, 3)])}
+    if box.kind == "repeat":
+        attributes["style"] = "filled,rounded,dashed"
+    dot.node(f"n{box.index}", label, **attributes)
 
 
 def rendered(graph: Graph) -> str:

@@ -11,15 +11,18 @@ import torch
 
 from optviz._capture import Walk
 from optviz._identity import key_of_function
-from optviz.graph import Edge, Graph
+from optviz._nodes import Edge
+from optviz._statistics import statistics_of
+from optviz.graph import Graph
 
 
 def flow(graph: Graph, loss: torch.Tensor, grad_output: torch.Tensor | None = None) -> Graph:
     """The graph with the norm of the gradient on every edge, measured by one backward pass.
 
     An edge is marked ``"nan"``, ``"inf"``, ``"zero"`` or ``"never"`` (no gradient went there);
-    pictures colour it. The graph of the loss is kept, and ``.grad`` of the leaves stays as it is;
-    hooks that were registered on tensors run.
+    pictures show that, and in colour what explodes or vanishes (``> 1e2``, ``< 1e-2``). The graph
+    of the loss is kept, and ``.grad`` of the leaves stays as it is; hooks that were registered on
+    tensors run.
 
     Args:
         graph: What :func:`optviz.draw` made of the loss, before or after other outputs.
@@ -76,7 +79,11 @@ def flow(graph: Graph, loss: torch.Tensor, grad_output: torch.Tensor | None = No
         else:
             found = measured.get((edge.target, edge.slot), (0.0, "never"))
         edges.append(replace(edge, norm=found[0], state=found[1]))
-    return replace(graph, edges=tuple(edges))
+    nodes = list(graph.nodes)
+    for node, function in zip(index, walk.functions):  # a backward pass may have added to them
+        if node is not None and (told := statistics_of(function)):
+            nodes[node.id] = replace(node, statistics=told)
+    return replace(graph, nodes=tuple(nodes), edges=tuple(edges))
 
 
 def _measuring(
@@ -99,6 +106,27 @@ def _size(gradient: torch.Tensor) -> tuple[float, str]:
         return float("inf"), "inf"
     norm = float(torch.linalg.vector_norm(values.double()))
     return norm, "" if norm else "zero"
+
+
+# From where on a gradient is drawn as exploding or vanishing, the worst first.
+MAGNITUDES = {
+    "hot3": (1e6, "gradient > 1e6"),
+    "hot2": (1e4, "gradient > 1e4"),
+    "hot1": (1e2, "gradient > 1e2"),
+    "cold3": (1e-6, "gradient < 1e-6"),
+    "cold2": (1e-4, "gradient < 1e-4"),
+    "cold1": (1e-2, "gradient < 1e-2"),
+}
+
+
+def magnitude(norm: float | None) -> str:
+    """The name of how large a gradient is; empty for what is neither large nor small."""
+    if not norm or norm != norm:  # none, zero and NaN have marks of their own
+        return ""
+    for name, (limit, _) in MAGNITUDES.items():
+        if norm > limit if limit > 1 else norm < limit:
+            return name
+    return ""
 
 
 def edge_state(edges: list[Edge]) -> tuple[float | None, str]:

@@ -1,111 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a picture shows of a graph: boxes in boxes, and which of them stand open."""
+"""What a picture shows of a graph at first: repeated steps once, long stretches as one box."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from optviz.graph import Edge, Graph, Node
+from optviz._boxes import Box, by_scopes, lane_name
+from optviz.graph import Graph
 
 MOST = 60  # boxes of a folded picture
 _STRETCH = 8  # operations in a row without a scope that are shown one by one
 _CHUNK = 40  # children that a box may have before they are put into boxes themselves
-_LANES = ("forward", "first derivative", "second derivative", "third derivative")
-
-
-@dataclass
-class Box:
-    """A node of the graph, or a cluster of boxes."""
-
-    label: str
-    kind: str
-    order: int = 0
-    node: int | None = None
-    children: list[Box] = field(default_factory=list)
-    notes: tuple[str, ...] = ()
-    first: int = 0  # its earliest node, in the order in which they were made
-    parent: Box | None = field(default=None, repr=False)
-    index: int = -1
-    open: bool = False
-
-    def nodes(self) -> list[int]:
-        """Ids of the nodes in it."""
-        found, waiting = [], [self]
-        while waiting:
-            box = waiting.pop()
-            if box.node is not None:
-                found.append(box.node)
-            waiting += box.children
-        return sorted(found)
-
-
-def lane_name(order: int) -> str:
-    """What a derivative order is called."""
-    return _LANES[order] if order < len(_LANES) else f"derivative {order}"
 
 
 def folded(graph: Graph) -> Box:
     """The boxes of a graph, those open that a reader wants to see first."""
-    root = _by_scopes(graph)
+    root = by_scopes(graph)
     _gather_leaves(root, graph)
     if graph.fold:
         _group(root)
     _finish(root, graph)
     _open(root, graph.fold)
     return root
-
-
-def lane(node: Node) -> int:
-    """Leaves and outputs stand beside the program."""
-    return node.order if node.kind == "op" else 0
-
-
-def _by_scopes(graph: Graph) -> Box:
-    """Scopes as nested boxes, everything in the order in which it was made."""
-    root = Box("program", "root")
-    boxes: dict[Any, Box] = {(): root}
-    made = sorted(graph.nodes, key=_when)
-    for place, node in enumerate(made):
-        parent = root
-        for depth, scope in enumerate(node.scopes):
-            prefix = node.scopes[: depth + 1]
-            if prefix not in boxes:
-                boxes[prefix] = Box(scope.name, scope.kind, first=place)
-                parent.children.append(boxes[prefix])
-            parent = boxes[prefix]
-        notes = tuple(_notes(node, graph.show))
-        parent.children.append(Box(node.label, node.kind, lane(node), node.id, [], notes, place))
-    return root
-
-
-def _when(node: Node) -> tuple[int, int, int]:
-    if node.kind == "op":
-        return 1, node.key[1], node.id
-    return (0 if node.kind == "leaf" else 2), 0, node.id
-
-
-def _notes(node: Node, show: Sequence[str]) -> list[str]:
-    notes = []
-    attributes = dict(node.attributes)
-    if node.kind != "op" or "shapes" in show:
-        notes.append(f"({', '.join(map(str, node.shape or ()))})")
-    notes += [value for name, value in node.attributes if name.endswith(("who", "named"))][:1]
-    for name, value in node.attributes:  # how it was solved or estimated
-        if node.custom and name.endswith(("solver.name", "method", "num_samples")):
-            notes.append(f"{name.removesuffix('.name').rsplit('.', 1)[-1]} {value}")
-    if node.custom and node.saved:
-        notes.append(f"{len(node.saved)} tensors saved")
-    if "attributes" in show:
-        notes += [f"{name} = {value}" for name, value in attributes.items()]
-    if "saved" in show:
-        notes += [f"{s.name}: {s.dtype}{list(s.shape)}" for s in node.saved]
-    if node.freed:
-        notes.append("freed")
-    return notes
 
 
 def _gather_leaves(root: Box, graph: Graph) -> None:
@@ -126,7 +44,9 @@ def _group(box: Box) -> None:
             stack += [(child, False) for child in current.children if child.children]
             continue
         if current.kind in ("root", "step", "scope"):
-            current.children = _stretches(current.children)
+            parts = _stretches(current.children)
+            if len(parts) > 1 or current is box:  # else a frame in a frame
+                current.children = parts
         current.children = _repeats(current.children)
         current.children = _chunks(current.children)
 
@@ -287,38 +207,3 @@ def _open(root: Box, fold: bool) -> None:
         gone = {id(box) for box in inside}
         shown = [box for box in shown if id(box) not in gone]
         shown += [child for box in inside for child in box.children]
-
-
-def visible(root: Box) -> list[Box]:
-    """The boxes that a picture shows closed or as single nodes."""
-    found, waiting = [], list(reversed(root.children))
-    while waiting:
-        box = waiting.pop()
-        if box.open and box.children:
-            waiting += reversed(box.children)
-        else:
-            found.append(box)
-    return found
-
-
-@dataclass
-class Arrow:
-    """The edges of the graph between two visible boxes."""
-
-    source: Box
-    target: Box
-    edges: list[Edge]
-
-
-def arrows(root: Box, graph: Graph) -> list[Arrow]:
-    """The edges between visible boxes, each pair once."""
-    shown_in: dict[int, Box] = {}
-    for box in visible(root):
-        shown_in.update(dict.fromkeys(box.nodes(), box))
-    found: dict[tuple[int, int], Arrow] = {}
-    for edge in graph.edges:
-        source, target = shown_in[edge.source], shown_in[edge.target]
-        if source is not target:
-            key = source.index, target.index
-            found.setdefault(key, Arrow(source, target, [])).edges.append(edge)
-    return list(found.values())

@@ -9,14 +9,20 @@ import math
 from importlib.resources import files
 from typing import Any
 
-from optviz._fold import Box, folded, lane_name
-from optviz._svg import STYLE
+from optviz._boxes import Box, lane_name
+from optviz._flow import MAGNITUDES
+from optviz._fold import folded
+from optviz._svg import STYLE, legend
+from optviz._text import heading
 from optviz.graph import Graph
+
+_SCRIPTS = ("layout.js", "viewer.js")
 
 
 def to_html(graph: Graph, title: str = "autograd graph") -> str:
     """The page."""
     own = files("optviz")
+    script = "".join((own / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     data = json.dumps(_data(graph), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return (
         (own / "viewer.html")
@@ -24,7 +30,7 @@ def to_html(graph: Graph, title: str = "autograd graph") -> str:
         .replace("@TITLE@", html.escape(title))
         .replace("@STYLE@", STYLE.replace("svg {", ":root {"))
         .replace("@DATA@", data)
-        .replace("@SCRIPT@", (own / "viewer.js").read_text(encoding="utf-8"))
+        .replace("@SCRIPT@", script)
     )
 
 
@@ -70,7 +76,9 @@ def _data(graph: Graph) -> dict[str, Any]:
         "boxes": boxes,
         "edges": edges,
         "lanes": [lane_name(order) for order in range(orders)],
-        "heading": repr(graph),
+        "heading": heading(graph),
+        "legend": legend(root, (edge.norm for edge in graph.edges)),
+        "sizes": [[name, limit] for name, (limit, _) in MAGNITUDES.items()],
     }
 
 
@@ -83,6 +91,8 @@ def _details(graph: Graph, index: int) -> dict[str, Any]:
         told["scope"] = " / ".join(node.path)
     if node.custom:
         told["custom"] = 1
+    if node.statistics:
+        told["statistics"] = [f"{name} = {value}" for name, value in node.statistics]
     if node.freed:
         told["saved"] = ["freed by a backward pass"]
     elif node.saved:

@@ -19,7 +19,7 @@ from optviz.scopes import (
 )
 
 T = TypeVar("T")
-_HOLDS = ("_init", "_update", "_hyperparams", "_static", "_name")  # what a transformation is
+_MADE_WITH = {"init", "update", "static", "name"}  # what is read of a transformation's arguments
 
 
 def instrument(optimizer: T) -> T:
@@ -51,10 +51,10 @@ def instrument(optimizer: T) -> T:
         >>> sorted({node.path[1] for node in optviz.draw(new.sum()).nodes if node.path})
         ['apply', 'forward', 'gradient', 'scale_by_learning_rate']
     """
-    if all(hasattr(optimizer, name) for name in _HOLDS):
+    if _is_transformation(optimizer):
         return _transformation(optimizer, _Steps())
     inner = getattr(optimizer, "transformation", None)
-    if callable(getattr(optimizer, "step", None)) and all(hasattr(inner, n) for n in _HOLDS):
+    if callable(getattr(optimizer, "step", None)) and _is_transformation(inner):
         twin = copy.copy(optimizer)
         twin.transformation = instrument(inner)  # type: ignore[attr-defined]
         twin.__class__ = _noting_class(type(optimizer))
@@ -63,6 +63,12 @@ def instrument(optimizer: T) -> T:
         "instrument: expected a transformation of optcore or a Meta optimizer, got "
         f"{type(optimizer).__name__}; for other loops use optviz.scope"
     )
+
+
+def _is_transformation(value: Any) -> bool:
+    """Known by what it was made with, so that nothing need be imported."""
+    arguments = getattr(value, "arguments", None)
+    return isinstance(arguments, Mapping) and arguments.keys() >= _MADE_WITH
 
 
 @lru_cache(maxsize=256)
@@ -116,11 +122,7 @@ class _Steps:
 
 
 def _transformation(original: Any, steps: _Steps, outermost: bool = True) -> Any:
-    """A copy that goes by the same rules, made of copies of what it holds."""
-    cls = _staged_class(type(original))
-    twin = object.__new__(cls)
-    for slot in type(original).__slots__:
-        object.__setattr__(twin, slot, getattr(original, slot))
+    """One that is made alike, of such twins of what it holds."""
     holds = False
 
     def replaced(value: Any) -> Any:
@@ -134,8 +136,10 @@ def _transformation(original: Any, steps: _Steps, outermost: bool = True) -> Any
             return type(value)(replaced(entry) for entry in value)
         return value
 
-    object.__setattr__(twin, "_static", replaced(dict(original._static)))
-    for name, value in (("_steps", steps), ("_outermost", outermost), ("_holds", holds)):
+    arguments = original.arguments
+    twin = _staged_class(type(original))(**{**arguments, "static": replaced(arguments["static"])})
+    notes = {"_steps": steps, "_outermost": outermost, "_holds": holds, "_told": arguments["name"]}
+    for name, value in notes.items():
         object.__setattr__(twin, name, value)
     return twin
 
@@ -144,25 +148,28 @@ def _transformation(original: Any, steps: _Steps, outermost: bool = True) -> Any
 def _staged_class(base: type) -> Any:
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self._steps.around(
-            self._name, self._holds, False, lambda: base.update(self, *args, **kwargs)
+            self._told, self._holds, False, lambda: base.update(self, *args, **kwargs)
         )
 
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self._steps.around(
-            self._name, self._holds, True, lambda: base.step(self, *args, **kwargs)
+            self._told, self._holds, True, lambda: base.step(self, *args, **kwargs)
         )
 
     def apply(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._outermost or self._name == "chain":
+        if self._outermost or self._told == "chain":
             return base.apply(self, *args, **kwargs)
-        return self._steps.stage(self._name, lambda: base.apply(self, *args, **kwargs))
+        return self._steps.stage(self._told, lambda: base.apply(self, *args, **kwargs))
 
     def reduce(self: Any) -> Any:
         raise TypeError(
-            f"{self._name}: expected an optimizer as it was made, got an instrumented one"
+            f"{self._told}: expected an optimizer as it was made, got an instrumented one"
             "; pickle the original"
         )
 
     methods = {"update": update, "step": step, "apply": apply, "__reduce__": reduce}
-    named = {"__slots__": ("_holds", "_outermost", "_steps"), "__module__": base.__module__}
+    named = {
+        "__slots__": ("_holds", "_outermost", "_steps", "_told"),
+        "__module__": base.__module__,
+    }
     return type(base.__name__, (base,), {**methods, **named})

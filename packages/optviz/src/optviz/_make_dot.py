@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from graphviz import Digraph
 
-from optviz._capture import Walk, saved_tensors
+from optviz._capture import Walk
+from optviz._functions import saved_tensors
 from optviz._identity import key_of, key_of_function, number_of
 from optviz._names import Names
 
@@ -26,7 +27,7 @@ def make_dot(
     """The autograd graph of tensors, as torchviz and TorchOpt draw it.
 
     Backward functions are grey, outputs green (the base of a view dark green), leaves light blue,
-    saved tensors orange; in meta-learning, a function that made a named tensor is light blue too.
+    saved tensors orange; a function that made a tensor of a named module state is light blue too.
 
     Args:
         var: A tensor, or a mapping or sequence (nested) of tensors.
@@ -101,11 +102,11 @@ class _Drawing:
     def functions(self, walk: Walk) -> None:
         self._walk = walk
         for index, (function, following) in enumerate(zip(walk.functions, walk.following)):
-            named = self._names.by_key.get(key_of_function(function))
+            key = key_of_function(function)
+            named = self._names.by_key[key] if key in self._names.made else None
             variable = getattr(function, "variable", None)
             if variable is not None:
                 self._dot.edge(self._tensor(variable, "lightblue"), f"f{index}")
-                named = None
             label = _function_label(function, self._show_attrs, self._max_chars)
             if named is None:
                 self._dot.node(f"f{index}", label)
@@ -126,8 +127,8 @@ class _Drawing:
         except RuntimeError:  # freed by a backward pass
             return
         for name, tensor in kept:
-            named = self._tensor(tensor, "orange", None if custom else name)
-            self._dot.edge(f"f{index}", named, dir="none")
+            ends = [f"f{index}", self._tensor(tensor, "orange", None if custom else name)]
+            self._dot.edge(*(reversed(ends) if custom else ends), dir="none")
 
     def output(self, tensor: torch.Tensor, color: str = "darkolivegreen1") -> str:
         number = number_of(tensor)

@@ -18,6 +18,7 @@ class Names:
         self._who = who
         self.by_key: dict[tuple[Any, ...], str] = {}
         self.shown: list[tuple[str, torch.Tensor]] = []
+        self.made: set[tuple[Any, ...]] = set()  # functions that made what a module state names
         waiting = [given]
         while waiting:
             waiting[:0] = self._take(waiting.pop(0))
@@ -66,6 +67,7 @@ class Names:
             else:
                 name, tensor = named
                 self._note(key_of_function(made_by), name)
+                self.made.add(key_of_function(made_by))
                 self.shown.append((name, tensor))
 
     def _note(self, key: tuple[Any, ...], name: str) -> None:

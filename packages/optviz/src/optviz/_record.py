@@ -21,7 +21,7 @@ from torch.overrides import resolve_name
 from optviz._identity import key_of_function, number_of
 from optviz.scopes import Derivatives, differentiate
 
-_LEAVING = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__")
+LEAVING = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__")
 _DETACHING = ("detach", "detach_", "data")
 _OURS = ("torch", "optcore", "optcore_accel", "optdiff", "treeops", "optviz")
 
@@ -45,6 +45,7 @@ class Recording:
         self.events: list[Event] = []
         self._made: dict[tuple[Any, ...], int] = {}  # autograd function -> number of its tensor
         self._aliases: dict[int, tuple[StorageWeakRef, list[int]]] = {}
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}  # whose memory it is
         self._seen: set[int] = set()
 
     @property
@@ -64,18 +65,20 @@ class Recording:
     def __repr__(self) -> str:
         return f"Recording({len(self.events)} operations, {len(self.cuts)} cuts)"
 
-    def note(self, name: str, given: list[_Given], result: Any, cut: str) -> None:
+    def note(self, name: str, given: list[_Given], result: Any, cut: str, where: str = "") -> None:
         """Remember an operation that has run."""
         made = _tensors_in(result)
         inputs = tuple(entry.number for entry in given)
         outputs = tuple(number_of(tensor) for tensor in made)
-        where = user_line() if cut else ""
+        where = where or (user_line() if cut else "")
         tracked = tuple(tensor.requires_grad for tensor in made)
         self.events.append(Event(name, inputs, outputs, tracked, cut, where))
         for tensor, number in zip(made, outputs):
             self._seen.add(number)
             if tensor.grad_fn is not None:
                 self._made[key_of_function(tensor.grad_fn)] = number
+            if (storage := _storage(tensor)) is not None:
+                self._storages[storage._cdata] = (StorageWeakRef(storage), number)
             if cut == "detach" and given:
                 self._alias(tensor, (given[0].number, number))
             elif number in inputs:
@@ -94,24 +97,27 @@ class Recording:
                 self.events.append(event)
 
     def _aliases_of(self, tensor: torch.Tensor) -> list[int]:
-        if not self._aliases or tensor.layout is not torch.strided:
-            return []
-        found = self._aliases.get(tensor.untyped_storage()._cdata)
+        storage = _storage(tensor) if self._aliases else None
+        found = None if storage is None else self._aliases.get(storage._cdata)
         return [] if found is None else found[1]
 
     def meet(self, tensor: torch.Tensor) -> int:
         """The number of a tensor; how it came about is looked up where no operation told."""
         number = number_of(tensor)
-        if number in self._seen:
+        made = tensor.grad_fn is not None and key_of_function(tensor.grad_fn) in self._made
+        if number in self._seen and (made or tensor.grad_fn is None):
             return number
         self._seen.add(number)
-        if tensor.grad_fn is not None:
+        if tensor.grad_fn is not None:  # of a Function, which recorded what it does inside
             source = self._follow(tensor.grad_fn)
             if source != number:
                 self.events.append(Event("", (source,), (number,), (True,)))
             return number
-        for other in self._aliases_of(tensor)[-1:]:  # nn.Parameter(p.detach())
-            self.events.append(Event("alias", (other,), (number,), (tensor.requires_grad,)))
+        storage = _storage(tensor)
+        known = None if storage is None else self._storages.get(storage._cdata)
+        if known is not None and not known[0].expired():  # nn.Parameter(x)
+            ends = (known[1],), (number,), (False,)
+            self.events.append(Event("alias", *ends, "new_leaf", user_line()))
         return number
 
     def _follow(self, root: Any) -> int:
@@ -211,8 +217,8 @@ class _Recorder(Derivatives):
             return
         made = _tensors_in(result)
         if not made:
-            if name in _LEAVING and carried:
-                recording.note(name, given, (), "item")
+            if name in LEAVING:
+                recording.note(name, given, (), "item" if carried else "")
             elif name == "backward":
                 recording.note(name, given, (), "" if keeps_graph else "create_graph")
             return
@@ -231,7 +237,13 @@ class _Recorder(Derivatives):
                 recording.events.append(event)
                 recording._seen.add(number_of(made[0]))
             return
-        recording.note(name, given, result, _how_cut(name, given, made) if carried else "")
+        cut, around = _how_cut(name, given, made) if carried else "", None
+        if cut == "no_grad":
+            around = _function_around()
+        if around is None:
+            recording.note(name, given, result, cut)
+        else:  # it has no gradient, unless the Function gives it one
+            recording.note(around[0], given, result, "non_differentiable", around[1])
 
 
 def _how_cut(name: str, given: list[_Given], made: list[torch.Tensor]) -> str:
@@ -277,12 +289,35 @@ def _tensors_in(tree: Any) -> list[torch.Tensor]:
     return found
 
 
-def user_line() -> str:
-    """The innermost line that belongs to none of these libraries."""
+def _storage(tensor: torch.Tensor) -> Any:
+    """The memory of a tensor; None where there is none to be told by."""
+    if tensor.layout is not torch.strided:
+        return None
+    try:
+        storage = tensor.untyped_storage()
+        return storage if storage.nbytes() else None
+    except (NotImplementedError, RuntimeError):  # wrappers have none
+        return None
+
+
+def _function_around() -> tuple[str, str] | None:
+    """Name and line of the autograd Function, written in Python, whose forward is running."""
     frame: Any = sys._getframe(1)
+    found = None
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module == "torch.autograd.function" and frame.f_code.co_name == "apply":
+            found = frame
+        frame = frame.f_back
+    return None if found is None else (found.f_locals["cls"].__name__, user_line(found.f_back))
+
+
+def user_line(frame: Any = None) -> str:
+    """The innermost line that belongs to none of these libraries."""
+    frame = frame or sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "").split(".")[0]
-        if module not in _OURS and module != "contextlib":
+        if module not in _OURS and module not in ("contextlib", "copy"):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

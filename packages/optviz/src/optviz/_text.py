@@ -7,8 +7,9 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from optviz._boxes import Box, arrows, lane_name
 from optviz._flow import edge_state
-from optviz._fold import Box, arrows, folded, lane_name, told_bytes
+from optviz._fold import folded, told_bytes
 from optviz.graph import Graph
 
 
@@ -20,7 +21,7 @@ def to_text(graph: Graph) -> str:
     seen: dict[str, int] = {}
     shown = arrows(root, graph)
     ends = {box.index for arrow in shown for box in (arrow.source, arrow.target)}
-    lines: list[str] = [_heading(graph)]
+    lines: list[str] = [heading(graph)]
     waiting = [(child, 0) for child in reversed(root.children)]
     order: list[tuple[Box, int]] = []
     while waiting:
@@ -49,12 +50,12 @@ def to_text(graph: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _heading(graph: Graph) -> str:
+def heading(graph: Graph) -> str:
+    """What is in a graph, in numbers."""
+    names = {"ops": "op", "leaves": "leaf", "outputs": "output", "edges": "edge"}
     counts = graph.summary()
-    return (
-        f"{counts['ops']} ops, {counts['leafs']} leaves, {counts['outputs']} outputs, "
-        f"{counts['edges']} edges, {told_bytes(counts['saved_bytes'])} saved"
-    )
+    told = [f"{counts[k]} {one if counts[k] == 1 else k}" for k, one in names.items()]
+    return f"{', '.join(told)}, {told_bytes(counts['saved_bytes'])} saved"
 
 
 def to_json(graph: Graph) -> str:

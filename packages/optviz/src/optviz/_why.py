@@ -10,11 +10,12 @@ import torch
 
 from optviz._capture import Walk, draw
 from optviz._identity import key_of, key_of_function, number_of
-from optviz._record import Event, Recording, latest
-from optviz.graph import Graph, Node
+from optviz._nodes import Node
+from optviz._record import LEAVING, Event, Recording, latest
+from optviz.graph import Graph
 
 # Their derivative is zero wherever there is one.
-_FLAT = ("Sign", "Round", "Floor", "Ceil", "Trunc")
+_FLAT = ("Sign", "Round", "Floor", "Ceil", "Trunc", "Bernoulli", "Poisson")
 
 _CAUSES = {
     "create_graph": "the gradient was taken without create_graph=True (first_order=True does that)",
@@ -25,6 +26,7 @@ _CAUSES = {
     "integer": "{op} gave integers or booleans, which have no gradient",
     "non_differentiable": "{op} has no derivative",
     "requires_grad": "{op} switched requires_grad off",
+    "new_leaf": "a tensor of its own was made of it, as nn.Parameter(x) does, and read first",
 }
 
 
@@ -34,8 +36,9 @@ class Answer:
 
     ``kind`` is ``"path"`` (there is one), ``"requires_grad"``, ``"detach"``, ``"no_grad"``,
     ``"in_place"``, ``"item"``, ``"integer"``, ``"non_differentiable"``, ``"create_graph"``,
-    ``"custom"`` (a Function's backward returned None), ``"zero_derivative"``, ``"never_used"`` or
-    ``"no_path"``. ``op`` is the operation, ``where`` its line, as far as they are known.
+    ``"new_leaf"`` (``nn.Parameter(x)``; its line is that of the first read), ``"custom"`` (a
+    Function's backward returned None), ``"zero_derivative"``, ``"never_used"`` or ``"no_path"``.
+    ``op`` is the operation, ``where`` its line, as far as they are known.
     """
 
     kind: str
@@ -243,7 +246,7 @@ def _first_cut(recording: Recording, start: int, end: int | None) -> Event | Non
         if alive and event.cut:
             cuts.append(at)
             alive = False
-        if event.cut == "item":
+        if event.name in LEAVING and cuts:
             left.append(min(cuts))
         for number, tracked in zip(event.outputs, event.tracked):
             if alive and tracked:

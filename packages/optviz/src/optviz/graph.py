@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An autograd graph as plain data: nodes, edges, and what can be asked of them."""
+"""An autograd graph as plain data, and what can be asked of it."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,76 +13,7 @@ from typing import Any, Literal
 import torch
 
 from optviz._identity import key_of
-
-Kind = Literal["op", "leaf", "output"]
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A tensor that a node keeps for its backward pass."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int  # of its storage
-    storage: int  # equal numbers share memory
-
-
-@dataclass(frozen=True)
-class Scope:
-    """One entry into a scope: a name alone may be used many times."""
-
-    name: str
-    entry: int  # which entry, counted over the program
-    kind: str = "scope"  # scope, step, forward, gradient, transform, apply, fused
-
-
-@dataclass(frozen=True)
-class Node:
-    """An operation, a leaf tensor or an output.
-
-    ``id`` counts from 0 such that every edge goes from a smaller to a larger one. ``name`` is
-    autograd's name of an operation, the given name of a tensor. ``order`` is how many times a
-    derivative was taken to make it: 0 for what the program computed itself.
-    """
-
-    id: int
-    kind: Kind
-    name: str
-    shape: tuple[int, ...] | None = None
-    dtype: str = ""
-    scopes: tuple[Scope, ...] = ()
-    order: int = 0
-    saved: tuple[Saved, ...] = ()
-    attributes: tuple[tuple[str, str], ...] = ()
-    custom: bool = False  # a torch.autograd.Function written in Python
-    freed: bool = False  # its saved tensors are gone: backward has run
-    storage: int | None = None  # of a leaf
-    key: tuple[Any, ...] = field(default=(), compare=False)  # finds it again; holds no tensor
-
-    @property
-    def label(self) -> str:
-        """The name as a reader wants it: ``Mul`` for ``MulBackward0``."""
-        if self.kind != "op":
-            return self.name
-        stem = self.name.rsplit("::", 1)[-1].rstrip("0123456789")
-        return (stem[: -len("Backward")] if stem.endswith("Backward") else stem).strip("_") or stem
-
-    @property
-    def path(self) -> tuple[str, ...]:
-        """Names of the scopes it was made in, outermost first."""
-        return tuple(scope.name for scope in self.scopes)
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Data went from ``source`` to ``target``; gradients go back, at position ``slot``."""
-
-    source: int
-    target: int
-    slot: int
-    norm: float | None = None  # of the gradient, where flow() has measured it
-    state: str = ""  # "", "nan", "inf", "zero" or "never", likewise
+from optviz._nodes import Edge, Node
 
 
 @dataclass(frozen=True)
@@ -317,7 +248,7 @@ class Graph:
         return to_html(self)
 
     def to_dot(self) -> str:
-        """Source for Graphviz, one node for each of the graph, scopes as clusters."""
+        """Source for Graphviz: what the other pictures show, open boxes as clusters."""
         return self.to_digraph().source
 
     def to_digraph(self) -> Any:
@@ -340,9 +271,8 @@ class Graph:
 
     def summary(self) -> Mapping[str, int]:
         """How many nodes of each kind, edges and bytes saved."""
-        counts = {
-            f"{kind}s": sum(n.kind == kind for n in self.nodes) for kind in ("op", "leaf", "output")
-        }
+        kinds = {"ops": "op", "leaves": "leaf", "outputs": "output"}
+        counts = {name: sum(n.kind == kind for n in self.nodes) for name, kind in kinds.items()}
         counts["edges"] = len(self.edges)
         counts["saved_bytes"] = self.saved_bytes()
         return counts

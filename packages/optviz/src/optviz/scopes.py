@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from optviz.graph import Scope
+from optviz._nodes import Scope
 
 _KEPT = 200_000  # entries per thread; the oldest go first
 
@@ -120,6 +120,14 @@ def derivatives_since(start: int) -> list[Entry]:
     return found[::-1]
 
 
+class _Within(NamedTuple):
+    """What holds from an entry on, up to its end."""
+
+    end: int
+    scopes: tuple[Scope, ...]
+    order: int
+
+
 class Attribution:
     """Scopes and order of every number, for the thread that asks."""
 
@@ -135,26 +143,29 @@ class Attribution:
         )
         self._starts: list[int] = [0]
         self._meaning: list[tuple[tuple[Scope, ...], int]] = [((), 0)]
-        stack: list[tuple[int, Entry]] = []
+        stack: list[_Within] = []
         for start, stop, entry in spans:
             self._leave(stack, start)
-            stack.append((min(stop, stack[-1][0]) if stack else stop, entry))
+            around = stack[-1] if stack else _Within(stop, (), 0)
+            named = (
+                () if entry.kind == "derivative" else (Scope(entry.name, entry.number, entry.kind),)
+            )
+            order = entry.order or around.order
+            stack.append(_Within(min(stop, around.end), (*around.scopes, *named), order))
             self._mark(start, stack)
         self._leave(stack, end + 1)
 
-    def _leave(self, stack: list[tuple[int, Entry]], at: int) -> None:
-        while stack and stack[-1][0] <= at:
-            end, _ = stack.pop()
-            self._mark(end, stack)
+    def _leave(self, stack: list[_Within], at: int) -> None:
+        while stack and stack[-1].end <= at:
+            self._mark(stack.pop().end, stack)
 
-    def _mark(self, at: int, stack: list[tuple[int, Entry]]) -> None:
-        scopes = tuple(Scope(e.name, e.number, e.kind) for _, e in stack if e.kind != "derivative")
-        order = next((e.order for _, e in reversed(stack) if e.order), 0)
+    def _mark(self, at: int, stack: list[_Within]) -> None:
+        meaning = (stack[-1].scopes, stack[-1].order) if stack else ((), 0)
         if self._starts[-1] == at:
-            self._meaning[-1] = (scopes, order)
+            self._meaning[-1] = meaning
         else:
             self._starts.append(at)
-            self._meaning.append((scopes, order))
+            self._meaning.append(meaning)
 
     def of(self, number: int) -> tuple[tuple[Scope, ...], int]:
         """Scopes, outermost first, and order of the function that has this number."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from optdiff._implicit_rule import Leaves, solve_by_rule
+from optdiff._statistics import note_solve
 from optdiff.linear_solve._operators import Factory, Flat, Transposed, Vector, Zeros, linearize
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class LinearRule:
     preconditioner: Factory | None
     sizes: tuple[int, int, int]  # of the first three
 
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"by": f"solve_{self.solver.name}"}
+
     def run(self, inputs: Leaves) -> tuple[Leaves, Leaves]:
         b, tensors, held, start = self._split(inputs)
         flat = Flat(b)
@@ -49,6 +54,7 @@ class LinearRule:
             target = flat.ravel(b)
             initial = flat.ravel(start) if start else torch.zeros_like(target)
             x, info = self.solver.values(matvec, target, initial, precondition)
+            note_solve(self.solver.name, *info)
             self.solver.report(info, target)
             x = torch.where(info.residual_norm.isfinite(), x, torch.nan)  # not the zero it began at
             return flat.unravel(x), tuple(info)
