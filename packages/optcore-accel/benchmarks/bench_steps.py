@@ -197,10 +197,17 @@ def compare(
         print(line, flush=True)
 
 
+def fits(size: str, names: list[str]) -> bool:
+    """Whether everyone's parameters, gradients and moments, and a few copies, fit on the GPU."""
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    return 4 * 4 * SIZES[size] * (len(names) + 4) < free
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES][:3])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, help="default: up to 10M, on CUDA all")
     parser.add_argument("--threads", nargs="+", type=int, help="of the CPU (default: 1 2)")
     parser.add_argument("--rounds", type=int, default=15, help="timed samples of each")
     parser.add_argument("--only", nargs="+", metavar="PART", help="variants with this in the name")
@@ -224,7 +231,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         for threads in options.threads or ([1] if gpu else [1, 2]):
-            for size in options.sizes:
+            for size in options.sizes or [*SIZES][: 4 if gpu else 3]:
+                if gpu and not fits(size, names):
+                    print(f"{size:<6}{threads:>3}  skipped: the GPU has too little memory free")
+                    continue
                 compare(size, names, device, threads, options.rounds, copied)
 
 

@@ -150,9 +150,9 @@ def test_vmap_over_some_leaves(device):
     torch.testing.assert_close(once(True), once(False), rtol=1e-12, atol=1e-12)
 
 
-def test_ensembles_are_one_call_an_example_alone(device):
+def test_ensembles_are_one_call_an_example_alone():
     """Bit for bit: a batch is a larger leaf."""
-    run = walked("adam", True, device)
+    run = walked("adam", True)
     assert torch.equal(vmap(run)(STARTS), torch.stack([run(w) for w in STARTS]))
 
 
