@@ -5,7 +5,8 @@ The sanitized modules stand beside the sources in a folder and an environment of
 editable install of ``.venv`` stays as it is. For treeops torch and jax are left out, their tests
 skip; for optcore-accel torch comes from ``.venv``, its CPU kernels are what is sanitized.
 Usage: ``python tools/sanitize.py [--leaks] [treeops|optcore-accel] [PYTEST ARGUMENTS ...]``:
-treeops unless another is named; without further arguments its whole suite runs. ``--leaks``, for
+treeops unless another is named. Without further arguments the whole suite of treeops runs, and of
+optcore-accel what reads and writes memory in another way than the rest. ``--leaks``, for
 treeops, also turns LeakSanitizer on and fails on any leaked block that treeops allocated; the
 interpreter's own are listed nowhere.
 """
@@ -36,6 +37,21 @@ NOT_HERE = (
     "small_stack",
 )
 MODULES = {"treeops": "_C", "optcore-accel": "_cpu"}
+# Of optcore-accel: every rule and dtype at sizes around each boundary between known margins, every
+# layout and refusal, each instruction set, several threads with sums over blocks, batches. What
+# the other tests add is numbers, got by the same loops.
+TESTS = {
+    "treeops": ("",),
+    "optcore-accel": (
+        "test_memory.py",
+        "test_tensors.py",
+        "test_dtypes.py",
+        "test_processes.py::test_every_instruction_set_gives_the_same_bits",
+        "test_processes.py::test_any_number_of_threads_gives_the_same_bits",
+        "test_transforms.py::test_vmap_over_the_state",
+        "test_transforms.py::test_vmap_over_some_leaves",
+    ),
+}
 LEAK = re.compile(r"^(?:Direct|Indirect) leak of .*\n(?: +#.*\n?)+", re.MULTILINE)
 
 
@@ -56,7 +72,8 @@ def main(arguments: list[str]) -> int:
         # As a plain path: .venv's hooks for editable installs, which lead elsewhere, do not run.
         path += [PACKAGES / "optcore" / "src", Path(sysconfig.get_path("platlib"))]
     what = " and ".join(f"not {name}" for name in NOT_HERE)
-    tests = arguments or [str(PACKAGES / package / "tests"), "-k", what]
+    folder = PACKAGES / package / "tests"
+    tests = arguments or [*(str(folder / name) for name in TESTS[package]), "-k", what]
     pytest = [str(PYTHON), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     config = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     return run([*pytest, *config, *tests], path, leaks)

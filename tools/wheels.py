@@ -133,7 +133,8 @@ def check_kernels(uv: str, python: str, place: Path) -> str:
         return f"{path.name:<62}{build_seconds:>9.1f}{0.0:>9.1f}  {outcome}"
     (treeops,) = (place / "out" / "treeops").glob("*.whl")
     below = [str(treeops), str(PACKAGES / "optcore"), str(path)]
-    run(f"{python}: install", [*constrained, *below], place, env)
+    # optcore's sources would name the folder of treeops beside the wheel
+    run(f"{python}: install", [*constrained, "--no-sources", *below], place, env)
     group = ["--no-sources", "--group", f"{PACKAGES / 'optcore-accel' / 'pyproject.toml'}:test"]
     run(f"{python}: install the tests", [*constrained, *group], place, env)
     outcome, seconds = run_tests(python, inside, "optcore-accel", place)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One Adam step in place on 60 tensors, gradients given: the kernels, their users, their rivals.
 
-Run: python packages/optcore-accel/benchmarks/bench_steps.py [--sizes 0.1M 1M 10M] [--threads 1 2]
-     [--rounds 15] [--only PART ...]
+Run: python packages/optcore-accel/benchmarks/bench_steps.py [--device cpu|cuda]
+     [--sizes 0.1M 1M 10M 100M] [--threads 1 2] [--rounds 15] [--only PART ...]
 Everyone runs interleaved in one process, float32. "floor" is what the memory allows: the seven
 streams of the step (parameter, gradient and two moments read, all but the gradient written) with
 an addition for arithmetic, p += g, m += 1, v += 1, each one call of torch on one tensor that holds
@@ -11,6 +11,11 @@ how often a step of torch's fused Adam takes the time of this one (aim: 2, 2, 1 
 and how many floors this one takes (aim: 1.5 from 1M on). A scheduler sets another learning rate
 before each step. The compiled step is a function of 60 tensors that gives new ones. TorchOpt takes
 part where it is installed.
+
+On CUDA times are those between two events on the stream, and the CPU time beside them is what the
+calls take until they return: where it is the larger one, the GPU waits for Python. "GB/s" is what
+the seven streams need, by the time; "copy" the share of that which a copy of 1 GiB reaches in the
+same run. Below 10M elements everything fits into the cache of a large GPU. 100M takes 30 GB.
 """
 
 from __future__ import annotations
@@ -27,32 +32,36 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch starts
 
 import torch
-from interleaved import interleaved, ratio
+from interleaved import chosen_device, copy_speed, device_name, interleaved, ratio
 
 import optcore
-from optcore_accel import _cpu
+from optcore_accel._devices import module_for
 from optcore_accel._rules import ADAM
 
 Step = Callable[[], Any]
+Parameters = list[torch.nn.Parameter]
 
-SIZES = {"0.1M": 100_000, "1M": 1_000_000, "10M": 10_000_000}
+SIZES = {"0.1M": 100_000, "1M": 1_000_000, "10M": 10_000_000, "100M": 100_000_000}
 AIMS = {"0.1M": (2.0, None), "1M": (2.0, 1.5), "10M": (1.0, 1.5)}  # of torch fused, of the floor
-TENSORS = 60
+TENSORS, STREAMS = 60, 7
 BASE, FLOOR = "torch.optim.Adam(fused=True)", "floor"
 FUSED = "optcore.Adam(use_accelerated_op=True)"
+MAY_BE_MISSING = ("torchopt", "torch.compile")  # need what is not everywhere: a library, a compiler
 
 
-def parameters(elements: int) -> list[torch.nn.Parameter]:
+def parameters(elements: int, device: torch.device) -> Parameters:
     """Equal parameters with gradients."""
     torch.manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(elements // TENSORS)) for _ in range(TENSORS)]
+    made = [torch.randn(elements // TENSORS, device=device) for _ in range(TENSORS)]
+    params = [torch.nn.Parameter(tensor) for tensor in made]
     for param in params:
         param.grad = torch.randn_like(param)
     return params
 
 
-def floor(elements: int) -> Step:
-    p, g, m, v = (torch.zeros(elements) for _ in range(4))
+def floor(params: Parameters) -> Step:
+    elements = sum(param.numel() for param in params)
+    p, g, m, v = (torch.zeros(elements, device=params[0].device) for _ in range(4))
 
     def step() -> None:
         p.add_(g)
@@ -62,12 +71,13 @@ def floor(elements: int) -> Step:
     return step
 
 
-def kernel(elements: int) -> Step:
-    params = parameters(elements)
-    grads = [p.grad for p in params]
+def kernel(params: Parameters) -> Step:
+    grads, device = [p.grad for p in params], params[0].device
     buffers = [[torch.zeros_like(p) for p in params] for _ in range(2)]
     scalars = [1.0, 0.0, 0.0, 1e-3, 0.9, 0.999, 1e-8, 0.0, 1.0]
-    return lambda: _cpu.step(ADAM.number, scalars, params, grads, buffers, params, buffers)
+    stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
+    step = module_for("bench_steps", device).step
+    return lambda: step(ADAM.number, scalars, params, grads, buffers, params, buffers, stream)
 
 
 def scheduled(optimizer: torch.optim.Optimizer) -> Step:
@@ -80,8 +90,7 @@ def scheduled(optimizer: torch.optim.Optimizer) -> Step:
     return step
 
 
-def updates(elements: int) -> Step:
-    params = parameters(elements)
+def updates(params: Parameters) -> Step:
     opt, grads = optcore.adam(use_accelerated_op=True), [p.grad for p in params]
     state = opt.init(params)
 
@@ -94,8 +103,7 @@ def updates(elements: int) -> Step:
     return step
 
 
-def functional(elements: int) -> Step:
-    params = parameters(elements)
+def functional(params: Parameters) -> Step:
     opt, grads = optcore.adam(use_accelerated_op=True), [p.grad for p in params]
     state = opt.init(params)
 
@@ -106,10 +114,9 @@ def functional(elements: int) -> Step:
     return step
 
 
-def compiled(elements: int) -> Step:
-    tensors = parameters(elements)
-    opt, grads = optcore.adam(), [p.grad for p in tensors]
-    params = [p.detach() for p in tensors]
+def compiled(first: Parameters) -> Step:
+    opt, grads = optcore.adam(), [p.grad for p in first]
+    params = [p.detach() for p in first]
     state = opt.init(params)
     take = torch.compile(opt.step, fullgraph=True)
 
@@ -121,78 +128,114 @@ def compiled(elements: int) -> Step:
     return step
 
 
-def torchopt_adam(elements: int, **options: Any) -> Step:
+def torchopt_adam(params: Parameters, **options: Any) -> Step:
     import torchopt
 
-    return torchopt.Adam(parameters(elements), lr=1e-3, **options).step
+    return torchopt.Adam(params, lr=1e-3, **options).step
 
 
-VARIANTS: dict[str, Callable[[int], Step]] = {
+VARIANTS: dict[str, Callable[[Parameters], Step]] = {
     FLOOR: floor,
     "the kernel's call alone": kernel,
-    FUSED: lambda n: optcore.Adam(parameters(n), use_accelerated_op=True).step,
-    FUSED + ", scheduler": lambda n: scheduled(
-        optcore.Adam(parameters(n), use_accelerated_op=True)
-    ),
+    FUSED: lambda w: optcore.Adam(w, use_accelerated_op=True).step,
+    FUSED + ", scheduler": lambda w: scheduled(optcore.Adam(w, use_accelerated_op=True)),
     "adam(use_accelerated_op=True).step": functional,
     "adam(use_accelerated_op=True).update, apply": updates,
-    "optcore.Adam": lambda n: optcore.Adam(parameters(n)).step,
-    BASE: lambda n: torch.optim.Adam(parameters(n), fused=True).step,
-    BASE + ", scheduler": lambda n: scheduled(torch.optim.Adam(parameters(n), fused=True)),
-    "torch.optim.Adam(foreach=True)": lambda n: torch.optim.Adam(parameters(n), foreach=True).step,
-    "torch.optim.Adam(foreach=False)": lambda n: (
-        torch.optim.Adam(parameters(n), foreach=False).step
-    ),
+    "optcore.Adam": lambda w: optcore.Adam(w).step,
+    BASE: lambda w: torch.optim.Adam(w, fused=True).step,
+    BASE + ", scheduler": lambda w: scheduled(torch.optim.Adam(w, fused=True)),
+    "torch.optim.Adam(foreach=True)": lambda w: torch.optim.Adam(w, foreach=True).step,
+    "torch.optim.Adam(foreach=False)": lambda w: torch.optim.Adam(w, foreach=False).step,
     "torch.compile of adam().step": compiled,
     "torchopt.Adam": torchopt_adam,
-    "torchopt.Adam(use_accelerated_op=True)": lambda n: torchopt_adam(n, use_accelerated_op=True),
+    "torchopt.Adam(use_accelerated_op=True)": lambda w: torchopt_adam(w, use_accelerated_op=True),
 }
 
 
-def compare(size: str, names: list[str], threads: int, rounds: int) -> None:
-    """One size: a line for everyone."""
-    torch.set_num_threads(threads)
-    torch.compiler.reset()
+def steps_of(size: str, names: list[str], device: torch.device, threads: int) -> dict[str, Step]:
+    """Everyone's step, taken once; a line for each that cannot be had here."""
     steps: dict[str, Step] = {}
     for name in names:
         try:
-            steps[name] = VARIANTS[name](SIZES[size])
-        except ImportError as missing:
-            print(f"{size:<6}{threads:>3}  {name:<54} skipped: {missing}")
-    taken = interleaved(steps, rounds)
+            step = VARIANTS[name](parameters(SIZES[size], device))
+            step()
+        except (ImportError, RuntimeError) as error:
+            if not name.startswith(MAY_BE_MISSING):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            print(f"{size:<6}{threads:>3}  {name:<54} skipped: {reason}", flush=True)
+        else:
+            steps[name] = step
+    return steps
+
+
+def compare(
+    size: str,
+    names: list[str],
+    device: torch.device,
+    threads: int,
+    rounds: int,
+    copied: float | None,
+) -> None:
+    """One size: a line for everyone."""
+    torch.set_num_threads(threads)
+    torch.compiler.reset()
+    taken = interleaved(steps_of(size, names, device, threads), rounds, device)
     for name, times in taken.items():
-        cpu, wall = (statistics.median(t) * 1e6 for t in times)
-        fast = ratio(taken[BASE].cpu, times.cpu)
-        floors = ratio(times.cpu, taken[FLOOR].cpu)
+        own, beside = (statistics.median(t) * 1e6 for t in times)
+        fast = ratio(taken[BASE].own, times.own)
+        floors = ratio(times.own, taken[FLOOR].own)
         line = (
-            f"{size:<6}{threads:>3}  {name:<54}{cpu:>9.0f}{wall:>9.0f}{fast:>10.2f}{floors:>8.2f}"
+            f"{size:<6}{threads:>3}  {name:<54}{own:>9.0f}{beside:>9.0f}{fast:>10.2f}{floors:>8.2f}"
         )
-        if name == FUSED:
+        if copied is not None:
+            speed = STREAMS * 4 * SIZES[size] / (own / 1e6)
+            line += f"{speed / 1e9:>8.0f}{speed / copied:>7.0%}"
+        elif name == FUSED and size in AIMS:
             wanted, most = AIMS[size]
             line += f"   aim: {wanted:.0f}" + (f", {most}" if most else "")
         print(line, flush=True)
 
 
+def fits(size: str, names: list[str]) -> bool:
+    """Whether everyone's parameters, gradients and moments, and a few copies, fit on the GPU."""
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    return 4 * 4 * SIZES[size] * (len(names) + 4) < free
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, help="default: up to 10M, on CUDA all")
+    parser.add_argument("--threads", nargs="+", type=int, help="of the CPU (default: 1 2)")
     parser.add_argument("--rounds", type=int, default=15, help="timed samples of each")
     parser.add_argument("--only", nargs="+", metavar="PART", help="variants with this in the name")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of the others
+    device = chosen_device(options.device)
+    gpu = device.type == "cuda"
     wanted = options.only or [""]
     always = (FLOOR, FUSED, BASE)
     names = [n for n in VARIANTS if n in always or any(part in n for part in wanted)]
-    print(f"Adam in place, {TENSORS} tensors, float32, {_cpu.instruction_set()}")
-    print(
-        f"{'size':<6}{'th':>3}  {'step':<54}{'CPU us':>9}{'wall us':>9}{'x fused':>10}{'floors':>8}"
-    )
+    print(f"Adam in place, {TENSORS} tensors, float32, {device_name(device)}")
+    copied = None
+    head = f"{'size':<6}{'th':>3}  {'step':<54}"
+    if gpu:
+        copied = copy_speed(device, options.rounds)
+        print(f"copy of 1 GiB: {copied / 1e9:.0f} GB/s read and written")
+        head += f"{'GPU us':>9}{'CPU us':>9}{'x fused':>10}{'floors':>8}{'GB/s':>8}{'copy':>7}"
+    else:
+        head += f"{'CPU us':>9}{'wall us':>9}{'x fused':>10}{'floors':>8}"
+    print(head)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        for threads in options.threads:
-            for size in options.sizes:
-                compare(size, names, threads, options.rounds)
+        for threads in options.threads or ([1] if gpu else [1, 2]):
+            for size in options.sizes or [*SIZES][: 4 if gpu else 3]:
+                if gpu and not fits(size, names):
+                    print(f"{size:<6}{threads:>3}  skipped: the GPU has too little memory free")
+                    continue
+                compare(size, names, device, threads, options.rounds, copied)
 
 
 if __name__ == "__main__":

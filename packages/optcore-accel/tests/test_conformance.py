@@ -3,6 +3,7 @@
 
 import dataclasses
 import inspect
+import itertools
 from functools import partial
 
 import pytest
@@ -26,17 +27,29 @@ OFFERED = {
     if "use_accelerated_op" in inspect.signature(case.factory).parameters
 }
 CASES = {name: case for name, case in OFFERED.items() if name not in REFUSED}
+# What may come out otherwise on another device; the other checks look at Python only.
+ON_EACH_DEVICE = {
+    testing.check_inplace_equals_pure,
+    testing.check_hyperparameters,
+    testing.check_dtypes,
+    testing.check_edge_trees,
+    testing.check_vmap,
+    testing.check_gradients,
+    testing.check_zero_gradient,
+    testing.check_reference,
+}
 OWED = [
-    pytest.param(check, case, id=f"{name}-{check.__name__}")
-    for name, case in CASES.items()
+    pytest.param(check, case, device, id=f"{name}-{check.__name__}-{device}")
+    for device, (name, case) in itertools.product(["cpu", "cuda"], CASES.items())
     for check in testing.checks_for(case)
+    if device == "cpu" or check in ON_EACH_DEVICE
 ]
 
 
-@pytest.mark.parametrize(("check", "case"), OWED)
-def test_every_row(check, case):
+@pytest.mark.parametrize(("check", "case", "device"), OWED, indirect=["device"])
+def test_every_row(check, case, device):
     torch.set_default_dtype(torch.float32)  # a table in float64 must not depend on it
-    check(case)
+    check(dataclasses.replace(case, device=device))
 
 
 def test_every_kernel_has_a_row_and_every_row_a_kernel():

@@ -17,9 +17,10 @@ ROWS = [
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
-def parameters():
+def parameters(device="cpu"):
     torch.manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(3, dtype=torch.float64)) for _ in range(2)]
+    made = [torch.randn(3, dtype=torch.float64) for _ in range(2)]
+    return [torch.nn.Parameter(tensor.to(device)) for tensor in made]
 
 
 def optimizer(row, params, use_accelerated_op):
@@ -34,8 +35,8 @@ def set_gradients(params):
 
 
 @rows
-def test_steps_are_those_of_the_formulas(row):
-    ours, theirs = parameters(), parameters()
+def test_steps_are_those_of_the_formulas(row, device):
+    ours, theirs = parameters(device), parameters(device)
     fused, plain = optimizer(row, ours, True), optimizer(row, theirs, False)
     for each in (fused, plain):
         each.scheduler = torch.optim.lr_scheduler.ExponentialLR(each, gamma=0.9)

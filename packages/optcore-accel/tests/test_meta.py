@@ -22,11 +22,11 @@ CASES = {
 
 
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self, device):
         super().__init__()
         generator = torch.Generator().manual_seed(1)
-        self.w = nn.Parameter(torch.randn(3, 2, generator=generator))
-        self.b = nn.Parameter(torch.randn(2, generator=generator))
+        self.w = nn.Parameter(torch.randn(3, 2, generator=generator).to(device))
+        self.b = nn.Parameter(torch.randn(2, generator=generator).to(device))
 
     def forward(self, scale=1.0):
         w, b = self.w * scale, self.b
@@ -34,9 +34,9 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_steps_equal_torch(name):
+def test_steps_equal_torch(name, device):
     theirs, extra, options = CASES[name]
-    net, twin = Net(), Net()
+    net, twin = Net(device), Net(device)
     optimizer = getattr(optdiff, "Meta" + name)(net, **options, use_accelerated_op=True)
     other = theirs(twin.parameters(), **options, **extra)
     for _ in range(STEPS):
@@ -50,10 +50,10 @@ def test_steps_equal_torch(name):
         torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-12, atol=1e-12)
 
 
-def derivatives(name, options, fast):
+def derivatives(name, options, device, fast):
     """First and second derivative of a loss after four steps in a factor of the inner loss."""
-    net = Net()
-    scale = torch.tensor(1.2, requires_grad=True)
+    net = Net(device)
+    scale = torch.tensor(1.2, device=device, requires_grad=True)
     optimizer = getattr(optdiff, "Meta" + name)(net, **options, use_accelerated_op=fast)
     for _ in range(4):
         optimizer.step(net(scale))
@@ -62,16 +62,15 @@ def derivatives(name, options, fast):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_derivatives_equal_those_without_kernels(name):
-    options = CASES[name][2]
-    for fast, plain in zip(*(derivatives(name, options, f) for f in (True, False)), strict=True):
-        torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-12)
+def test_derivatives_equal_those_without_kernels(name, device):
+    fast, plain = (derivatives(name, CASES[name][2], device, f) for f in (True, False))
+    torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-12)
 
 
-def test_a_learned_rate():
+def test_a_learned_rate(device):
     found = []
     for fast in (True, False):
-        net, rate = Net(), torch.tensor(0.1, requires_grad=True)
+        net, rate = Net(device), torch.tensor(0.1, device=device, requires_grad=True)
         optimizer = optdiff.MetaOptimizer(
             net, optcore.adamw(lr=rate, eps=1e-3, use_accelerated_op=fast)
         )

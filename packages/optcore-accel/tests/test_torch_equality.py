@@ -62,11 +62,10 @@ def pair(request):
     return make
 
 
-def start():
+def start(device="cpu"):
     generator = torch.Generator().manual_seed(1)
-    return [
-        torch.randn(s, generator=generator, dtype=F64).requires_grad_() for s in [(3, 2), (2,), ()]
-    ]
+    made = [torch.randn(s, generator=generator, dtype=F64) for s in [(3, 2), (2,), ()]]
+    return [tensor.to(device).requires_grad_() for tensor in made]
 
 
 def directions():
@@ -82,7 +81,8 @@ DIRECTIONS = directions()
 
 def loss_of(params, step):
     """Another one each time: near a minimum, steps of unit length amplify what rounding does."""
-    pairs = zip(params, DIRECTIONS[step], strict=False)
+    directions = [d.to(params[0].device) for d in DIRECTIONS[step]]
+    pairs = zip(params, directions, strict=False)
     return sum((p * d).sum() + (p - d).sin().square().sum() / 9 for p, d in pairs)
 
 
@@ -99,8 +99,8 @@ def assert_equal(ours, theirs, tolerance=1e-12):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-def test_classes(pair):
-    params, twins = start(), start()
+def test_classes(pair, device):
+    params, twins = start(device), start(device)
     for optimizer, own in zip(pair(params, twins), (params, twins), strict=True):
         walk(optimizer, own, STEPS)
     assert_equal(params, twins)
@@ -115,8 +115,8 @@ def test_groups_and_a_scheduler(pair):
     assert_equal(params, twins)
 
 
-def test_missing_gradients(pair):
-    params, twins = start(), start()
+def test_missing_gradients(pair, device):
+    params, twins = start(device), start(device)
     for optimizer, own in zip(pair(params, twins), (params, twins), strict=True):
         for step in range(STEPS):
             optimizer.zero_grad()
@@ -126,8 +126,8 @@ def test_missing_gradients(pair):
     assert_equal(params, twins)
 
 
-def test_a_state_saved_and_loaded_in_mid_training(pair):
-    params, twins = start(), start()
+def test_a_state_saved_and_loaded_in_mid_training(pair, device):
+    params, twins = start(device), start(device)
     made = pair(params, twins)
     for optimizer, own in zip(made, (params, twins), strict=True):
         walk(optimizer, own, 20)
@@ -141,8 +141,8 @@ def test_a_state_saved_and_loaded_in_mid_training(pair):
     assert_equal(params, twins)
 
 
-def test_a_state_of_torch_goes_on(pair):
-    params, twins = start(), start()
+def test_a_state_of_torch_goes_on(pair, device):
+    params, twins = start(device), start(device)
     ours, theirs = pair(params, twins)
     walk(theirs, twins, 20)
     for p, q in zip(params, twins, strict=True):
@@ -194,10 +194,10 @@ def test_a_group_added_in_mid_training(pair):
     assert_equal(params, twins)
 
 
-def test_grad_scaler(pair):
-    params, twins = start(), start()
+def test_grad_scaler(pair, device):
+    params, twins = start(device), start(device)
     for optimizer, own in zip(pair(params, twins), (params, twins), strict=True):
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=7)
+        scaler = torch.amp.GradScaler(device.type, init_scale=2.0**10, growth_interval=7)
         for step in range(STEPS):
             optimizer.zero_grad()
             scaler.scale(loss_of(own, step)).backward()
@@ -207,10 +207,10 @@ def test_grad_scaler(pair):
     assert_equal(params, twins)
 
 
-def test_a_learning_rate_that_is_a_tensor(pair):
-    params, twins = start(), start()
+def test_a_learning_rate_that_is_a_tensor(pair, device):
+    params, twins = start(device), start(device)
     ours, theirs = pair(params, twins)
-    rate = torch.tensor(ours.param_groups[0]["lr"])
+    rate = torch.tensor(ours.param_groups[0]["lr"], device=device)
     ours.param_groups[0]["lr"] = rate
     for step in range(STEPS):
         rate.fill_(0.03 / (1 + step))
@@ -232,12 +232,12 @@ def test_a_step_that_is_repeated_is_one_that_starts_anew(pair):
         assert torch.equal(a, b)
 
 
-def test_converted_parameters_go_on_as_without_kernels():
+def test_converted_parameters_go_on_as_without_kernels(device):
     found = []
     for fast in (True, False):
         torch.manual_seed(3)
-        net = nn.Linear(4, 3).float()
-        x = torch.randn(5, 4, dtype=torch.float32)
+        net = nn.Linear(4, 3).float().to(device)
+        x = torch.randn(5, 4, dtype=torch.float32).to(device)
         optimizer = optcore.Adam(net.parameters(), lr=0.01, use_accelerated_op=fast)
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
             net.to(dtype)
@@ -271,9 +271,9 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("inplace", [True, False])
 @pytest.mark.parametrize("name", CASES)
-def test_functions_equal_torch(name, inplace):
+def test_functions_equal_torch(name, inplace, device):
     ours, theirs, options = CASES[name]
-    params, twins = start(), start()
+    params, twins = start(device), start(device)
     tx = FUNCTIONS[ours](**options, use_accelerated_op=True)
     state = tx.init(params)
     for step in range(STEPS):

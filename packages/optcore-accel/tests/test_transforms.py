@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch.func, forward mode and torch.compile over steps with kernels: as without kernels."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -27,17 +29,21 @@ STARTS = torch.randn(4, 3, generator=torch.Generator().manual_seed(3), dtype=tor
 RATES = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
 
 
-def walked(name, fast):
-    """A function: parameters after two steps from w and a scalar with a rate and another number."""
+def walked(name, fast, device="cpu"):
+    """A function: parameters after two steps from w and a scalar with a rate and another number.
+
+    The steps run on the device, what comes in and goes out is on the CPU.
+    """
 
     def run(w, lr=0.2, x=0.6):
+        w, lr, x = (v.to(device) if isinstance(v, torch.Tensor) else v for v in (w, lr, x))
         tx = CHAINS[name](lr, x, fast)
         params = {"w": w, "c": w.sum() * 0.1}
         state = tx.init(params)
         for k in range(2):
             grads = {"w": (params["w"] * 1.3 + k).sin(), "c": params["c"].cos()}
             params, state = tx.step(grads, state, params, inplace=False)
-        return torch.cat([params["w"], params["c"][None]])
+        return torch.cat([params["w"], params["c"][None]]).cpu()
 
     return run
 
@@ -102,14 +108,19 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize("name", CHAINS)
-def test_uses(name, use):
-    ours, theirs = (USES[use](walked(name, fast)) for fast in (True, False))
+# Rules differ in what is compiled, which is tested on every device; uses in Python alone.
+EVERY = [*product(CHAINS, USES, ["cpu"]), *product(["adamw"], USES, ["cuda"])]
+
+
+@pytest.mark.parametrize(("name", "use", "device"), EVERY, indirect=["device"])
+def test_uses(name, use, device):
+    ours, theirs = (USES[use](walked(name, fast, device)) for fast in (True, False))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
-def test_vmap_over_the_state():
+def test_vmap_over_the_state(device):
+    starts = STARTS.to(device)
+
     def once(fast):
         tx = CHAINS["adam"](0.2, 0.6, fast)
 
@@ -118,23 +129,23 @@ def test_vmap_over_the_state():
             return tx.step(g, (state._replace(mu=mu, nu=nu), *rest), w, inplace=False)[0]
 
         shared = vmap(run, (None, 0, 0, None))
-        return shared(STARTS[0], STARTS, STARTS + 1, STARTS[1].abs()), vmap(run)(
-            STARTS, STARTS + 1, STARTS + 2, STARTS.abs()
+        return shared(starts[0], starts, starts + 1, starts[1].abs()), vmap(run)(
+            starts, starts + 1, starts + 2, starts.abs()
         )
 
     torch.testing.assert_close(once(True), once(False), rtol=1e-12, atol=1e-12)
 
 
-def test_vmap_over_some_leaves():
+def test_vmap_over_some_leaves(device):
     def once(fast):
         tx = CHAINS["adamw"](0.2, 0.6, fast)
 
         def run(w, fixed):
-            params = [w, fixed, torch.zeros(0)]
-            moved, _ = tx.step([w.sin(), fixed, torch.zeros(0)], tx.init(params), params)
+            params = [w, fixed, fixed[:0]]
+            moved, _ = tx.step([w.sin(), fixed, fixed[:0]], tx.init(params), params)
             return tuple(moved)
 
-        return vmap(run, (0, None), (0, None, None))(STARTS, torch.ones(2))
+        return vmap(run, (0, None), (0, None, None))(STARTS.to(device), torch.ones(2).to(device))
 
     torch.testing.assert_close(once(True), once(False), rtol=1e-12, atol=1e-12)
 
@@ -146,10 +157,10 @@ def test_ensembles_are_one_call_an_example_alone():
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_dual_levels(name):
+def test_dual_levels(name, device):
     found = []
     for fast in (True, False):
-        run = walked(name, fast)
+        run = walked(name, fast, device)
         with forward_ad.dual_level():
             dual = forward_ad.make_dual(STARTS[0], STARTS[1])
             rate = forward_ad.make_dual(RATES[0], RATES[1])
@@ -174,14 +185,14 @@ def test_a_wrapper_that_outlives_its_transform_is_refused_or_right():
 
 
 @pytest.mark.parametrize("name", ["adamw", "momentum"])
-def test_compiled_steps_take_the_torch_formula(name):
+def test_compiled_steps_take_the_torch_formula(name, device):
     torch._dynamo.reset()
     tx = CHAINS[name](0.2, 0.6, True)
 
     def step(params, grads, state):
         return tx.step(grads, state, params, inplace=False)
 
-    params = [STARTS[0], STARTS[1, :2]]
+    params = [STARTS[0].to(device), STARTS[1, :2].to(device)]
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     found = compiled(params, [p.sin() for p in params], tx.init(params))
     torch.testing.assert_close(found, step(params, [p.sin() for p in params], tx.init(params)))

@@ -53,6 +53,7 @@ class Case:
         optax: ``optax(optax_module, **options)`` makes the same transformation there.
         reference: A formula like those of :mod:`optcore.testing.reference`.
         seed: Of the parameters and gradients that the checks draw.
+        device: Where these stand, and hyperparameters that are tensors.
         differentiable: Updates have first and second derivatives in gradients, parameters and
             hyperparameters. False only where the formula decides by Python on values.
         limit_at_zero: At an exactly zero gradient the first derivative is the limit for small
@@ -82,6 +83,7 @@ class Case:
     optax: Callable[..., Any] | None = None
     reference: Callable[..., torch.Tensor] | None = None
     seed: int = 0
+    device: str | torch.device = "cpu"
     differentiable: bool = True
     limit_at_zero: bool = True
     schedules: bool = True

@@ -20,6 +20,7 @@ from optcore.testing._trajectory import (
     draw,
     field,
     gradients,
+    hyperparameter,
     leaves_at,
     snapshot,
     start,
@@ -141,7 +142,7 @@ def check_inplace_equals_pure(case: Case) -> None:
         found = unroll(tx, start(case), 6, inplace=inplace, overwrite=overwrite)
         mode = f"inplace={inplace}" + " (parameters too)" * overwrite
         compare(case, who, found, expected, f"{mode} and inplace=False", 1e-12)
-    learned = case.build([torch.tensor(v, dtype=torch.float64) for v in case.values()])
+    learned = case.build([hyperparameter(case, v) for v in case.values()])
     params = {name: p.requires_grad_() for name, p in start(case).items()}
     grads = gradients(params, 0)
     updates, state = learned.update(grads, learned.init(params), params, inplace=True)
@@ -227,15 +228,13 @@ def check_hyperparameters(case: Case) -> None:
     who, values, params = "check_hyperparameters", case.values(), start(case)
     expected = unroll(case.build(), params)
     forms: dict[str, Callable[[float], Any]] = {
-        "tensor": lambda v: torch.tensor(v, dtype=torch.float64),
+        "tensor": lambda v: hyperparameter(case, v),
     }
     if case.schedules:
         forms["schedule"] = _Constant
     if case.per_leaf:
         forms["tree"] = lambda v: dict.fromkeys(params, v)
-        forms["tree of tensors"] = lambda v: {
-            k: torch.tensor(v, dtype=torch.float64) for k in params
-        }
+        forms["tree of tensors"] = lambda v: {k: hyperparameter(case, v) for k in params}
     for form, make in forms.items():
         for inplace in (True, False):
             given = unroll(case.build([make(v) for v in values]), params, inplace=inplace)

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 
 from optcore.testing._case import Case, reports_errors
-from optcore.testing._trajectory import compare, draw, leaves_at, start, summary
+from optcore.testing._trajectory import compare, draw, hyperparameter, leaves_at, start, summary
 
 
 def _inputs(case: Case) -> list[Tensor]:
-    values = [torch.tensor(v, dtype=torch.float64) for v in case.values()]
+    values = [hyperparameter(case, v) for v in case.values()]
     return [x.requires_grad_() for x in (*start(case).values(), *values)]
 
 
@@ -29,7 +29,7 @@ def check_gradients(case: Case, steps: int = 3) -> None:
     """
     leaves = list(start(case).values())
     along = [draw(case, [leaf.shape] * 2, offset=1 + k) for k, leaf in enumerate(leaves)]
-    moves = [torch.zeros(2, dtype=torch.float64).requires_grad_() for _ in leaves]
+    moves = [hyperparameter(case, [0.0, 0.0]).requires_grad_() for _ in leaves]
     inputs = [*moves, *_inputs(case)[2:]]
     arguments = [*(f"params[{name!r}]" for name in start(case)), *case.value_names()]
 
@@ -55,10 +55,10 @@ def check_zero_gradient(case: Case) -> None:
 
     def derivatives(size: float) -> tuple[Any, Any]:
         params = {name: p.requires_grad_() for name, p in start(case).items()}
-        values = [torch.tensor(v, dtype=torch.float64).requires_grad_() for v in case.values()]
+        values = [hyperparameter(case, v).requires_grad_() for v in case.values()]
         z = {name: torch.full_like(p, size).requires_grad_() for name, p in params.items()}
         tx = case.build(values)
-        state, total = tx.init(params), torch.zeros((), dtype=torch.float64)
+        state, total = tx.init(params), hyperparameter(case, 0.0)
         for step in range(3):
             grads = {name: x * (1.0 + step) for name, x in z.items()}
             updates, state = tx.update(grads, state, params, inplace=False)
@@ -121,9 +121,9 @@ def check_func_grad(case: Case) -> None:
 def check_vmap(case: Case) -> None:
     """``vmap`` over tasks and hyperparameters equals the loop, values and derivatives."""
     who, params = "check_vmap", list(start(case).values())
-    scales = torch.tensor([1.0, 0.6, -0.4], dtype=torch.float64)
+    scales = hyperparameter(case, [1.0, 0.6, -0.4])
     tasks = [torch.stack([p, 0.7 * p, -1.3 * p]) for p in params]
-    values = [torch.tensor([v, 0.9 * v, 0.8 * v], dtype=torch.float64) for v in case.values()]
+    values = [hyperparameter(case, [v, 0.9 * v, 0.8 * v]) for v in case.values()]
 
     def run(scale: Any, *x: Any) -> Tensor:
         return summary(case, x[:2], x[2:], scale=scale)

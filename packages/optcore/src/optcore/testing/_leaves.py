@@ -16,6 +16,7 @@ from optcore.testing._trajectory import (
     draw,
     field,
     gradients,
+    hyperparameter,
     leaves_at,
     snapshot,
     start,
@@ -27,7 +28,7 @@ from optcore.testing._trajectory import (
 def check_dtypes(case: Case) -> None:
     """Updates have the dtype of the gradients, float32 follows float64, float16 stays finite."""
     who, params = "check_dtypes", start(case)
-    wide = case.build([torch.tensor(v, dtype=torch.float64) for v in case.values()])
+    wide = case.build([hyperparameter(case, v) for v in case.values()])
     exact = _at_rest(case, params, inplace=False)
     for inplace in (True, False):
         for tx in (case.build(), wide):

@@ -26,8 +26,14 @@ TENSOR = torch.float64
 
 def draw(case: Case, shapes: Sequence[tuple[int, ...]], offset: int = 0) -> list[Tensor]:
     """Parameters of these shapes, seeded by the case."""
-    generator = torch.Generator().manual_seed(case.seed + offset)
-    return [torch.randn(s, generator=generator, dtype=TENSOR) for s in shapes]
+    generator = torch.Generator("cpu").manual_seed(case.seed + offset)
+    drawn = [torch.randn(s, generator=generator, dtype=TENSOR, device="cpu") for s in shapes]
+    return [tensor.to(case.device) for tensor in drawn]  # the same numbers on every device
+
+
+def hyperparameter(case: Case, value: float | list[float]) -> Tensor:
+    """A number as a tensor."""
+    return torch.tensor(value, dtype=TENSOR, device=case.device)
 
 
 def start(case: Case) -> dict[str, Tensor]:
@@ -38,8 +44,8 @@ def start(case: Case) -> dict[str, Tensor]:
 
 def field(param: Tensor, step: int, scale: Any = 1.0) -> Tensor:
     """A gradient that is a smooth function of its parameter, and not zero."""
-    slope = torch.linspace(0.5, 1.5, param.numel(), dtype=TENSOR).reshape(param.shape)
-    slope = slope.to(param.dtype)
+    slope = torch.linspace(0.5, 1.5, param.numel(), dtype=TENSOR, device="cpu")
+    slope = slope.reshape(param.shape).to(param.device, param.dtype)
     return (param * slope).sin() * (1 + 0.5 * step) + 0.3 * scale * slope * (-1) ** step
 
 
