@@ -13,6 +13,7 @@ X = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(6, 2)
 Y = (X.sin().sum(1) * 3).detach()
 
 CHAINS = {
+    "descent": lambda lr, fast: optcore.sgd(lr, use_accelerated_op=fast),
     "momentum": lambda lr, fast: optcore.sgd(lr, momentum=0.9, use_accelerated_op=fast),
     "adam": lambda lr, fast: optcore.adam(lr, eps=1e-3, use_accelerated_op=fast),
     "adamw": lambda lr, fast: optcore.adamw(lr, eps=1e-3, use_accelerated_op=fast),
@@ -123,7 +124,16 @@ def test_a_zero_gradient_poisons_nothing():
 # ---- the graph ----------------------------------------------------------------------------------
 
 # bytes an element that a float32 step saves, the inner gradient's own parameter included
-BYTES = {"momentum": 12, "adam": 16, "adamw": 16, "amsgrad": 20, "rmsprop": 12, "adagrad": 12}
+BYTES = {
+    "descent": 4,
+    "momentum": 4,  # linear: with numbers for hyperparameters nothing else matters
+    "adam": 16,
+    "adamw": 16,
+    "amsgrad": 20,
+    "rmsprop": 12,
+    "adagrad": 12,
+    "lion": 4,
+}
 
 
 @pytest.mark.parametrize("name", BYTES)
