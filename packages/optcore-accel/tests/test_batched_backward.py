@@ -9,7 +9,9 @@ import optcore
 
 CHAINS = {
     "descent": lambda lr, fast: optcore.sgd(lr, weight_decay=0.1, use_accelerated_op=fast),
-    "momentum": lambda lr, fast: optcore.sgd(lr, momentum=0.9, use_accelerated_op=fast),
+    "momentum": lambda lr, fast: optcore.sgd(
+        lr, momentum=0.9, weight_decay=0.1, nesterov=True, use_accelerated_op=fast
+    ),
     "adamw": lambda lr, fast: optcore.adamw(lr, eps=1e-2, use_accelerated_op=fast),
     "amsgrad": lambda lr, fast: optcore.amsgrad(lr, eps=1e-2, use_accelerated_op=fast),
     "rmsprop": lambda lr, fast: optcore.rmsprop(lr, momentum=0.5, use_accelerated_op=fast),
@@ -80,6 +82,6 @@ def test_some_cotangents_of_a_batch():
         params = [START.clone().requires_grad_(), START[:2].clone().requires_grad_()]
         tx = CHAINS["momentum"](0.1, fast)
         moved, state = tx.step([p.sin() for p in params], tx.init(params), params, inplace=False)
-        rows, given = torch.eye(2, dtype=torch.float64), [moved[1], state[0].trace[1]]
+        rows, given = torch.eye(2, dtype=torch.float64), [moved[1], state[1].trace[1]]
         found.append(torch.autograd.grad(given, params[1], [rows, rows + 1], is_grads_batched=True))
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)

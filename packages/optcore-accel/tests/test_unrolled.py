@@ -156,6 +156,21 @@ def test_a_step_saves_what_an_exact_backward_needs(name):
     torch.autograd.grad(params[0].sum(), factor)
 
 
+@pytest.mark.parametrize("name", ["descent", "momentum", "lion"])
+def test_a_linear_step_keeps_nothing(name):
+    """Neither its gradients nor its parameters, buffers or results, whatever errors would tell."""
+    factor = torch.ones((), requires_grad=True)
+    params = [torch.ones(3) * factor, torch.ones(2)]
+    grads = [torch.ones(3) * factor, torch.ones(2) * factor]
+    tx = CHAINS[name](0.1, True)
+    moved, state = tx.step(grads, tx.init(params), params, inplace=False)
+    total = moved[0].sum()
+    kept = [weakref.ref(x) for x in (*params, *grads, *moved)]
+    del params, grads, state, moved
+    assert [ref() for ref in kept] == [None] * 6
+    assert torch.autograd.grad(total, factor)[0].isfinite()
+
+
 def test_unrolled_runs_leave_nothing_behind():
     def run():
         rate = torch.tensor(0.1, requires_grad=True)
@@ -168,6 +183,7 @@ def test_unrolled_runs_leave_nothing_behind():
         gc.collect()
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
+    run()  # what torch imports only now may hold frames in cycles
     gc.collect()
     gc.disable()  # not even cycles
     try:

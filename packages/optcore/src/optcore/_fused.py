@@ -185,15 +185,15 @@ class FusedStep:
         ]
 
     def _where(self, members: Sequence[int]) -> Callable[[str, int, int], str]:
-        """Where a tensor stands: calls keep this, so it must not lead back to them."""
-        naming, spec, params, slots = self._naming, self._spec, self._params, self._slots
+        """Where a tensor stands: calls and graphs keep this, so it must hold no tensors."""
+        naming, spec, slots = self._naming, self._spec, self._slots
 
         def where(name: str, column: int, leaf: int) -> str:
             index = members[leaf]
             if naming.place is not None:
                 place = naming.place(index)
             else:
-                path = path_to(tree_unflatten(spec, params), index)
+                path = path_to(tree_unflatten(spec, range(spec.num_leaves)), index)
                 place = f"params{path}" if path.startswith("[") else "params"
             if name == "params":
                 return place
