@@ -8,25 +8,22 @@ namespace optcore {
 
 namespace {
 
-std::string at(const char* name, Py_ssize_t leaf) {
-    return ", at " + std::string(name) + "[" + std::to_string(leaf) + "]";
-}
-
-int bytes_of(Dtype dtype) {
-    return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
-}
-
-// Past the last byte that a view reaches.
-char* end_of(const TensorView& view) {
-    if (view.size == 0) return view.data;
-    std::int64_t last = 0;
-    for (int axis = 0; axis < view.ndim; ++axis) last += (view.shape[axis] - 1) * view.strides[axis];
-    return view.data + (last + 1) * bytes_of(view.dtype);
-}
+std::string at(const Place& place) { return ", at " + place.text(); }
 
 }  // namespace
 
-void Arguments::column(const char* name, py::handle list, Column* column, bool written) {
+Place Arguments::Stretch::place() const {
+    const auto& [name, k] = call->columns_[column];
+    return {call->where_, name, k, leaf};
+}
+
+TensorView Arguments::Stretch::view() const {
+    TensorView view;
+    call->reader_.read(tensor, place(), &view);
+    return view;
+}
+
+void Arguments::column(const char* name, int k, py::handle list, Column* column, bool written) {
     if (list.is_none()) return;
     PyObject* items = list.ptr();
     if (!PyList_Check(items)) {
@@ -44,6 +41,7 @@ void Arguments::column(const char* name, py::handle list, Column* column, bool w
         sizes_.resize(count);
     }
     column->data.resize(count);
+    columns_.emplace_back(name, k);
     bool any = false;
     TensorView scratch;
     for (Py_ssize_t leaf = 0; leaf < count; ++leaf) {
@@ -53,60 +51,82 @@ void Arguments::column(const char* name, py::handle list, Column* column, bool w
             continue;
         }
         TensorView& view = leads ? first_[leaf] : scratch;
-        reader_.read(item, name, leaf, &view);
+        const Place place = {where_, name, k, leaf};
+        reader_.read(item, place, &view);
         if (view.device_type != static_cast<int>(device_) ||
             view.device_index != first_[0].device_index) {
             throw py::value_error(
                 std::string("expected tensors on one ") +
                 (device_ == DeviceType::kCpu ? "cpu" : "cuda device") + ", got " + view.describe() +
-                " beside " + first_[0].describe() + at(name, leaf));
+                " beside " + first_[0].describe() + at(place));
         }
         if (!any) column->dtype = view.dtype;
         any = true;
         if (view.dtype != column->dtype) {
             throw py::value_error("expected one dtype in " + std::string(name) + ", got " +
-                                  view.describe() + " after another" + at(name, leaf));
+                                  view.describe() + " after another" + at(place));
         }
         if (leads) {
             sizes_[leaf] = view.size;
             if (!view.is_dense()) uneven_.push_back(leaf);
         } else if (!view.same_shape(first_[leaf])) {
             throw py::value_error("expected a tensor like " + first_[leaf].describe() + ", got " +
-                                  view.describe() + at(name, leaf));
+                                  view.describe() + at(place));
         } else if (!view.same_layout(first_[leaf])) {
             if (uneven_.empty() || uneven_.back() != leaf) uneven_.push_back(leaf);
         }
         column->data[leaf] = view.data;
         if (view.size == 0) continue;
-        char* end = end_of(view);
         // a dense leaf, or one that lies like it, needs no closer look
         const bool dense = uneven_.empty() || uneven_.back() != leaf;
         if (written && !dense && view.may_overlap_itself()) {
             throw py::value_error("expected memory of its own for every element that is written, "
                                   "got a view that overlaps itself, " +
-                                  view.describe() + at(name, leaf) + "; clone it");
+                                  view.describe() + at(place) + "; clone it");
         }
-        stretches_.push_back({view.data, end, name, leaf, written});
+        const auto place_of_column = static_cast<std::int16_t>(columns_.size() - 1);
+        stretches_.push_back({view.data, view.end(), item, this, static_cast<std::int32_t>(leaf),
+                              place_of_column, written});
     }
     wide_ = wide_ || (any && column->dtype == Dtype::kFloat64);
 }
 
-void Arguments::refuse_overlaps() const {
-    std::vector<Stretch> sorted = stretches_;
+void Arguments::refuse_overlaps(const std::vector<const Arguments*>& calls) {
+    std::vector<Start> sorted;
+    std::size_t count = 0;
+    for (const Arguments* call : calls) count += call->stretches_.size();
+    sorted.reserve(count);
+    for (const Arguments* call : calls) {
+        for (const Stretch& each : call->stretches_) sorted.push_back({each.begin, &each});
+    }
     std::sort(sorted.begin(), sorted.end(),
-              [](const Stretch& a, const Stretch& b) { return a.begin < b.begin; });
-    const Stretch* reaching = nullptr;  // the one that reaches farthest so far
-    const Stretch* writing = nullptr;   // the same among those that are written
-    for (const Stretch& each : sorted) {
-        const Stretch* other = each.written ? reaching : writing;
-        if (other != nullptr && each.begin < other->end) {
-            throw py::value_error("expected tensors that do not share memory, got " +
-                                  std::string(other->name) + "[" + std::to_string(other->leaf) +
-                                  "] over " + each.name + "[" + std::to_string(each.leaf) +
-                                  "]; clone one of them");
+              [](const Start& a, const Start& b) { return a.begin < b.begin; });
+    const char *reached = nullptr, *written = nullptr;  // the farthest end so far, of what is written
+    for (const Start& start : sorted) {
+        const Stretch& each = *start.of;
+        if (each.begin < (each.written ? reached : written)) return refuse_shared(sorted);
+        reached = std::max<const char*>(reached, each.end);
+        if (each.written) written = std::max<const char*>(written, each.end);
+    }
+}
+
+// Of stretches some of which meet: those whose views have a byte in common.
+void Arguments::refuse_shared(const std::vector<Start>& sorted) {
+    std::vector<const Stretch*> open;  // they reach to where the next one begins
+    for (const Start& start : sorted) {
+        const Stretch& each = *start.of;
+        open.erase(std::remove_if(open.begin(), open.end(),
+                                  [&](const Stretch* other) { return other->end <= each.begin; }),
+                   open.end());
+        for (const Stretch* other : open) {
+            if (!each.written && !other->written) continue;
+            if (share_memory(other->view(), each.view())) {
+                throw py::value_error("expected tensors that do not share memory, got " +
+                                      other->place().text() + " over " + each.place().text() +
+                                      "; clone one of them");
+            }
         }
-        if (reaching == nullptr || each.end > reaching->end) reaching = &each;
-        if (each.written && (writing == nullptr || each.end > writing->end)) writing = &each;
+        open.push_back(&each);
     }
 }
 
@@ -125,10 +145,11 @@ void read_scalars(const TensorReader& reader, py::handle sequence, DeviceType de
             continue;
         }
         TensorView view;
-        reader.read(item.ptr(), "scalars", static_cast<Py_ssize_t>(k), &view);
+        const Place place = {py::handle(), "scalars", 0, static_cast<Py_ssize_t>(k)};
+        reader.read(item.ptr(), place, &view);
         if (view.ndim != 0) {
             throw py::value_error("expected a scalar tensor, got " + view.describe() +
-                                  at("scalars", static_cast<Py_ssize_t>(k)));
+                                  at(place));
         }
         if (view.device_type == static_cast<int>(DeviceType::kCpu)) {
             scalars[k].value = item.attr("item")().cast<double>();
@@ -137,7 +158,7 @@ void read_scalars(const TensorReader& reader, py::handle sequence, DeviceType de
             scalars[k].dtype = view.dtype;
         } else {
             throw py::value_error("expected a scalar on the device of the tensors, got " +
-                                  view.describe() + at("scalars", static_cast<Py_ssize_t>(k)));
+                                  view.describe() + at(place));
         }
     }
 }

@@ -55,6 +55,11 @@ template <typename SomeJob>
 void run_with(const SomeJob& job, void (*loops)(const SomeJob&, const double*, const Chunk&)) {
     double scalars[kAllScalars];
     for (int k = 0; k < kAllScalars; ++k) scalars[k] = job.scalars[k].value;
+    if (job.count.given) {
+        visit(job.rule, [&](auto rule) {
+            decltype(rule)::at_count(job.count.value, scalars + kOuterScalars);
+        });
+    }
     std::vector<Chunk> chunks;
     std::int64_t total = 0, row = 0;
     for (std::size_t leaf = 0; leaf < job.sizes.size(); ++leaf) {

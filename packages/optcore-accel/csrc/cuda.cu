@@ -45,6 +45,7 @@ struct Extents {
 
 struct Scalars {
     ScalarSource source[kAllScalars];
+    CountSource count;
 };
 
 static_assert(sizeof(Launch) + sizeof(Extents) + sizeof(Scalars) + sizeof(double*) <= 4096,
@@ -111,11 +112,19 @@ __device__ int leaf_of(const Launch& launch, int chunk) {
     return low;
 }
 
+template <typename R>
 __device__ void read_scalars(const Scalars& scalars, double* values) {
     for (int k = threadIdx.x; k < kAllScalars; k += blockDim.x) {
         const ScalarSource& source = scalars.source[k];
         const char* pointer = static_cast<const char*>(source.device_pointer);
         values[k] = pointer == nullptr ? source.value : load<double>(pointer, source.dtype, 0);
+    }
+    __syncthreads();
+    if (!scalars.count.given) return;  // the same for every thread
+    if (threadIdx.x == 0) {
+        const std::int64_t* pointer = scalars.count.device_pointer;
+        const double count = pointer == nullptr ? scalars.count.value : static_cast<double>(*pointer);
+        R::at_count(count, values + kOuterScalars);
     }
     __syncthreads();
 }
@@ -127,7 +136,7 @@ __global__ void __launch_bounds__(kThreads)
     step_kernel(const __grid_constant__ Launch launch, const __grid_constant__ Extents extents,
                 const __grid_constant__ Scalars scalars) {
     __shared__ double s[kAllScalars];
-    read_scalars(scalars, s);
+    read_scalars<R>(scalars, s);
     const typename R::template Constants<T> constants(s + kOuterScalars);
     const T sign = T(s[kSign]), l2 = T(s[kL2]), decay = T(s[kDecay]), lr = T(s[kLr]);
     const int total = launch.first[launch.leaves];
@@ -174,7 +183,7 @@ __global__ void __launch_bounds__(kThreads)
     backward_kernel(const __grid_constant__ Launch launch, const __grid_constant__ Extents extents,
                     const __grid_constant__ Scalars scalars, double* partials) {
     __shared__ double s[kAllScalars];
-    read_scalars(scalars, s);
+    read_scalars<R>(scalars, s);
     const typename R::template Constants<T> constants(s + kOuterScalars);
     const T sign = T(s[kSign]), l2 = T(s[kL2]), decay = T(s[kDecay]), lr = T(s[kLr]);
     const int total = launch.first[launch.leaves];
@@ -323,6 +332,7 @@ int grid_of(const Launch& launch) {
 Scalars scalars_of(const Job& job) {
     Scalars scalars;
     for (int k = 0; k < kAllScalars; ++k) scalars.source[k] = job.scalars[k];
+    scalars.count = job.count;
     return scalars;
 }
 

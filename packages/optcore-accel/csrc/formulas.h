@@ -4,7 +4,8 @@
 // A rule turns a gradient g and its old buffers into an update u and fresh buffers, with constants
 // made of scalars (doubles). `backward` gets the cotangents of u and of the fresh buffers, and gives
 // those of g, of the old buffers and of every scalar. Scalars that depend on the step count, such
-// as bias corrections, are computed and differentiated by the caller.
+// as bias corrections, are differentiated by the caller, who then gives them ready; where nothing is
+// differentiated, `at_count` makes them of the hyperparameters, which stand in their place.
 #pragma once
 
 #include <cmath>
@@ -47,6 +48,8 @@ struct Descent {
     static constexpr int kBuffers = 0;
     static constexpr int kScalars = 0;
 
+    OPTCORE_INLINE static void at_count(double, double*) {}
+
     template <typename T>
     struct Constants {
         OPTCORE_INLINE explicit Constants(const double*) {}
@@ -72,6 +75,15 @@ template <bool kMaximum>
 struct Moments {
     static constexpr int kBuffers = kMaximum ? 3 : 2;
     static constexpr int kScalars = 5;
+
+    // b1, b2, eps, eps_root
+    OPTCORE_INLINE static void at_count(double count, double* s) {
+        const double first = 1 - std::pow(s[0], count), second = 1 - std::pow(s[1], count);
+        const double root = std::sqrt(second);
+        s[2] *= root;
+        s[3] *= second;
+        s[4] = root / first;
+    }
 
     template <typename T>
     struct Constants {
@@ -138,6 +150,9 @@ struct Trace {
     static constexpr int kBuffers = 1;
     static constexpr int kScalars = 3;  // decay, share of the gradient, 1 for Nesterov
 
+    // decay, dampening, nesterov: the first gradient enters undamped
+    OPTCORE_INLINE static void at_count(double count, double* s) { s[1] = count > 1 ? 1 - s[1] : 1; }
+
     template <typename T>
     struct Constants {
         T decay, share;
@@ -174,6 +189,8 @@ template <bool kCentred>
 struct Rms {
     static constexpr int kBuffers = kCentred ? 2 : 1;
     static constexpr int kScalars = 3;  // decay, eps, eps_root
+
+    OPTCORE_INLINE static void at_count(double, double*) {}
 
     template <typename T>
     struct Constants {
@@ -233,6 +250,9 @@ struct Rss {
     static constexpr int kBuffers = 1;
     static constexpr int kScalars = 3;  // eps, eps_root, k
 
+    // eps, eps_root, decay of the learning rate
+    OPTCORE_INLINE static void at_count(double count, double* s) { s[2] = 1 / (1 + (count - 1) * s[2]); }
+
     template <typename T>
     struct Constants {
         T e, r, k;
@@ -268,6 +288,8 @@ struct Lion {
     static constexpr int kBuffers = 1;
     static constexpr int kScalars = 2;
 
+    OPTCORE_INLINE static void at_count(double, double*) {}
+
     template <typename T>
     struct Constants {
         T b1, w1, b2, w2;
@@ -298,6 +320,11 @@ template <typename First, typename Second>
 struct Then {
     static constexpr int kBuffers = First::kBuffers + Second::kBuffers;
     static constexpr int kScalars = First::kScalars + Second::kScalars;
+
+    OPTCORE_INLINE static void at_count(double count, double* s) {
+        First::at_count(count, s);
+        Second::at_count(count, s + First::kScalars);
+    }
 
     template <typename T>
     struct Constants {

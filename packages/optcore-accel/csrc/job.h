@@ -36,9 +36,18 @@ struct ScalarSource {
     Dtype dtype = Dtype::kFloat64;
 };
 
+// The number of steps, this one included: where it is given, the scalars of the rule are still
+// hyperparameters. A number, or in the memory of the device, where a captured graph advances it.
+struct CountSource {
+    bool given = false;
+    double value = 0;
+    const std::int64_t* device_pointer = nullptr;
+};
+
 struct Job {
     Rule rule = Rule::kDescent;
     ScalarSource scalars[kAllScalars];
+    CountSource count;
     std::vector<std::int64_t> sizes;  // elements of each leaf
     bool wide = false;                // compute in double precision
 

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The functions of the two modules; a module includes this after it has defined its device.
 //
-//   step(rule, scalars, param, grad, old, out, fresh, stream, before, checked)
+//   step(rule, scalars, param, grad, old, out, fresh, stream, where)
 //   step_backward(rule, scalars, param, grad, old, steps, dout, dfresh, dparam, dgrad, dold,
-//                 partials, stream)
-//   check(param, grad, old)
-//   prepare(rule, param, grad, old) -> Prepared or None, then .run(scalars, stream): a step in place,
-//                                     taken as it is
+//                 partials, stream, where)
+//   prepare(rule, scalars, param, grad, old, out, where) -> Prepared, a step in place of the
+//       parameters, or of the buffers alone with the update written to `out`; .uneven, then
+//       .run(count, stream), which takes it as it is; its scalars are hyperparameters
+//   refuse_overlaps(prepared)
 //   chunks(tensors)
 //
 // Columns are lists of tensors or None. The first two return None if the kernel ran, or, nothing
-// done, the leaves whose columns do not lie alike in memory. `check` refuses what a step in place
-// would refuse and returns whether such a step needs no copies.
+// done, the leaves whose columns do not lie alike in memory; `uneven` are those of a step in place.
+// `where(name, column, leaf)` says in errors where a tensor stands.
 #pragma once
 
 #include <memory>
@@ -36,7 +37,7 @@ void read_columns(Arguments* arguments, const char* name, py::handle lists, Colu
     }
     for (std::size_t k = 0; k < given.size(); ++k) {
         const py::object list = given[k];
-        arguments->column(name, list, &columns[k], written);
+        arguments->column(name, static_cast<int>(k), list, &columns[k], written);
     }
 }
 
@@ -58,27 +59,43 @@ void check_buffers(const Job& job) {
     });
 }
 
+py::object listed(const std::vector<Py_ssize_t>& leaves) {
+    py::list found;
+    for (Py_ssize_t leaf : leaves) found.append(leaf);
+    return found;
+}
+
 // A step in place, read and checked: what runs must be what was read.
 struct Prepared {
+    Prepared(const TensorReader& reader, DeviceType device, py::object where)
+        : arguments(reader, device, std::move(where)) {}
+
     Job job;
-    int device_index;
+    Arguments arguments;
     py::object tensors;  // alive as long as this
 };
 
+// A number, or an int64 tensor in the memory of the device, which the caller has looked at.
+CountSource count_of(py::handle count) {
+    CountSource source;
+    source.given = true;
+    if (PyFloat_Check(count.ptr())) {
+        source.value = PyFloat_AS_DOUBLE(count.ptr());
+    } else {
+        source.device_pointer = reinterpret_cast<const std::int64_t*>(
+            count.attr("data_ptr")().cast<std::uintptr_t>());
+    }
+    return source;
+}
+
 template <typename SomeJob>
 py::object finish(const Arguments& arguments, SomeJob* job, py::handle scalars,
-                  const TensorReader& reader, DeviceType device, std::uintptr_t stream,
-                  const py::object& before) {
+                  const TensorReader& reader, DeviceType device, std::uintptr_t stream) {
     check_buffers(*job);
     read_scalars(reader, scalars, device, arguments.device_index(), job->scalars);
-    if (!arguments.uneven().empty()) {
-        py::list leaves;
-        for (Py_ssize_t leaf : arguments.uneven()) leaves.append(leaf);
-        return leaves;
-    }
+    if (!arguments.uneven().empty()) return listed(arguments.uneven());
     job->sizes = arguments.sizes();
     job->wide = arguments.is_wide();
-    if (!before.is_none()) before();  // nothing is refused any more
     {
         py::gil_scoped_release others_may_run;
         launch(*job, arguments.device_index(), stream);
@@ -92,110 +109,108 @@ void bind_device(py::module_& module) {
     module.def(
         "step",
         [reader](int rule, py::handle scalars, py::handle param, py::handle grad, py::handle old,
-                 py::handle out, py::handle fresh, std::uintptr_t stream, py::object before,
-                 bool checked) {
+                 py::handle out, py::handle fresh, std::uintptr_t stream, py::object where) {
             Job job;
             job.rule = rule_of(rule);
-            Arguments arguments(*reader, kDevice);
+            Arguments arguments(*reader, kDevice, std::move(where));
             const bool inplace = out.is(param) && !param.is_none();
-            arguments.column("params", param, &job.param, inplace);
-            arguments.column("grads", grad, &job.grad, false);
+            arguments.column("params", 0, param, &job.param, inplace);
+            arguments.column("grads", 0, grad, &job.grad, false);
             read_columns(&arguments, "buffers", old, job.old, fresh.is(old));
             if (inplace) {
                 job.out = job.param;
             } else {
-                arguments.column("out", out, &job.out, true);
+                arguments.column("out", 0, out, &job.out, true);
             }
             if (fresh.is(old)) {
                 for (int k = 0; k < kMaxBuffers; ++k) job.fresh[k] = job.old[k];
             } else {
                 read_columns(&arguments, "fresh buffers", fresh, job.fresh, true);
             }
-            if (!checked) arguments.refuse_overlaps();
-            return finish(arguments, &job, scalars, *reader, kDevice, stream, before);
+            Arguments::refuse_overlaps({&arguments});
+            return finish(arguments, &job, scalars, *reader, kDevice, stream);
         },
         py::arg("rule"), py::arg("scalars"), py::arg("param"), py::arg("grad"), py::arg("old"),
-        py::arg("out"), py::arg("fresh"), py::arg("stream") = 0, py::arg("before") = py::none(),
-        py::arg("checked") = false);
+        py::arg("out"), py::arg("fresh"), py::arg("stream") = 0, py::arg("where") = py::none());
     module.def(
         "step_backward",
         [reader](int rule, py::handle scalars, py::handle param, py::handle grad, py::handle old,
                  bool steps, py::handle dout, py::handle dfresh, py::handle dparam,
-                 py::handle dgrad, py::handle dold, py::object partials, std::uintptr_t stream) {
+                 py::handle dgrad, py::handle dold, py::object partials, std::uintptr_t stream,
+                 py::object where) {
             BackwardJob job;
             job.rule = rule_of(rule);
             job.out_is_param = steps;
-            Arguments arguments(*reader, kDevice);
-            arguments.column("grads", grad, &job.grad, false);
-            arguments.column("params", param, &job.param, false);
+            Arguments arguments(*reader, kDevice, std::move(where));
+            arguments.column("grads", 0, grad, &job.grad, false);
+            arguments.column("params", 0, param, &job.param, false);
             read_columns(&arguments, "buffers", old, job.old, false);
-            arguments.column("cotangents", dout, &job.out, false);
+            arguments.column("cotangents", 0, dout, &job.out, false);
             read_columns(&arguments, "cotangents of buffers", dfresh, job.fresh, false);
-            arguments.column("results", dparam, &job.dparam, true);
-            arguments.column("results", dgrad, &job.dgrad, true);
-            read_columns(&arguments, "results", dold, job.dold, true);
-            arguments.refuse_overlaps();
+            arguments.column("results", 0, dparam, &job.dparam, true);
+            arguments.column("results", 1, dgrad, &job.dgrad, true);
+            read_columns(&arguments, "results for buffers", dold, job.dold, true);
+            Arguments::refuse_overlaps({&arguments});
             if (!partials.is_none()) {
                 job.partials = reinterpret_cast<double*>(
                     partials.attr("data_ptr")().template cast<std::uintptr_t>());
             }
-            return finish(arguments, &job, scalars, *reader, kDevice, stream, py::none());
+            return finish(arguments, &job, scalars, *reader, kDevice, stream);
         },
         py::arg("rule"), py::arg("scalars"), py::arg("param"), py::arg("grad"), py::arg("old"),
         py::arg("steps"), py::arg("dout"), py::arg("dfresh"), py::arg("dparam"), py::arg("dgrad"),
-        py::arg("dold"), py::arg("partials"), py::arg("stream") = 0);
+        py::arg("dold"), py::arg("partials"), py::arg("stream") = 0,
+        py::arg("where") = py::none());
     py::class_<Prepared>(module, "Prepared", py::module_local())
+        .def_property_readonly("uneven",
+                               [](const Prepared& self) { return listed(self.arguments.uneven()); })
         .def(
             "run",
-            [reader](Prepared& self, py::handle scalars, std::uintptr_t stream) {
-                read_scalars(*reader, scalars, kDevice, self.device_index, self.job.scalars);
+            [](Prepared& self, py::handle count, std::uintptr_t stream) {
+                if (!self.arguments.uneven().empty()) {
+                    throw py::value_error("expected columns that lie alike; run a copy");
+                }
+                self.job.count = count_of(count);
                 py::gil_scoped_release others_may_run;
-                launch(self.job, self.device_index, stream);
+                launch(self.job, self.arguments.device_index(), stream);
             },
-            py::arg("scalars"), py::arg("stream") = 0);
-    module.def(
-        "check",
-        [reader](py::handle param, py::handle grad, py::handle old) {
-            Job job;
-            Arguments arguments(*reader, kDevice);
-            arguments.column("params", param, &job.param, true);
-            arguments.column("grads", grad, &job.grad, false);
-            read_columns(&arguments, "buffers", old, job.old, true);
-            arguments.refuse_overlaps();
-            return arguments.uneven().empty();
-        },
-        py::arg("param"), py::arg("grad"), py::arg("old"));
+            py::arg("count"), py::arg("stream") = 0);
     module.def(
         "prepare",
-        [reader](int rule, py::handle param, py::handle grad, py::handle old) -> py::object {
-            auto prepared = std::make_unique<Prepared>();
+        [reader](int rule, py::handle scalars, py::handle param, py::handle grad, py::handle old,
+                 py::handle out, py::object where) {
+            auto prepared = std::make_unique<Prepared>(*reader, kDevice, std::move(where));
             Job& job = prepared->job;
             job.rule = rule_of(rule);
-            Arguments arguments(*reader, kDevice);
-            try {
-                arguments.column("params", param, &job.param, true);
-                arguments.column("grads", grad, &job.grad, false);
-                read_columns(&arguments, "buffers", old, job.old, true);
-                arguments.refuse_overlaps();
-                check_buffers(job);
-            } catch (const py::builtin_exception&) {
-                return py::none();
-            }
-            if (!arguments.uneven().empty()) return py::none();
-            job.out = job.param;
+            Arguments& arguments = prepared->arguments;
+            arguments.column("params", 0, param, &job.param, true);
+            arguments.column("grads", 0, grad, &job.grad, false);
+            read_columns(&arguments, "buffers", old, job.old, true);
+            arguments.column("updates", 0, out, &job.out, true);
+            check_buffers(job);
+            if (!job.out.present()) job.out = job.param;
             for (int k = 0; k < kMaxBuffers; ++k) job.fresh[k] = job.old[k];
             job.sizes = arguments.sizes();
             job.wide = arguments.is_wide();
-            prepared->device_index = arguments.device_index();
-            prepared->tensors = py::make_tuple(param, grad, old);
-            return py::cast(std::move(prepared));
+            read_scalars(*reader, scalars, kDevice, arguments.device_index(), job.scalars);
+            prepared->tensors = py::make_tuple(param, grad, old, out);
+            return prepared;
         },
-        py::arg("rule"), py::arg("param"), py::arg("grad"), py::arg("old"));
+        py::arg("rule"), py::arg("scalars"), py::arg("param"), py::arg("grad"), py::arg("old"),
+        py::arg("out") = py::none(), py::arg("where") = py::none());
+    module.def(
+        "refuse_overlaps",
+        [](py::sequence prepared) {
+            std::vector<const Arguments*> calls;
+            for (py::handle each : prepared) calls.push_back(&each.cast<const Prepared&>().arguments);
+            Arguments::refuse_overlaps(calls);
+        },
+        py::arg("prepared"));
     module.def("chunks", [reader](py::list tensors) {
         std::int64_t rows = 0;
         TensorView view;
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tensors.ptr()); ++i) {
-            reader->read(PyList_GET_ITEM(tensors.ptr(), i), "tensors", i, &view);
+            reader->read(PyList_GET_ITEM(tensors.ptr(), i), {py::handle(), "tensors", 0, i}, &view);
             rows += chunks_of(view.size);
         }
         return rows;

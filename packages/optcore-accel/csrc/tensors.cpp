@@ -60,13 +60,18 @@ bool float_dtype(const DlDataType& type, Dtype* dtype) {
     return false;
 }
 
-std::string where(const char* name, Py_ssize_t index) {
-    return std::string(name) + "[" + std::to_string(index) + "]";
+int bytes_of(Dtype dtype) {
+    return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
 }
 
 std::string type_name(PyObject* object) { return Py_TYPE(object)->tp_name; }
 
 }  // namespace
+
+std::string Place::text() const {
+    if (where && !where.is_none()) return py::str(where(name, column, leaf));
+    return std::string(name) + "[" + std::to_string(leaf) + "]";
+}
 
 // ---- views -------------------------------------------------------------------------------------
 
@@ -118,6 +123,13 @@ bool TensorView::may_overlap_itself() const {
     return false;
 }
 
+char* TensorView::end() const {
+    if (size == 0) return data;
+    std::int64_t last = 0;
+    for (int axis = 0; axis < ndim; ++axis) last += (shape[axis] - 1) * strides[axis];
+    return data + (last + 1) * bytes_of(dtype);
+}
+
 std::string TensorView::describe() const {
     std::string text = std::string(name_of(dtype)) + "[";
     for (int axis = 0; axis < ndim; ++axis) {
@@ -128,6 +140,69 @@ std::string TensorView::describe() const {
         text += " on cuda:" + std::to_string(device_index);
     }
     return text;
+}
+
+// ---- memory in common ----------------------------------------------------------------------------
+// A byte of a lies at A + sum s_i x_i, one of b at B + sum t_j y_j, with the bytes of an element as a
+// last axis. Counting those of b from its end, they meet where sum c_k z_k = distance has a solution
+// 0 <= z_k <= most_k: searched from the largest c on, with few z_k to try where axes are nested.
+
+namespace {
+
+struct Term {
+    std::int64_t step, most;
+};
+
+class Search {
+  public:
+    explicit Search(std::vector<Term> terms) : terms_(std::move(terms)) {
+        reach_.resize(terms_.size() + 1, 0);
+        for (std::size_t k = terms_.size(); k-- > 0;) {
+            reach_[k] = reach_[k + 1] + terms_[k].step * terms_[k].most;
+        }
+    }
+
+    bool finds(std::int64_t rest, std::size_t k = 0) {
+        if (rest < 0 || rest > reach_[k]) return false;
+        if (k == terms_.size() || --patience_ < 0) return true;
+        const Term& term = terms_[k];
+        const std::int64_t beyond = rest - reach_[k + 1];  // what the smaller steps cannot do
+        const std::int64_t first = beyond <= 0 ? 0 : (beyond + term.step - 1) / term.step;
+        const std::int64_t last = std::min(term.most, rest / term.step);
+        for (std::int64_t z = first; z <= last; ++z) {
+            if (finds(rest - z * term.step, k + 1)) return true;
+        }
+        return false;
+    }
+
+  private:
+    std::vector<Term> terms_;
+    std::vector<std::int64_t> reach_;  // of the terms from k on
+    int patience_ = 1 << 20;
+};
+
+}  // namespace
+
+bool share_memory(const TensorView& a, const TensorView& b) {
+    if (a.size == 0 || b.size == 0 || a.data >= b.end() || b.data >= a.end()) return false;
+    std::vector<Term> terms = {{1, bytes_of(a.dtype) + bytes_of(b.dtype) - 2}};
+    for (const TensorView* view : {&a, &b}) {
+        for (int axis = 0; axis < view->ndim; ++axis) {
+            const std::int64_t step = view->strides[axis] * bytes_of(view->dtype);
+            const std::int64_t most = view->shape[axis] - 1;
+            if (step == 0 || most == 0) continue;
+            const auto same = std::find_if(terms.begin(), terms.end(),
+                                           [&](const Term& term) { return term.step == step; });
+            if (same != terms.end()) {
+                same->most += most;
+            } else {
+                terms.push_back({step, most});
+            }
+        }
+    }
+    std::sort(terms.begin(), terms.end(),
+              [](const Term& x, const Term& y) { return x.step > y.step; });
+    return Search(std::move(terms)).finds(b.end() - 1 - a.data);
 }
 
 // ---- reading -----------------------------------------------------------------------------------
@@ -144,12 +219,11 @@ TensorReader::TensorReader(const py::object& torch)
     if (table->major == 1) from_py_object_ = table->view_of_object;
 }
 
-void TensorReader::read(PyObject* object, const char* name, Py_ssize_t index,
-                        TensorView* view) const {
+void TensorReader::read(PyObject* object, const Place& place, TensorView* view) const {
     PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
     if (type != tensor_type_.ptr() && type != parameter_type_.ptr()) {
         throw py::type_error("expected a torch.Tensor, got " + type_name(object) + ", at " +
-                             where(name, index) +
+                             place.text() +
                              "; kernels know no subclasses: leave use_accelerated_op out");
     }
     if (from_py_object_ == nullptr) {
@@ -170,7 +244,7 @@ void TensorReader::read(PyObject* object, const char* name, Py_ssize_t index,
                              std::string(py::str(tensor.attr("layout"))) + " on " +
                              std::string(py::str(tensor.attr("device"))) +
                              (known ? " without memory (one of a batch, or freed)" : "") + ", at " +
-                             where(name, index));
+                             place.text());
     }
 }
 

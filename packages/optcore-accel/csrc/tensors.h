@@ -19,6 +19,17 @@ namespace py = pybind11;
 
 enum class DeviceType : int { kCpu = 1, kCuda = 2 };
 
+// Where a tensor stands, for errors: in the words of `where(name, column, leaf)`, if there is such a
+// function, else as name[leaf].
+struct Place {
+    py::handle where;
+    const char* name;
+    int column;  // among those of the name
+    Py_ssize_t leaf;
+
+    std::string text() const;
+};
+
 // What is known of one tensor; valid while nobody else touches it.
 struct TensorView {
     char* data = nullptr;
@@ -36,16 +47,20 @@ struct TensorView {
     bool same_shape(const TensorView& other) const;
     bool same_layout(const TensorView& other) const;  // of the same shape
     std::string describe() const;
+    char* end() const;  // past the last byte that it reaches
 };
+
+// Whether a byte belongs to both, decided exactly (but for strides that make it a long search, where
+// the answer is yes).
+bool share_memory(const TensorView& a, const TensorView& b);
 
 class TensorReader {
   public:
     // `torch` is the module. Raises what importing and looking up raise.
     explicit TensorReader(const py::object& torch);
 
-    // Raises TypeError for what is no plain dense tensor of a supported dtype; `name` and `index`
-    // say where it stands.
-    void read(PyObject* object, const char* name, Py_ssize_t index, TensorView* view) const;
+    // Raises TypeError for what is no plain dense tensor of a supported dtype.
+    void read(PyObject* object, const Place& place, TensorView* view) const;
 
     // Whether the C functions are used; for tests.
     bool uses_exchange() const { return from_py_object_ != nullptr; }

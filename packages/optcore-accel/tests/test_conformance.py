@@ -19,8 +19,8 @@ def accelerated(case):
     return dataclasses.replace(case, factory=factory)
 
 
-# A plain step of SGD is one multiplication; AMSGrad's kernel has torch.optim's rule only.
-REFUSED = {"sgd", "sgd-decay", "amsgrad-corrected"}
+# AMSGrad's kernel has torch.optim's rule only.
+REFUSED = {"amsgrad-corrected"}
 OFFERED = {
     name: accelerated(case)
     for name, case in testing.CASES.items()

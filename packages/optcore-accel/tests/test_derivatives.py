@@ -10,6 +10,12 @@ import treeops
 SHAPES = [(2,), ()]
 # name: a chain from its hyperparameters and whether kernels run, the hyperparameters
 CHAINS = {
+    "descent": (
+        lambda fast, lr, weight_decay: optcore.sgd(
+            lr, weight_decay=weight_decay, maximize=True, use_accelerated_op=fast
+        ),
+        {"lr": 0.3, "weight_decay": 0.4},
+    ),
     "momentum": (
         lambda fast, lr, momentum, dampening, weight_decay: optcore.sgd(
             lr,

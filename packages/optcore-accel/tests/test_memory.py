@@ -11,6 +11,7 @@ SIZES = [0, 1, 2, 3, 1023, 1024, 1025, 1026, 1027, 8191, 8193]
 MARGIN = 7  # elements on either side: data begins off every boundary of a vector
 DTYPES = ["float32", "float64", "bfloat16", "float16"]
 RULES = {
+    "descent": lambda **how: optcore.sgd(0.1, weight_decay=0.01, maximize=True, **how),
     "momentum": lambda **how: optcore.sgd(
         0.1, momentum=0.9, weight_decay=0.01, maximize=True, **how
     ),

@@ -12,6 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import optcore
 
 OPTIMIZERS = {
+    "descent": lambda fast, **more: optcore.sgd(0.1, weight_decay=0.1, use_accelerated_op=fast),
     "momentum": lambda fast, **more: optcore.sgd(
         0.1, momentum=0.9, dampening=0.1, use_accelerated_op=fast
     ),
@@ -275,14 +276,14 @@ REFUSED = {
         p := torch.ones(3, dtype=torch.float64),
         p,
         ValueError,
-        "scale_by_adam, scale_by_learning_rate: expected tensors that do not share memory, got "
-        "params[1] over grads[1]; clone one of them",
+        "adam: expected tensors that do not share memory, got params[1] over params[1], grad; "
+        "clone one of them",
     ),
     "a gradient that overlaps a parameter": (
         SHARED[:4],
         SHARED[2:],
         ValueError,
-        "params[1] over grads[1]",
+        "params[1] over params[1], grad",
     ),
     "an expanded parameter": (
         torch.zeros(1, dtype=torch.float64).expand(3),
@@ -301,8 +302,8 @@ REFUSED = {
         torch.zeros(3, dtype=torch.float64),
         tagged(torch.ones(3, dtype=torch.float64)),
         TypeError,
-        "expected a torch.Tensor, got Tagged, at grads[1]; kernels know no subclasses: leave "
-        "use_accelerated_op out",
+        "expected a torch.Tensor, got Tagged, at params[1], grad; kernels know no subclasses: "
+        "leave use_accelerated_op out",
     ),
     "a sparse gradient": (
         torch.zeros(3, dtype=torch.float64),
@@ -332,20 +333,21 @@ REFUSED = {
         torch.zeros(3, dtype=torch.float64),
         torch._neg_view(torch.ones(3, dtype=torch.float64)),
         TypeError,
-        "expected gradients that hold their values, got a lazily negated view; call .resolve_neg()",
+        "expected tensors that hold their values, got a lazily negated view, at params[1], grad; "
+        "call .resolve_neg()",
     ),
     "a parameter that is lazily negated": (
         torch._neg_view(torch.ones(3, dtype=torch.float64)),
         torch.ones(3, dtype=torch.float64),
         TypeError,
-        "expected parameters that hold their values, got a lazily negated view",
+        "expected tensors that hold their values, got a lazily negated view, at params[1]; call",
     ),
     "an eight-bit gradient": (
         torch.zeros(3, dtype=torch.float64),
         torch.ones(3, dtype=torch.float64).to(torch.float8_e5m2),
         TypeError,
         "expected a dense float64, float32, bfloat16 or float16 tensor on cpu or cuda, got "
-        "torch.float8_e5m2 torch.strided on cpu, at grads[0]",
+        "torch.float8_e5m2 torch.strided on cpu, at params[1], grad",
     ),
 }
 

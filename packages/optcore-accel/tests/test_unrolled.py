@@ -13,6 +13,7 @@ X = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(6, 2)
 Y = (X.sin().sum(1) * 3).detach()
 
 CHAINS = {
+    "descent": lambda lr, fast: optcore.sgd(lr, use_accelerated_op=fast),
     "momentum": lambda lr, fast: optcore.sgd(lr, momentum=0.9, use_accelerated_op=fast),
     "adam": lambda lr, fast: optcore.adam(lr, eps=1e-3, use_accelerated_op=fast),
     "adamw": lambda lr, fast: optcore.adamw(lr, eps=1e-3, use_accelerated_op=fast),
@@ -123,7 +124,16 @@ def test_a_zero_gradient_poisons_nothing():
 # ---- the graph ----------------------------------------------------------------------------------
 
 # bytes an element that a float32 step saves, the inner gradient's own parameter included
-BYTES = {"momentum": 12, "adam": 16, "adamw": 16, "amsgrad": 20, "rmsprop": 12, "adagrad": 12}
+BYTES = {
+    "descent": 4,
+    "momentum": 4,  # linear: with numbers for hyperparameters nothing else matters
+    "adam": 16,
+    "adamw": 16,
+    "amsgrad": 20,
+    "rmsprop": 12,
+    "adagrad": 12,
+    "lion": 4,
+}
 
 
 @pytest.mark.parametrize("name", BYTES)
@@ -146,6 +156,21 @@ def test_a_step_saves_what_an_exact_backward_needs(name):
     torch.autograd.grad(params[0].sum(), factor)
 
 
+@pytest.mark.parametrize("name", ["descent", "momentum", "lion"])
+def test_a_linear_step_keeps_nothing(name):
+    """Neither its gradients nor its parameters, buffers or results, whatever errors would tell."""
+    factor = torch.ones((), requires_grad=True)
+    params = [torch.ones(3) * factor, torch.ones(2)]
+    grads = [torch.ones(3) * factor, torch.ones(2) * factor]
+    tx = CHAINS[name](0.1, True)
+    moved, state = tx.step(grads, tx.init(params), params, inplace=False)
+    total = moved[0].sum()
+    kept = [weakref.ref(x) for x in (*params, *grads, *moved)]
+    del params, grads, state, moved
+    assert [ref() for ref in kept] == [None] * 6
+    assert torch.autograd.grad(total, factor)[0].isfinite()
+
+
 def test_unrolled_runs_leave_nothing_behind():
     def run():
         rate = torch.tensor(0.1, requires_grad=True)
@@ -158,6 +183,7 @@ def test_unrolled_runs_leave_nothing_behind():
         gc.collect()
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
+    run()  # what torch imports only now may hold frames in cycles
     gc.collect()
     gc.disable()  # not even cycles
     try:

@@ -161,7 +161,7 @@ def test_a_scaler_unscales_and_skips_as_with_torch():
 OPTIONS = {
     "amsgrad": "use optcore.AMSGrad",
     "differentiable": "a class steps outside the graph: use the functional form, inplace=False",
-    "capturable": "drop it: a step is not captured in a CUDA graph; compile the functional form",
+    "capturable": "drop it: an accelerated step is captured where its counts are on the GPU",
     "foreach": "drop it: small tensors always go together",
     "fused": "drop it, or ask for use_accelerated_op=True",
     "decoupled_weight_decay": "use optcore.AdamW",

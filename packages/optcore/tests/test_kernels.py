@@ -164,8 +164,8 @@ def test_what_is_missing_is_said_with_its_reason(python):
         "'fake-second 1.2']; uninstall all but one",
         f"NotImplementedError: {asked}expected a kernel for scale_by_adam, got ['trace'] from "
         "fake-kernels 1.2; upgrade it, or drop use_accelerated_op",
-        "ValueError: sgd(use_accelerated_op=True): expected a momentum, got 0.0; a plain step is "
-        "one multiplication, for which there is no kernel",
+        "NotImplementedError: sgd(use_accelerated_op=True): expected a kernel for step, got "
+        "['trace'] from fake-kernels 1.2; upgrade it, or drop use_accelerated_op",
         ["fake-kernels 1.2", ["trace"], None],
     ]
 

@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import torch
 
-from optcore_accel._devices import is_available, module_for
+from optcore_accel._devices import module_for
 from optcore_accel._rules import Rule, Scalar
 
 Tensors: TypeAlias = "list[torch.Tensor]"
+Where: TypeAlias = "Callable[[str, int, int], str]"  # name of a column, which of them, leaf
 SIGN, L2, DECAY, LR, OUTER = range(5)  # scalars around the rule: the first ones
 
 
@@ -40,94 +40,121 @@ class Columns:
         yield from self.buffers
 
 
-def overwrite(
+class Call:
+    """A step in place, all its checks done: of the parameters, or of the buffers alone.
+
+    Args:
+        who: Name for errors.
+        rule: The rule.
+        scalars: Those around the rule, and its hyperparameters in order.
+        columns: What is overwritten, gradients apart.
+        count: The number of updates, this one included, read when the step is taken.
+        where: What says in errors where a tensor stands.
+
+    Raises:
+        RuntimeError: No kernels for that device, a tensor of inference mode outside of it, or a
+            count that a captured graph would repeat.
+        TypeError: A tensor that kernels cannot read.
+        ValueError: Tensors that differ.
+    """
+
+    def __init__(
+        self,
+        who: str,
+        rule: Rule,
+        scalars: Sequence[Scalar],
+        columns: Columns,
+        count: torch.Tensor | None,
+        where: Where | None,
+    ) -> None:
+        self._who, self._rule, self._scalars = who, rule, scalars
+        self._columns, self._count = columns, count
+        self._module = _checked(who, columns, where)
+        self._written = [tensor for column in _written_columns(columns) for tensor in column]
+        frozen = not torch.is_inference_mode_enabled()
+        if any(map(torch.Tensor.is_neg, self._written)) or (
+            frozen and any(map(torch.Tensor.is_inference, self._written))
+        ):
+            _refuse_written(who, columns, where)
+        refuse_frozen_count(who, count, columns.grads[0].device)
+        self._updates = None
+        if columns.params is None:
+            self._updates = _like(columns.grads)
+        self._prepared = self._prepare(columns, self._updates, where)
+
+    def _prepare(self, columns: Columns, updates: Tensors | None, where: Where | None) -> Any:
+        return _described(
+            self._who,
+            self._module.prepare,
+            self._rule.number,
+            self._scalars,
+            columns.params,
+            columns.grads,
+            columns.buffers,
+            updates,
+            where,
+        )
+
+    def check_apart(self, calls: Sequence[Call]) -> None:
+        """Refuse calls, this one among them, that write what another or they themselves hold.
+
+        Raises:
+            ValueError: Memory in common.
+        """
+        for module in {call._module for call in calls}:
+            prepared = [call._prepared for call in calls if call._module is module]
+            _described(self._who, module.refuse_overlaps, prepared)
+
+    def __call__(self) -> Tensors | None:
+        """Take the step; the updates, unless the parameters were moved."""
+        columns = self._columns
+        count = _count_now(self._count, columns.grads[0].device)
+        _announce(self._written)
+        uneven = self._prepared.uneven
+        if not uneven:
+            self._prepared.run(count, _stream(columns))
+            return self._updates
+        even, out = _evened(columns, uneven), self._updates
+        if out is not None:
+            out = self._updates = _even(out, uneven)
+        self._prepare(even, out, None).run(count, _stream(columns))
+        pairs = zip(_written_columns(columns), _written_columns(even), strict=True)
+        for target, made in pairs:
+            for leaf in uneven:
+                if made[leaf] is not target[leaf]:
+                    target[leaf].copy_(made[leaf])
+        return out
+
+
+def compute(
     who: str,
     rule: Rule,
     scalars: Sequence[Scalar],
     columns: Columns,
-    checked: bool = False,
-) -> Tensors | None:
-    """One step in place: of the parameters, or of the buffers alone, giving the updates.
-
-    What is refused is refused before anything changes; ``checked``: :func:`check` was asked.
-    """
-    device = columns.grads[0].device
-    module = module_for(who, device) if checked else _checked(who, columns)
-    before = partial(_announce, _written(columns))
-    stream = _stream(columns)
-    out = columns.params
-    if out is None:
-        out = _like(columns.grads)
-    own = columns.buffers
-    uneven = _run(who, module, rule, scalars, columns, out, own, stream, before, checked)
-    if uneven:
-        even, even_out = _evened(columns, uneven), _even(out, uneven)
-        if columns.params is not None:
-            even_out = even.params
-        _run(who, module, rule, scalars, even, even_out, even.buffers, stream, before, checked)
-        for target, made in zip((out, *columns.buffers), (even_out, *even.buffers), strict=True):
-            for leaf in uneven:
-                if made[leaf] is not target[leaf]:
-                    target[leaf].copy_(made[leaf])
-    return out if columns.params is None else None
-
-
-def check(who: str, columns: Columns) -> None:
-    """Refuse what :func:`overwrite` would refuse.
-
-    Raises:
-        RuntimeError: No kernels for that device, or a tensor of inference mode outside of it.
-        TypeError: A tensor that kernels cannot read.
-        ValueError: Tensors that differ, or share memory.
-    """
-    module = _checked(who, columns)
-    _described(who, module.check, columns.params, columns.grads, columns.buffers)
-    _refuse_negated(who, "parameters", columns.params or ())
-    for column in columns.buffers:
-        _refuse_negated(who, "buffers", column)
-    if not torch.is_inference_mode_enabled():
-        for column in (columns.params or (), *columns.buffers):
-            if any(map(torch.Tensor.is_inference, column)):
-                raise RuntimeError(
-                    f"{who}: expected tensors that may be written, got one made in inference "
-                    "mode; clone it outside"
-                )
-
-
-def prepared(rule: Rule, columns: Columns) -> Callable[[Sequence[Scalar]], None] | None:
-    """A step of the parameters in place that needs no word and no copy; else None.
-
-    All checks are done. What is returned takes the step, given the scalars.
-    """
-    device = columns.grads[0].device
-    written = _written(columns)
-    if not is_available(device) or _traced() or any(map(torch.Tensor.is_neg, columns.grads)):
-        return None
-    if any(map(torch.Tensor.is_neg, written)) or any(map(torch.Tensor.is_inference, written)):
-        return None
-    module = module_for(rule.name, device)
-    ready = module.prepare(rule.number, columns.params, columns.grads, columns.buffers)
-    if ready is None:
-        return None
-
-    def run(scalars: Sequence[Scalar]) -> None:
-        _announce(written)
-        ready.run(scalars, _stream(columns))
-
-    return run
-
-
-def compute(
-    who: str, rule: Rule, scalars: Sequence[Scalar], columns: Columns
+    where: Where | None = None,
 ) -> tuple[Tensors, list[Tensors]]:
     """One step out of place: new parameters (or updates) and new buffers."""
-    module, stream = _checked(who, columns), _stream(columns)
-    _refuse_negated(who, "parameters", columns.params or ())
+    module, stream = _checked(who, columns, where), _stream(columns)
+    _refuse_negated(who, "params", 0, columns.params or (), where)
+    for k, buffer in enumerate(columns.buffers):
+        _refuse_negated(who, "buffers", k, buffer, where)
     uneven: Any = ()
     while True:
         first = columns.grads if columns.params is None else columns.params
         out, fresh = _like(first), [_like(buffer) for buffer in columns.buffers]
-        uneven = _run(who, module, rule, scalars, columns, out, fresh, stream)
+        uneven = _described(
+            who,
+            module.step,
+            rule.number,
+            scalars,
+            columns.params,
+            columns.grads,
+            columns.buffers,
+            out,
+            fresh,
+            stream,
+            where,
+        )
         if not uneven:
             return out, fresh
         columns = _evened(columns, uneven)
@@ -158,7 +185,7 @@ def pull_back(
     Returns:
         A list or None for each column, and the derivatives in the scalars.
     """
-    module, stream = _checked(who, columns), _stream(columns)
+    module, stream = _checked(who, columns, None), _stream(columns)
     cotangents = [_resolved(column) for column in cotangents]
     partials = None
     if scalars_too:
@@ -191,35 +218,7 @@ def pull_back(
         found = [None if column is None else _even(column, uneven) for column in found]
 
 
-def _run(
-    who: str,
-    module: ModuleType,
-    rule: Rule,
-    scalars: Sequence[Scalar],
-    columns: Columns,
-    out: Tensors,
-    fresh: list[Tensors],
-    stream: int,
-    before: Any = None,
-    checked: bool = False,
-) -> list[int] | None:
-    return _described(
-        who,
-        module.step,
-        rule.number,
-        scalars,
-        columns.params,
-        columns.grads,
-        columns.buffers,
-        out,
-        fresh,
-        stream,
-        before,
-        checked,
-    )
-
-
-def _described(who: str, function: Any, *arguments: Any) -> list[int] | None:
+def _described(who: str, function: Any, *arguments: Any) -> Any:
     """What the compiled function says, with who was asked before it."""
     try:
         return function(*arguments)
@@ -227,11 +226,46 @@ def _described(who: str, function: Any, *arguments: Any) -> list[int] | None:
         raise type(error)(f"{who}: {error}") from None
 
 
-def _written(columns: Columns) -> Tensors:
-    written = list(columns.params or ())
-    for buffer in columns.buffers:
-        written += buffer
-    return written
+def _written_columns(columns: Columns) -> list[Tensors]:
+    return columns.buffers if columns.params is None else [columns.params, *columns.buffers]
+
+
+def _refuse_written(who: str, columns: Columns, where: Where | None) -> None:
+    """Refuse the tensor that holds no values of its own, or that nobody may write."""
+    named = [("params", 0, columns.params or [])]
+    named += [("buffers", k, buffer) for k, buffer in enumerate(columns.buffers)]
+    for name, k, column in named:
+        _refuse_negated(who, name, k, column, where)
+        if any(map(torch.Tensor.is_inference, column)):
+            place = _place(name, k, [*map(torch.Tensor.is_inference, column)], where)
+            raise RuntimeError(
+                f"{who}: expected tensors that may be written, got one made in inference mode, at "
+                f"{place}; clone it outside"
+            )
+
+
+def refuse_frozen_count(who: str, count: torch.Tensor | None, device: torch.device) -> None:
+    """Refuse a count that a captured graph would not advance.
+
+    Raises:
+        RuntimeError: It is on the CPU, and a CUDA graph is captured.
+    """
+    if count is None or device.type != "cuda" or count.is_cuda:
+        return
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{who}: expected no step count on the CPU while a CUDA graph is captured, got one, "
+            "which every replay would repeat; move the counts of the state to the GPU before"
+        )
+
+
+def _count_now(count: torch.Tensor | None, device: torch.device) -> float | torch.Tensor:
+    """A number, or a tensor for the kernel to read: nothing waits for a GPU."""
+    if count is None:
+        return 1.0
+    if count.is_cuda and device.type == "cuda":
+        return count.to(device, torch.int64)
+    return float(count)
 
 
 def _announce(written: Tensors) -> None:
@@ -247,22 +281,31 @@ def _traced() -> bool:
     return proxy is not None or torch._C._get_tracing_state() is not None
 
 
-def _checked(who: str, columns: Columns) -> ModuleType:
+def _checked(who: str, columns: Columns, where: Where | None) -> ModuleType:
     if _traced():
         raise RuntimeError(
             f"{who}: expected no tracer (torch.jit.trace, make_fx), got one, which cannot see "
             "kernels; leave use_accelerated_op out"
         )
-    _refuse_negated(who, "gradients", columns.grads)
+    _refuse_negated(who, "grads", 0, columns.grads, where)
     return module_for(who, columns.grads[0].device)
 
 
-def _refuse_negated(who: str, name: str, tensors: Iterable[torch.Tensor]) -> None:
+def _refuse_negated(
+    who: str, name: str, k: int, tensors: Sequence[torch.Tensor], where: Where | None
+) -> None:
     if any(map(torch.Tensor.is_neg, tensors)):
+        place = _place(name, k, [*map(torch.Tensor.is_neg, tensors)], where)
         raise TypeError(
-            f"{who}: expected {name} that hold their values, got a lazily negated view; call "
-            ".resolve_neg()"
+            f"{who}: expected tensors that hold their values, got a lazily negated view, at "
+            f"{place}; call .resolve_neg()"
         )
+
+
+def _place(name: str, k: int, found: Sequence[bool], where: Where | None) -> str:
+    """Where the first one stands of those that were found."""
+    leaf = found.index(True)
+    return f"{name}[{leaf}]" if where is None else where(name, k, leaf)
 
 
 def _resolved(cotangents: list[torch.Tensor | None]) -> list[torch.Tensor | None]:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from optcore_accel._call import DECAY, L2, OUTER, Columns, compute, pull_back
+from optcore_accel._batches import by_example, folded, one_by_one
+from optcore_accel._call import DECAY, L2, OUTER, Columns, Where, compute, pull_back
 from optcore_accel._rules import Rule, Scalar
 
 
@@ -30,6 +31,7 @@ class Signature:
         leaves: How many.
         steps: Whether there are parameters, and the result is new ones.
         decays: Whether the derivative needs the parameters.
+        where: What says in errors where a tensor stands.
     """
 
     who: str
@@ -38,6 +40,12 @@ class Signature:
     leaves: int
     steps: bool
     decays: bool
+    where: Where | None
+
+    @property
+    def constant(self) -> bool:
+        """Whether the derivative is the same wherever it is taken."""
+        return self.rule.linear and None not in self.numbers
 
     @property
     def tensors(self) -> int:
@@ -60,7 +68,11 @@ class Signature:
 
 
 def step(
-    who: str, rule: Rule, scalars: Sequence[Scalar], columns: Columns
+    who: str,
+    rule: Rule,
+    scalars: Sequence[Scalar],
+    columns: Columns,
+    where: Where | None = None,
 ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
     """One step out of place, differentiable in every tensor given.
 
@@ -72,7 +84,7 @@ def step(
     leaves = len(columns.grads)
     steps = columns.params is not None
     decays = steps and any(numbers[k] != 0.0 for k in (L2, DECAY))
-    signature = Signature(who, rule, numbers, leaves, steps, decays)
+    signature = Signature(who, rule, numbers, leaves, steps, decays, where)
     flat = [tensor for column in columns.all() for tensor in column]
     found = _Step.apply(signature, *given, *flat)
     rows = [list(found[at : at + leaves]) for at in range(0, len(found), leaves)]
@@ -101,8 +113,24 @@ class _Node(torch.autograd.Function):
         """Save for the derivatives."""
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
-        if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        if not _is_plain_backward():
             ctx.save_for_forward(*tensors)
+
+
+def _is_plain_backward() -> bool:
+    """Whether nothing but a backward pass can ask for derivatives."""
+    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+
+
+def _stand_ins(likes: Sequence[Any], cotangents: Sequence[torch.Tensor | None]) -> list[Any]:
+    """A tensor for each leaf, whatever it holds: none that are kept, where values do not matter."""
+    found = []
+    for leaf, (shape, dtype, device) in enumerate(likes):
+        given = next((c for c in cotangents[leaf :: len(likes)] if c is not None), None)
+        if given is None:
+            given = torch.zeros((), dtype=dtype, device=device).expand(shape)
+        found.append(given.detach())
+    return found
 
 
 def _is_wrapper(value: Any) -> bool:
@@ -115,7 +143,7 @@ class _Step(_Node):
     def forward(signature: Signature, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         scalars = signature.scalars(tensors)
         columns = signature.columns(tensors[signature.tensors :], signature.steps)
-        out, fresh = compute(signature.who, signature.rule, scalars, columns)
+        out, fresh = compute(signature.who, signature.rule, scalars, columns, signature.where)
         return (*out, *(tensor for column in fresh for tensor in column))
 
     @staticmethod
@@ -127,9 +155,17 @@ class _Step(_Node):
         kept = list(tensors)
         if signature.steps and not signature.decays:
             del kept[first : first + signature.leaves]  # only added to
+        ctx.likes = None
+        if signature.constant and _is_plain_backward() and len({t.dtype for t in kept}) == 1:
+            ctx.likes = [
+                (grad.shape, grad.dtype, grad.device) for grad in kept[-signature.leaves :]
+            ]
+            ctx.columns = len(kept) // signature.leaves
+            kept = []
         _Node.keep(ctx, kept)
 
     @staticmethod
+    @by_example
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
         needs = tuple(ctx.needs_input_grad[1:])
         if not any(needs) or all(cotangent is None for cotangent in cotangents):
@@ -143,7 +179,10 @@ class _Step(_Node):
         plan = _Backward(signature, needs, len(cotangents))
         found: Iterator[Any] = iter(())
         if any(needs):
-            found = iter(_StepBackward.apply(plan, *ctx.saved_tensors, *cotangents))
+            kept = ctx.saved_tensors
+            if ctx.likes is not None:
+                kept = _stand_ins(ctx.likes, cotangents) * ctx.columns
+            found = iter(_StepBackward.apply(plan, *kept, *cotangents))
         results = [next(found) if need else None for need in needs]
         results[first : first + len(straight)] = straight
         return (None, *results)
@@ -162,9 +201,9 @@ class _Step(_Node):
     def vmap(info: Any, in_dims: Any, signature: Signature, *tensors: torch.Tensor) -> Any:
         dims = in_dims[1:]
         if any(dim is not None for dim in dims[: signature.tensors]):
-            return _one_by_one(info, _Step, signature, tensors, dims)
-        folded, batched = _folded(info, signature, tensors, dims)
-        found = _Step.apply(signature, *folded)
+            return one_by_one(info, _Step, signature, tensors, dims)
+        larger, batched = folded(info, signature, tensors, dims)
+        found = _Step.apply(signature, *larger)
         columns = len(found) // signature.leaves
         return found, tuple(0 if b else None for b in batched) * columns
 
@@ -254,6 +293,7 @@ class _StepBackward(_Node):
         _Node.keep(ctx, inputs[1:])
 
     @staticmethod
+    @by_example
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
         needs = [need and there for need, there in zip(ctx.needs_input_grad[1:], ctx.present)]
         tensors = ctx.saved_tensors
@@ -282,9 +322,9 @@ class _StepBackward(_Node):
         dims = in_dims[1:]
         first = plan.tensors
         if any(plan.needs[:first]) or any(dim is not None for dim in dims[:first]):
-            return _one_by_one(info, _StepBackward, plan, tensors, dims)
-        folded, batched = _folded(info, plan, tensors, dims)
-        found = _StepBackward.apply(plan, *folded)
+            return one_by_one(info, _StepBackward, plan, tensors, dims)
+        larger, batched = folded(info, plan, tensors, dims)
+        found = _StepBackward.apply(plan, *larger)
         needs = plan.needs[first:]
         leaves = [leaf % plan.leaves for leaf, need in enumerate(needs) if need]
         return found, tuple(0 if batched[leaf] else None for leaf in leaves)
@@ -349,43 +389,3 @@ def _pushed(
     _, push = torch.func.vjp(pull, tuple(torch.zeros_like(x) for x in found))
     (result,) = push(tuple(tangents))
     return result
-
-
-# ---- vmap ---------------------------------------------------------------------------------------
-
-
-def _one_by_one(info: Any, node: Any, plan: Any, tensors: Sequence[Any], dims: Any) -> Any:
-    """Scalars differ or are differentiated: each example has a call of its own."""
-    size = info.batch_size
-
-    def example(tensor: Any, dim: int | None, b: int) -> Any:
-        if dim is None:
-            return tensor
-        if not size:  # no example to go by, but shapes are wanted
-            return tensor.new_zeros(tensor.movedim(dim, 0).shape[1:])
-        return tensor.select(dim, b)
-
-    rows = []
-    for b in range(max(size, 1)):
-        rows.append(node.apply(plan, *(example(*pair, b) for pair in zip(tensors, dims))))
-    found = tuple(torch.stack(column)[:size] for column in zip(*rows, strict=True))
-    return found, (0,) * len(found)
-
-
-def _folded(
-    info: Any, plan: Any, tensors: Sequence[Any], dims: Any
-) -> tuple[list[Any], list[bool]]:
-    """Batched leaves with their batch in front, as larger leaves; which leaves those are."""
-    first, leaves = plan.tensors, plan.leaves
-    result = list(tensors)
-    members = [range(first + leaf, len(tensors), leaves) for leaf in range(leaves)]
-    batched = [any(dims[i] is not None for i in own) for own in members]
-    for own in (own for own, b in zip(members, batched, strict=True) if b):
-        for i in own:
-            if tensors[i] is None:
-                continue
-            if dims[i] is None:
-                result[i] = tensors[i].expand(info.batch_size, *tensors[i].shape)
-            else:
-                result[i] = tensors[i].movedim(dims[i], 0)
-    return result, batched

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from optcore_accel._call import Columns, check, overwrite, prepared
+from optcore_accel._call import Call, Columns, Where, refuse_frozen_count
 from optcore_accel._function import step
 from optcore_accel._rules import (
+    DESCENT,
     RMS,
     RMS_TRACE,
     RULES,
@@ -24,84 +25,79 @@ from optcore_accel._rules import (
 )
 
 _ALONE = [1.0, 0.0, 0.0, 0.0]  # scalars around a rule without parameters
-_PAIRS = {(RMS.name, TRACE.name): RMS_TRACE, (STDDEV.name, TRACE.name): STDDEV_TRACE}
+_SEVERAL = {(): DESCENT, (RMS.name, TRACE.name): RMS_TRACE, (STDDEV.name, TRACE.name): STDDEV_TRACE}
 _SIGN, _DECAY, _RATE = "scale", "add_decayed_weights", "scale_by_learning_rate"
 
 
-def _transform(
-    rule: Rule,
-    grads: list[torch.Tensor],
-    *columns: list[torch.Tensor],
-    inplace: bool,
-    **hyperparams: Any,
-) -> tuple[list[torch.Tensor], ...]:
-    """``kernel(grads, *buffers[, counts], inplace=..., **hyperparams) -> (updates, *buffers)``."""
-    buffers, counts = list(columns[: rule.buffers]), columns[rule.buffers :]
-    if not grads:
-        return ([], *buffers)
-    if not counts:
-        return _alone(rule, grads, buffers, 1.0, inplace, hyperparams)
-    # leaves that moved together share one count
-    members: dict[int, list[int]] = {}
-    for leaf, count in enumerate(counts[0]):
-        members.setdefault(id(count), []).append(leaf)
-    results: list[list[Any]] = [[None] * len(grads) for _ in range(1 + rule.buffers)]
-    for own in members.values():
-        count = _readable(rule.name, counts[0][own[0]], grads[0].device)
-        found = _alone(
-            rule,
-            [grads[leaf] for leaf in own],
-            [[buffer[leaf] for leaf in own] for buffer in buffers],
-            count,
-            inplace,
-            hyperparams,
-        )
-        for result, values in zip(results, found, strict=True):
-            for leaf, value in zip(own, values, strict=True):
-                result[leaf] = value
-    return tuple(results)
+class Transform:
+    """The kernel of a transformation.
 
+    Args:
+        rule: What it does to a gradient.
+    """
 
-def _alone(
-    rule: Rule,
-    grads: list[torch.Tensor],
-    buffers: list[list[torch.Tensor]],
-    count: Scalar,
-    inplace: bool,
-    hyperparams: Mapping[str, Any],
-) -> tuple[list[torch.Tensor], ...]:
-    own = {name: _scalar(rule.name, name, value) for name, value in hyperparams.items()}
-    scalars = [*_ALONE, *rule.scalars(count, **own)]
-    columns = Columns(None, grads, buffers)
-    if inplace:
-        return (overwrite(rule.name, rule, scalars, columns), *buffers)
-    updates, fresh = step(rule.name, rule, scalars, columns)
-    return (updates, *fresh)
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+
+    def __call__(
+        self,
+        grads: list[torch.Tensor],
+        *columns: list[torch.Tensor],
+        inplace: bool,
+        **hyperparams: Any,
+    ) -> tuple[list[torch.Tensor], ...]:
+        """``kernel(grads, *buffers[, counts]) -> (updates, *buffers)``."""
+        buffers, count = self._split(columns)
+        if not grads:
+            return ([], *buffers)
+        if inplace:
+            call = self.prepared(grads, *columns, **hyperparams)
+            call.check_apart([call])
+            return (call(), *buffers)
+        name = self._rule.name
+        number = 1.0 if count is None else _readable(name, count, grads[0].device)
+        scalars = [*_ALONE, *self._rule.scalars_at(number, [self._own(hyperparams)])]
+        updates, fresh = step(name, self._rule, scalars, Columns(None, grads, buffers))
+        return (updates, *fresh)
+
+    def prepared(
+        self,
+        grads: list[torch.Tensor],
+        *columns: list[torch.Tensor],
+        where: Where | None = None,
+        **hyperparams: Any,
+    ) -> Call:
+        """A call in place, checked, that gives the updates."""
+        buffers, count = self._split(columns)
+        scalars = [*_ALONE, *self._rule.ordered([self._own(hyperparams)])]
+        columns_ = Columns(None, grads, buffers)
+        return Call(self._rule.name, self._rule, scalars, columns_, count, where)
+
+    def _split(
+        self, columns: Sequence[list[torch.Tensor]]
+    ) -> tuple[list[list[torch.Tensor]], torch.Tensor | None]:
+        """Buffers, and the count that all leaves share."""
+        buffers, counts = list(columns[: self._rule.buffers]), columns[self._rule.buffers :]
+        return buffers, counts[0][0] if counts and counts[0] else None
+
+    def _own(self, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: _scalar(self._rule.name, name, v) for name, v in hyperparams.items()}
 
 
 class Step:
     """A chain of transformations as one call, the parameters included.
 
     Args:
-        names: Those of the transformations.
         rule: What they make of a gradient.
-        hyperparams: Those of the rule.
+        hyperparams: Those of each transformation in the rule.
         outer: Sign, penalty, decoupled decay and learning rate.
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        rule: Rule,
-        hyperparams: Sequence[Mapping[str, Any]],
-        outer: Sequence[Scalar],
+        self, rule: Rule, hyperparams: Sequence[Mapping[str, Any]], outer: Sequence[Scalar]
     ) -> None:
-        self._who = ", ".join(names)
-        self._rule, self._outer = rule, list(outer)
-        if len(hyperparams) == 1:
-            self._scalars = partial(rule.scalars, **hyperparams[0])
-        else:
-            self._scalars = lambda count: rule.scalars(count, *hyperparams)
+        self._rule, self._hyperparams, self._outer = rule, hyperparams, list(outer)
+        self._ordered: list[Scalar] | None = None  # a step that is repeated asks again and again
 
     def __call__(
         self,
@@ -110,48 +106,36 @@ class Step:
         buffers: list[list[torch.Tensor]],
         count: torch.Tensor | None,
         *,
-        inplace: bool,
+        who: str,
+        where: Where,
     ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """New parameters and buffers: the given ones overwritten, or differentiable ones."""
-        scalars = self._scalars_at(count, grads[0].device)
-        columns = Columns(params, grads, buffers)
-        if inplace:
-            overwrite(self._who, self._rule, scalars, columns, checked=True)
-            return params, buffers
-        return step(self._who, self._rule, scalars, columns)
-
-    def check(
-        self,
-        params: list[torch.Tensor],
-        grads: list[torch.Tensor],
-        buffers: list[list[torch.Tensor]],
-    ) -> None:
-        """Refuse what a call in place cannot take."""
-        check(self._who, Columns(params, grads, buffers))
+        """New parameters and buffers, differentiable."""
+        number = 1.0 if count is None else _readable(who, count, grads[0].device)
+        scalars = [*self._outer, *self._rule.scalars_at(number, self._hyperparams)]
+        return step(who, self._rule, scalars, Columns(params, grads, buffers), where)
 
     def prepared(
         self,
         params: list[torch.Tensor],
         grads: list[torch.Tensor],
         buffers: list[list[torch.Tensor]],
-    ) -> Callable[[torch.Tensor | None], None] | None:
-        """The call in place, checked and waiting for its count; None if it has to be explained."""
-        run = prepared(self._rule, Columns(params, grads, buffers))
-        if run is None:
-            return None
-        device = grads[0].device
-        return lambda count: run(self._scalars_at(count, device))
-
-    def _scalars_at(self, count: torch.Tensor | None, device: torch.device) -> list[Scalar]:
-        number = 1.0 if count is None else _readable(self._who, count, device)
-        return [*self._outer, *self._scalars(number)]
+        count: torch.Tensor | None,
+        *,
+        who: str,
+        where: Where,
+    ) -> Call:
+        """The call in place, checked."""
+        if self._ordered is None:
+            self._ordered = [*self._outer, *self._rule.ordered(self._hyperparams)]
+        columns = Columns(params, grads, buffers)
+        return Call(who, self._rule, self._ordered, columns, count, where)
 
 
 def whole_step(links: Sequence[tuple[str, Mapping[str, Any]]]) -> Step | None:
-    """The step of a chain ``[sign] [penalty] rule [decay] learning rate``; None for others.
+    """The step of a chain ``[sign] [penalty] [rule] [decay] learning rate``; None for others.
 
     Example:
-        >>> whole_step([("scale_by_learning_rate", {"lr": 0.1})]) is None
+        >>> whole_step([("trace", {"decay": 0.9, "dampening": 0.0, "nesterov": False})]) is None
         True
     """
     names = tuple(name for name, _ in links)
@@ -169,7 +153,7 @@ def whole_step(links: Sequence[tuple[str, Mapping[str, Any]]]) -> Step | None:
         outer("decay", "weight_decay", 0.0),
         outer("lr", "lr", 1.0),
     )
-    return Step(names, rule, [values[k] for k in places["rule"]], around)
+    return Step(rule, [values[k] for k in places["rule"]], around)
 
 
 @lru_cache(maxsize=256)
@@ -189,7 +173,7 @@ def _parsed(names: tuple[str, ...]) -> tuple[Rule | None, dict[str, Any]]:
     own = tuple(names[k] for k in places["rule"])
     take("decay", _DECAY)
     take("lr", _RATE)
-    rule = RULES.get(own[0]) if len(own) == 1 else _PAIRS.get(own)
+    rule = RULES.get(own[0]) if len(own) == 1 else _SEVERAL.get(own)
     return (None if rest or "lr" not in places else rule), places
 
 
@@ -207,16 +191,12 @@ def _scalar(who: str, name: str, value: Any) -> Any:
 
 def _readable(who: str, count: torch.Tensor, device: torch.device) -> Scalar:
     """The count as a number where it can be read, else as a float64 tensor."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            f"{who}: expected no step count while a CUDA graph is captured, got one, which every "
-            "replay would repeat; capture the loss and its gradients, and step outside"
-        )
+    refuse_frozen_count(who, count, device)
     if count.is_cuda or torch._C._functorch.is_functorch_wrapped_tensor(count):
         return count.to(torch.float64)
     return float(count)
 
 
 KERNELS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {**{name: partial(_transform, rule) for name, rule in RULES.items()}, "step": whole_step}
+    {**{name: Transform(rule) for name, rule in RULES.items()}, "step": whole_step}
 )

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""The rules that kernels know: their numbers in the compiled modules, scalars and torch formulas.
 
-A rule turns a gradient and buffers into an update and new buffers; its scalars are made of
-hyperparameters and the step count here, in torch, and so are differentiated by torch. The formulas
-say the same as those of the compiled modules in torch's operations: what is differentiated twice
-or in forward mode goes through them.
+A rule turns a gradient and buffers into an update and new buffers. Where something is
+differentiated, its scalars are made of hyperparameters and the step count here, in torch, and so
+are differentiated by torch; in place the compiled modules make them. The formulas say the same as
+those of the compiled modules in torch's operations: what is differentiated twice or in forward mode
+goes through them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,21 +29,35 @@ class Rule:
         name: What errors call it.
         number: As the compiled modules count.
         buffers: How many it keeps.
-        counts: Whether its scalars depend on the step count.
-        scalars: ``scalars(count, **hyperparams) -> list``.
+        hyperparams: For each transformation in it, the names of the hyperparameters in the order of
+            the compiled modules, and their defaults.
+        scalars: ``scalars(count, **hyperparams) -> list``; of several transformations,
+            ``scalars(count, *hyperparams)``.
         formula: ``formula(scalars, g, *buffers) -> (u, *buffers)``.
+        linear: Whether its derivatives, but for those in the scalars, are the same everywhere.
     """
 
     name: str
     number: int
     buffers: int
-    counts: bool
+    hyperparams: tuple[Mapping[str, float], ...]
     scalars: Callable[..., list[Scalar]]
     formula: Formula
+    linear: bool = False
+
+    def scalars_at(self, count: Scalar, given: Sequence[Mapping[str, Any]]) -> list[Scalar]:
+        """The scalars at a step, from the hyperparameters of each transformation."""
+        return self.scalars(count, **given[0]) if len(given) == 1 else self.scalars(count, *given)
+
+    def ordered(self, given: Sequence[Mapping[str, Any]]) -> list[Scalar]:
+        """The hyperparameters of each transformation as the compiled modules want them."""
+        pairs = zip(self.hyperparams, given, strict=True)
+        values = [own.get(name, d) for names, own in pairs for name, d in names.items()]
+        return [value if isinstance(value, torch.Tensor) else float(value) for value in values]
 
     def then(self, name: str, number: int, following: Rule) -> Rule:
         """Both, one after the other."""
-        own = len(self.scalars(1.0, **dict.fromkeys(("decay", "eps", "eps_root"), 0.5)))
+        own = len(self.scalars(1.0, **dict.fromkeys(*self.hyperparams, 0.5)))
 
         def formula(
             scalars: Sequence[Scalar], g: torch.Tensor, *buffers: torch.Tensor
@@ -54,7 +70,8 @@ class Rule:
             return [*self.scalars(count, **first), *following.scalars(count, **second)]
 
         buffers = self.buffers + following.buffers
-        return Rule(name, number, buffers, self.counts or following.counts, scalars, formula)
+        hyperparams = self.hyperparams + following.hyperparams
+        return Rule(name, number, buffers, hyperparams, scalars, formula)
 
 
 # ---- scalars -----------------------------------------------------------------------------------
@@ -69,7 +86,7 @@ def _corrected(
 ) -> list[Scalar]:
     r"""The step :math:`k \mu / (\sqrt{\nu + r} + e)`: bias corrections moved off the tensors."""
     first, second = 1 - b1**count, 1 - b2**count
-    root = second**0.5
+    root = second.sqrt() if isinstance(second, torch.Tensor) else math.sqrt(second)
     return [b1, b2, _times(eps, root), _times(eps_root, second), root / first]
 
 
@@ -98,11 +115,19 @@ def _sign(count: Scalar, b1: Scalar, b2: Scalar) -> list[Scalar]:
     return [b1, b2]
 
 
+def _none(count: Scalar) -> list[Scalar]:
+    return []
+
+
 # ---- formulas ----------------------------------------------------------------------------------
 
 
 def _safe_sqrt(square: torch.Tensor) -> torch.Tensor:
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
+
+
+def _descent_formula(s: Sequence[Scalar], g: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (g,)
 
 
 def _adam_formula(
@@ -157,13 +182,20 @@ def _lion_formula(
 
 # ---- the table ---------------------------------------------------------------------------------
 
-ADAM = Rule("scale_by_adam", 1, 2, True, _corrected, _adam_formula)
-AMSGRAD = Rule("scale_by_amsgrad", 2, 3, True, _corrected, _adam_formula)
-TRACE = Rule("trace", 3, 1, True, _momentum, _trace_formula)
-RMS = Rule("scale_by_rms", 4, 1, False, _root, _rms_formula)
-STDDEV = Rule("scale_by_stddev", 5, 2, False, _root, _stddev_formula)
-RSS = Rule("scale_by_rss", 6, 1, True, _sum, _rss_formula)
-LION = Rule("scale_by_lion", 7, 1, False, _sign, _lion_formula)
+_MOMENTS = {"b1": 0.0, "b2": 0.0, "eps": 0.0, "eps_root": 0.0}
+_DECAYED = {"decay": 0.0, "eps": 0.0, "eps_root": 0.0}
+_SHARE = {"decay": 0.0, "dampening": 0.0, "nesterov": 0.0}
+_SUMMED = {"eps": 0.0, "eps_root": 0.0, "lr_decay": 0.0}
+_SIGNED = {"b1": 0.0, "b2": 0.0}
+
+DESCENT = Rule("gradient descent", 0, 0, (), _none, _descent_formula, linear=True)
+ADAM = Rule("scale_by_adam", 1, 2, (_MOMENTS,), _corrected, _adam_formula)
+AMSGRAD = Rule("scale_by_amsgrad", 2, 3, (_MOMENTS,), _corrected, _adam_formula)
+TRACE = Rule("trace", 3, 1, (_SHARE,), _momentum, _trace_formula, linear=True)
+RMS = Rule("scale_by_rms", 4, 1, (_DECAYED,), _root, _rms_formula)
+STDDEV = Rule("scale_by_stddev", 5, 2, (_DECAYED,), _root, _stddev_formula)
+RSS = Rule("scale_by_rss", 6, 1, (_SUMMED,), _sum, _rss_formula)
+LION = Rule("scale_by_lion", 7, 1, (_SIGNED,), _sign, _lion_formula, linear=True)
 RMS_TRACE = RMS.then("scale_by_rms, trace", 8, TRACE)
 STDDEV_TRACE = STDDEV.then("scale_by_stddev, trace", 9, TRACE)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from optcore._hyperparams import is_number, read
+from optcore._kernel_rules import KernelRule
 from optcore._tensorlist import TensorList
 from optcore._tree import Tree, tree_flatten, tree_leaves, tree_unflatten
 
@@ -91,38 +92,74 @@ class Deferred:
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self.grads, self.spec = tree_flatten(tree)
-        self.rules: list[Rule] = []
+        self.rules: list[Rule | KernelRule] = []
+
+    def note(self, rule: KernelRule) -> None:
+        """Have a kernel run after what was noted so far; it is checked now."""
+        earlier = [call for r in self.rules if isinstance(r, KernelRule) for call in r.calls]
+        rule.check(self.grads, not self.rules, earlier)
+        self.rules.append(rule)
 
     def settled(self) -> Tree:
         """The updates."""
         if not self.rules:
             return self.tree
-        updates: list[Any] = [None] * len(self.grads)
-        Run(self).write(self.grads, updates)
-        return tree_unflatten(self.spec, updates)
+        before, formulas = self._split()
+        grads = self._after(before)
+        if formulas:
+            grads = _written(grads, formulas)
+        return tree_unflatten(self.spec, grads)
 
     def add_to(self, params: Sequence[Any]) -> Run:
-        """Add the updates to parameters; the run can be repeated with other gradients."""
-        run = Run(self, params)
-        run.add(self.grads)
+        """Add the updates to parameters; without kernels the run can be repeated."""
+        before, formulas = self._split()
+        grads = self._after(before)
+        run = Run(grads, formulas, params, repeats=not before)
+        run.add(grads)
         return run
+
+    def _split(self) -> tuple[list[Rule | KernelRule], list[Any]]:
+        """What is noted up to the last kernel, and the formulas after it."""
+        kernels = [k for k, rule in enumerate(self.rules) if isinstance(rule, KernelRule)]
+        last = kernels[-1] + 1 if kernels else 0
+        return self.rules[:last], self.rules[last:]
+
+    def _after(self, rules: Sequence[Rule | KernelRule]) -> Sequence[Any]:
+        """What some of the rules make of the gradients."""
+        grads: Sequence[Any] = self.grads
+        formulas: list[Rule] = []
+        for rule in rules:
+            if isinstance(rule, Rule):
+                formulas.append(rule)
+                continue
+            if formulas:
+                grads = _written(grads, formulas)
+            grads, formulas = rule.overwrite(grads), []
+        return grads
 
 
 class Run:
     """The formulas of a step, laid out part by part.
 
     Args:
-        deferred: Their order and columns; its gradients are not kept.
+        grads: What they are applied to; not kept.
+        rules: The formulas.
         params: What :meth:`add` adds to, an entry per leaf.
+        repeats: Whether they are the whole step.
     """
 
-    def __init__(self, deferred: Deferred, params: Sequence[Any] | None = None) -> None:
-        rules = deferred.rules
+    def __init__(
+        self,
+        grads: Sequence[Any],
+        rules: Sequence[Rule],
+        params: Sequence[Any] | None = None,
+        repeats: bool = True,
+    ) -> None:
         self._parts = [
             (members, targets, [_step(rule, members, many) for rule in rules])
-            for members, many, targets in _parts(deferred.grads, rules, params)
+            for members, many, targets in _parts(grads, rules, params)
         ]
-        self._own = any(rule.owned for rule in rules)
+        self._own = not repeats or any(rule.owned for rule in rules)
         self._ticks = list({id(t): t for rule in rules for t in rule.ticks or () if t}.values())
 
     def write(self, grads: Sequence[Any], updates: list[Any]) -> None:
@@ -158,6 +195,12 @@ class Run:
         old, new = tree_leaves(before), tree_leaves(after)
         pairs = zip(old, new, strict=True)
         return len(old) == len(new) and all(a is b or id(b) in counts for a, b in pairs)
+
+
+def _written(grads: Sequence[Any], formulas: Sequence[Rule]) -> list[Any]:
+    updates: list[Any] = [None] * len(grads)
+    Run(grads, formulas).write(grads, updates)
+    return updates
 
 
 def _through(steps: Sequence[Any], grads: Sequence[Any], members: Any) -> Any:

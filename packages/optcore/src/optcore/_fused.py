@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,24 +18,58 @@ from optcore._hyperparams import at_count, is_number
 from optcore._kernels import whole_step
 from optcore._leafwise import Tick, check_gradient, check_shapes, ticks_of
 from optcore._transform import GradientTransformation, ScheduleState, apply_updates
-from optcore._tree import Tree, flatten_like, tree_flatten, tree_unflatten
+from optcore._tree import Tree, flatten_like, path_to, tree_flatten, tree_unflatten
 
 
 def take_step(
     transformation: GradientTransformation, grads: Tree, state: Tree, params: Tree, inplace: bool
 ) -> tuple[Tree, Tree]:
     """New parameters and state, the mode already decided."""
-    fused = FusedStep.of(transformation, grads, state, params, inplace)
+    naming = Naming(transformation._name)
+    fused = FusedStep.of(naming, transformation, grads, state, params, inplace)
     if fused is not None:
         return fused.taken()
     updates, state = transformation.apply(grads, state, params, inplace, {})
     return apply_updates(params, updates, inplace=inplace), state
 
 
+@dataclass(frozen=True)
+class Naming:
+    """How errors call things, so that the user knows them.
+
+    Attributes:
+        who: What takes the step.
+        place: From the number of a parameter; None: its path in the tree.
+        buffers: What a buffer is called, if not by its name in the state.
+    """
+
+    who: str
+    place: Callable[[int], str] | None = None
+    buffers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Ready(NamedTuple):
+    """A step with all its own checks done."""
+
+    take: Callable[[], None]
+    calls: Sequence[Any] = ()  # of kernels, for :func:`check_apart`
+
+
+def check_apart(calls: Sequence[Any]) -> None:
+    """Refuse calls of kernels that write what others hold, or they themselves.
+
+    Raises:
+        ValueError: Memory in common.
+    """
+    for call in calls[:1]:
+        call.check_apart(calls)
+
+
 class FusedStep:
     """A kernel and its arguments, checked; in place it can be repeated with other gradients.
 
     Args:
+        naming: For errors.
         take: What :func:`optcore._kernels.whole_step` gave.
         links: Name and hyperparameters of each transformation.
         states: Theirs.
@@ -51,6 +86,7 @@ class FusedStep:
     @classmethod
     def of(
         cls,
+        naming: Naming,
         transformation: GradientTransformation,
         grads: Tree,
         state: Tree,
@@ -69,10 +105,11 @@ class FusedStep:
         if len({id(leaf) for leaf in leaves}) < len(leaves):
             return None  # a tied parameter moves by the sum of its updates
         scheduled = [link._scheduled for link in chain]
-        return cls(take, links, state, scheduled, params, grads, inplace)
+        return cls(naming, take, links, state, scheduled, params, grads, inplace)
 
     def __init__(
         self,
+        naming: Naming,
         take: Any,
         links: Sequence[tuple[str, Mapping[str, Any]]],
         states: Sequence[Any],
@@ -81,7 +118,7 @@ class FusedStep:
         grads: Tree,
         inplace: bool,
     ) -> None:
-        self._who = links[0][0]
+        self._naming, self._who = naming, naming.who
         self._take, self._links, self._inplace = take, links, inplace
         self._states, self._scheduled = states, scheduled
         self._params, self._spec = tree_flatten(params)
@@ -101,16 +138,15 @@ class FusedStep:
         self._ticks: dict[int, Sequence[Tick | None]] = {}
         for k, own in enumerate(self._inner):
             if "count" in own._fields and own.count != ():  # (): this one need not count
-                made = ticks_of(self._flat(own.count), inplace)
+                made = ticks_of(self._flat(own.count), inplace, inplace)
                 self._ticks[k] = [
                     None if g is None else tick for g, tick in zip(self._grads, made, strict=True)
                 ]
         every = [tick for ticks in self._ticks.values() for tick in ticks if tick is not None]
         self._distinct = list({id(tick): tick for tick in every}.values())
-        self._calls = list(self._grouped())
-        if inplace:  # all of them before the first is run
-            for members, own, buffers, _ in self._calls:
-                take.check(own, _chosen(self._grads, members), buffers)
+        self._groups = list(self._grouped())
+        # all of them before the first is taken
+        self._calls = self._prepared(self._grads) if inplace else []
 
     def _flat(self, tree: Tree) -> list[Any]:
         return flatten_like(self._who, "state differs from params", self._spec, tree)
@@ -135,10 +171,55 @@ class FusedStep:
             own = [own[members[0]] for own in self._ticks.values()]
             yield members, [self._params[i] for i in members], buffers, own[0] if own else None
 
+    def _prepared(self, grads: Sequence[Any]) -> list[Any]:
+        return [
+            self._take.prepared(
+                params,
+                _chosen(grads, members),
+                buffers,
+                None if tick is None else tick.count,
+                who=self._who,
+                where=self._where(members),
+            )
+            for members, params, buffers, tick in self._groups
+        ]
+
+    def _where(self, members: Sequence[int]) -> Callable[[str, int, int], str]:
+        """Where a tensor stands: calls and graphs keep this, so it must hold no tensors."""
+        naming, spec, slots = self._naming, self._spec, self._slots
+
+        def where(name: str, column: int, leaf: int) -> str:
+            index = members[leaf]
+            if naming.place is not None:
+                place = naming.place(index)
+            else:
+                path = path_to(tree_unflatten(spec, range(spec.num_leaves)), index)
+                place = f"params{path}" if path.startswith("[") else "params"
+            if name == "params":
+                return place
+            if name == "buffers":
+                own = slots[column][1]
+                return f"{place}, {naming.buffers.get(own, own)}"
+            return f"{place}, {'grad' if name == 'grads' else name}"
+
+        return where
+
+    @property
+    def calls(self) -> Sequence[Any]:
+        """The kernels of the step in place."""
+        return self._calls
+
     def add(self) -> Tree:
         """Take the step in place; the new state, in which only counts are new tensors."""
-        self._run(self._grads)
-        self._grads = []  # a kept step keeps no gradients alive
+        calls, self._calls, self._grads = (
+            self._calls,
+            [],
+            [],
+        )  # a kept step keeps no gradients alive
+        for tick in self._distinct:
+            tick.begin()
+        for call in calls:
+            call()
         return self._after(self._columns)
 
     @property
@@ -148,22 +229,20 @@ class FusedStep:
             is_number(value) for _, own in self._links for value in own.values()
         )
 
-    def repetition(self, grads: Sequence[Any]) -> Callable[[], None] | None:
-        """The step after the last, in place, checked; None if it cannot be repeated as it is."""
-        runs = []
-        for members, params, buffers, tick in self._calls:
-            run = self._take.prepared(params, _chosen(grads, members), buffers)
-            if run is None:
-                return None
-            runs.append((run, tick))
+    def repetition(self, grads: Sequence[Any]) -> Ready | None:
+        """The step after the last, in place; None if it cannot be repeated as it is."""
+        try:
+            calls = self._prepared(grads)
+        except (RuntimeError, TypeError, ValueError):  # a step from the start says why, or goes
+            return None
 
         def repeat() -> None:
             for tick in self._distinct:
                 tick.advance()
-            for run, tick in runs:
-                run(None if tick is None else tick.count)
+            for call in calls:
+                call()
 
-        return repeat
+        return Ready(repeat, calls)
 
     def renumbered(self, transformation: GradientTransformation) -> FusedStep | None:
         """The same step with other numbers as hyperparameters; None if it is not the same."""
@@ -191,28 +270,25 @@ class FusedStep:
     def taken(self) -> tuple[Tree, Tree]:
         """New parameters and state."""
         if self._inplace:
+            check_apart(self._calls)
             state = self.add()
             return tree_unflatten(self._spec, self._params), state
         params, columns = list(self._params), [list(column) for column in self._columns]
-        for (members, *_), (own, buffers) in zip(self._calls, self._run(self._grads), strict=True):
+        for members, given, olds, tick in self._groups:
+            own, buffers = self._take(
+                given,
+                _chosen(self._grads, members),
+                olds,
+                None if tick is None else tick.count,
+                who=self._who,
+                where=self._where(members),
+            )
             for i, tensor in zip(members, own, strict=True):
                 params[i] = tensor
             for column, values in zip(columns, buffers, strict=True):
                 for i, tensor in zip(members, values, strict=True):
                     column[i] = tensor
         return tree_unflatten(self._spec, params), self._after(columns)
-
-    def _run(self, grads: Sequence[Any]) -> list[tuple[list[Any], list[list[Any]]]]:
-        return [
-            self._take(
-                params,
-                _chosen(grads, members),
-                buffers,
-                None if tick is None else tick.count,
-                inplace=self._inplace,
-            )
-            for members, params, buffers, tick in self._calls
-        ]
 
     def _after(self, columns: Sequence[Sequence[Any]]) -> tuple[Tree, ...]:
         """The states with these buffers and with counts one further."""

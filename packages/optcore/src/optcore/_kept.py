@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import is_
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from optcore._deferred import Run
-from optcore._fused import FusedStep
+from optcore._fused import FusedStep, Ready
 from optcore._transform import GradientTransformation
 from optcore._tree import ParamDict
 
@@ -69,13 +69,13 @@ class Kept:
             return None
         return replace(self, settings=settings, transformation=None, run=run)
 
-    def repetition(self, grads: list[torch.Tensor]) -> Callable[[], None] | None:
-        """The same step with these gradients, checked; None if it has to start from the state."""
+    def repetition(self, grads: list[torch.Tensor]) -> Ready | None:
+        """The same step with these gradients; None if it has to start from the state."""
         if isinstance(self.run, FusedStep):
             return self.run.repetition(grads)
         if self.run is None or not self.fits(self.present):
             return None
-        return partial(self.run.repeat, grads)
+        return Ready(partial(self.run.repeat, grads))
 
     def fits(self, present: list[torch.Tensor]) -> bool:
         """Whether gradients and parameters are of the kinds that they were of."""

@@ -6,12 +6,13 @@ from the name of a transformation (``"scale_by_adam"``, ``"trace"``, ...) to a c
 for many leaves what the torch formula of that transformation does for one:
 
     kernel(grads, *buffers[, counts], inplace=..., **hyperparams) -> (updates, *new_buffers)
+    kernel.prepared(grads, *buffers[, counts], where=..., **hyperparams) -> call
 
 * ``grads`` and each of ``buffers`` are lists of tensors, one per leaf, all on one device; within a
   list the dtypes are the same. Buffers come in the order of the state's fields without its count,
   and go back so.
-* ``counts``, where the state has one: a list of 0-d CPU tensors, the number of updates of each
-  leaf, this one included. Leaves that move together share one tensor. They do not go back.
+* ``counts``, where the state has one: a list with the same 0-d CPU tensor for every leaf, the
+  number of their updates, this one included. It does not go back.
 * ``inplace=True``: nothing is differentiated and the buffers may be overwritten and returned.
   ``inplace=False``: nothing is overwritten and the result is differentiable in every tensor given,
   twice, also under ``torch.func``. Neither overwrites a gradient, and no update shares memory with
@@ -23,25 +24,32 @@ for many leaves what the torch formula of that transformation does for one:
   and ``scale_by_stddev`` (``decay, eps, eps_root``), ``scale_by_rss`` (``eps, eps_root``; with a
   decay of the rate also ``lr_decay`` and counts), ``scale_by_lion`` (``b1, b2``).
 * What a kernel cannot do it refuses with an error that says why; it never computes something else.
+* ``prepared``, which a kernel may have: the call in place with all its checks done, so that the
+  calls of a step are checked before the first of them is taken.
+
+A ``call`` in place is taken once or, where nothing but values changed, again:
+
+    call() -> updates, or None where the parameters were moved
+    call.check_apart(calls) -> None
+
+* ``check_apart`` refuses calls of one step, itself among them, that share memory which one of them
+  writes. ``where(name, column, leaf)`` says in errors where a tensor stands: in the ``"params"``,
+  the ``"grads"`` or the list with that number among the ``"buffers"``.
 
 Under the name ``step`` the mapping may hold whole steps, with which classes, ``FuncOptimizer`` and
 ``GradientTransformation.step`` make one call of a chain:
 
     step(links) -> take or None
-    take(params, grads, buffers, count, inplace=...) -> (params, buffers)
-    take.check(params, grads, buffers) -> None
-    take.prepared(params, grads, buffers) -> run or None
-    run(count)
+    take(params, grads, buffers, count, who=..., where=...) -> (params, buffers)
+    take.prepared(params, grads, buffers, count, who=..., where=...) -> call
 
 * ``links`` pairs the name of each transformation of the chain with its hyperparameters: numbers,
   0-d tensors and flags. None: this chain is not known.
 * ``params``, ``grads`` and each of ``buffers`` (those of all links, in order) are lists as above.
-* ``count``: a 0-d CPU tensor, the number of updates of these leaves, this one included; or None.
-* ``inplace=True`` overwrites and returns ``params`` and ``buffers``; it is asked for only after
-  ``check``, which refuses what a call in place cannot take.
-* ``prepared``: the call in place with every check done; None if it cannot be taken as it is (then
-  ``check`` says why, or the call does with a copy). ``run`` takes it, with nothing in between but
-  the runs of other calls.
+* ``count``: a 0-d tensor, the number of updates of these leaves, this one included; or None. A call
+  in place reads it when it is taken. It is on the CPU unless its owner moved it, as has to be where
+  a CUDA graph is captured: then nothing may wait for it.
+* ``take`` is differentiable and overwrites nothing; ``prepared`` overwrites parameters and buffers.
 
 While ``torch.compile`` traces, the torch formula runs: that is what the compiler fuses.
 """
@@ -49,7 +57,7 @@ While ``torch.compile`` traces, the torch formula runs: that is what the compile
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
@@ -60,7 +68,23 @@ from optcore._tree import describe
 GROUP = "optcore.kernels"
 NAME = "accel"
 
-Kernel = Callable[..., tuple[Any, ...]]
+_BUFFERS = {
+    "scale_by_adam": ("mu", "nu"),
+    "scale_by_amsgrad": ("mu", "nu", "nu_max"),
+    "trace": ("trace",),
+    "scale_by_rms": ("nu",),
+    "scale_by_stddev": ("mu", "nu"),
+    "scale_by_rss": ("sum_of_squares",),
+    "scale_by_lion": ("mu",),
+}
+
+
+class Kernel(NamedTuple):
+    """A kernel with its flags."""
+
+    run: Callable[..., tuple[Any, ...]]
+    prepared: Callable[..., Any] | None
+    buffers: tuple[str, ...]  # their names
 
 
 class KernelsStatus(NamedTuple):
@@ -101,11 +125,15 @@ def check_kernels(who: str, use_accelerated_op: bool, *ops: str) -> None:
         _kernel(who, op)
 
 
-def kernel_for(op: str, use_accelerated_op: bool) -> Kernel | None:
+def kernel_for(op: str, use_accelerated_op: bool, **flags: bool) -> Kernel | None:
     """The kernel of a transformation that was told to use one; None while compiling."""
     if not use_accelerated_op or torch.compiler.is_compiling():
         return None
-    return _kernel(op, op)
+    run = _kernel(op, op)
+    prepared = getattr(run, "prepared", None)
+    if prepared is not None:
+        prepared = partial(prepared, **flags)
+    return Kernel(partial(run, **flags), prepared, _BUFFERS[op])
 
 
 def whole_step(links: Sequence[tuple[str, Mapping[str, Any]]]) -> Any | None:
@@ -116,7 +144,7 @@ def whole_step(links: Sequence[tuple[str, Mapping[str, Any]]]) -> Any | None:
     return None if step is None else step(links)
 
 
-def _kernel(who: str, op: str) -> Kernel:
+def _kernel(who: str, op: str) -> Callable[..., Any]:
     asked = f"{who}(use_accelerated_op=True)"
     try:
         distribution, kernels = _load()
@@ -131,7 +159,7 @@ def _kernel(who: str, op: str) -> Kernel:
 
 
 @lru_cache(maxsize=1)  # remembers success only: what is installed later is found
-def _load() -> tuple[str, Mapping[str, Kernel]]:
+def _load() -> tuple[str, Mapping[str, Callable[..., Any]]]:
     found = {_distribution(entry): entry for entry in entry_points(group=GROUP, name=NAME)}
     if not found:
         raise ImportError("optcore-accel is not installed; pip install optcore-accel")

@@ -14,6 +14,7 @@ import torch
 
 from optcore._deferred import Deferred, Rule, settled
 from optcore._hyperparams import Hyperparam, check_broadcast, is_number, per_leaf
+from optcore._kernel_rules import KernelRule
 from optcore._kernels import Kernel
 from optcore._tensorlist import TensorList
 from optcore._transform import under_transform
@@ -60,18 +61,18 @@ def leafwise(
         The new updates, each new state, and the new counts if there are any; shaped like
         ``updates``.
     """
-    if kernel is not None:
+    overwrite = inplace and not under_transform()
+    if kernel is not None and not overwrite:
         updates = settled(updates)
     deferred = updates if isinstance(updates, Deferred) else Deferred(updates)
     grads, spec = deferred.grads, deferred.spec
     columns = [flatten_like(who, "state differs from updates", spec, state) for state in states]
     if params is not None:
         columns.append(flatten_like(who, "params differ from updates", spec, params))
-    overwrite = inplace and not under_transform()
     ticks = None
     if counts is not None:
         old = flatten_like(who, "state differs from updates", spec, counts)
-        made = ticks_of(old, not under_transform())
+        made = ticks_of(old, not under_transform(), overwrite and kernel is not None)
         ticks = [None if g is None else c for g, c in zip(grads, made, strict=True)]
     trees = {}
     for name, value in hyperparams.items():
@@ -81,17 +82,23 @@ def leafwise(
     # everything is checked before a formula overwrites the first buffer
     _check_leaves(who, deferred, columns[-1 if params is not None else 0 :][:1], hyperparams, trees)
     rule = Rule(formula, columns, len(states), ticks, hyperparams, trees)
+    taken = None
+    if kernel is not None:
+        taken = KernelRule(kernel, columns, ticks, hyperparams, trees, deferred.tree)
     new_counts: tuple[Tree, ...] = ()
     if ticks is not None:
         moved = [c if t is None else t.count for c, t in zip(old, ticks, strict=True)]
         new_counts = (tree_unflatten(spec, moved),)
-    if overwrite and kernel is None:
-        rule.read()
-        deferred.rules.append(rule)
+    if overwrite:
+        if taken is None:
+            rule.read()
+            deferred.rules.append(rule)
+        else:
+            deferred.note(taken)
         return (updates if updates is deferred else deferred.settled(), *states, *new_counts)
     outputs: list[list[Any]] = [[None] * len(grads), *map(list, columns[: len(states)])]
-    if kernel is not None:
-        _run_kernel(kernel, outputs, grads, columns, ticks, trees, hyperparams, inplace)
+    if taken is not None:
+        outputs = taken.differentiable(grads)
         grads = []  # nothing is left for the formula
     for index, grad in enumerate(grads):
         if grad is not None:
@@ -101,34 +108,6 @@ def leafwise(
             for output, value in zip(outputs, results, strict=True):
                 output[index] = value
     return (*(tree_unflatten(spec, output) for output in outputs), *new_counts)
-
-
-def _run_kernel(
-    kernel: Kernel,
-    outputs: list[list[Any]],
-    grads: Sequence[torch.Tensor | None],
-    columns: Sequence[Sequence[torch.Tensor]],
-    ticks: Sequence[Tick | None] | None,
-    trees: dict[str, list[Any]],
-    hyperparams: dict[str, Any],
-    inplace: bool,
-) -> None:
-    """One call for all leaves alike in dtype, device and hyperparameters."""
-    alike: dict[Any, list[int]] = {}
-    for i, grad in enumerate(grads):
-        if grad is not None:
-            own = [id(values[i]) for values in trees.values()]
-            key = (grad.device, grad.dtype, *(column[i].dtype for column in columns), *own)
-            alike.setdefault(key, []).append(i)
-    for members in alike.values():
-        lists = [[column[i] for i in members] for column in (grads, *columns)]
-        if ticks is not None:
-            lists.append([ticks[i].count for i in members])
-        own = {name: values[members[0]] for name, values in trees.items()}
-        results = kernel(*lists, inplace=inplace, **{**hyperparams, **own})
-        for output, values in zip(outputs, results, strict=True):
-            for i, value in zip(members, values, strict=True):
-                output[i] = value
 
 
 def _check_leaves(
@@ -220,10 +199,19 @@ class Tick:
     of the decay rates need more precision than float32 parameters have.
     """
 
-    def __init__(self, before: torch.Tensor, readable: bool = False) -> None:
-        self.count = before + 1
+    def __init__(
+        self, before: torch.Tensor, readable: bool = False, overwrite: bool = False
+    ) -> None:
+        # what is on a GPU may be part of a captured graph, which advances the tensor it saw
+        self.waits = overwrite and before.is_cuda
+        self.count = before if self.waits else before + 1
         self._readable = readable and before.is_cpu
         self._derived: dict[tuple[Any, ...], Any] = {}
+
+    def begin(self) -> None:
+        """Count the first update, where that had to wait for it to be taken."""
+        if self.waits:
+            self.advance()
 
     def advance(self) -> None:
         """One update more, counted in the same tensor."""
@@ -252,8 +240,13 @@ def takes_numbers(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn
 
 
-def ticks_of(counts: Sequence[torch.Tensor | None], readable: bool = False) -> list[Tick | None]:
-    """One tick per distinct count, so that leaves that share a count go on sharing it."""
+def ticks_of(
+    counts: Sequence[torch.Tensor | None], readable: bool = False, overwrite: bool = False
+) -> list[Tick | None]:
+    """One tick per distinct count, so that leaves that share a count go on sharing it.
+
+    With ``overwrite`` those on a GPU stay the same tensors; who takes the step calls ``begin``.
+    """
     distinct: dict[torch.Tensor, Tick] = {}  # hashed by identity; no compiler knows id()
     ticks: list[Tick | None] = []
     last = tick = None
@@ -261,7 +254,7 @@ def ticks_of(counts: Sequence[torch.Tensor | None], readable: bool = False) -> l
         if count is not last:
             last = count
             if count is not None and count not in distinct:
-                distinct[count] = Tick(count, readable)
+                distinct[count] = Tick(count, readable, overwrite)
             tick = None if count is None else distinct[count]
         ticks.append(tick)
     return ticks

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from optcore._leafwise import (
     zeros_like,
 )
 from optcore._rows import OptimizerRow
-from optcore._scaling import scale_by_learning_rate, uphill
+from optcore._scaling import learning_rate_link, uphill
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree
 from optcore._weight_decay import add_decayed_weights
@@ -123,7 +122,8 @@ def sgd(
         moment_requires_grad: Start the momentum as leaves that require grad.
         maximize: Ascend instead of descend.
         use_accelerated_op: Run the kernel that an installed package offers; see
-            :func:`kernels_status`.
+            :func:`kernels_status`. Without momentum it is one of whole steps: ``update`` alone is a
+            multiplication, and stays torch's.
 
     State:
         That of :func:`trace` inside the tuple of a :func:`chain`, if there is momentum.
@@ -150,13 +150,9 @@ def sgd(
     check_range("sgd", "momentum", momentum, 0.0)
     check_range("sgd", "dampening", dampening)
     check_range("sgd", "weight_decay", weight_decay, 0.0)
-    check_kernels("sgd", use_accelerated_op, "trace")
-    if use_accelerated_op and is_zero(momentum):
-        raise ValueError(
-            f"sgd(use_accelerated_op=True): expected a momentum, got {_brief(momentum)}; a plain "
-            "step is one multiplication, for which there is no kernel"
-        )
-    if nesterov and (is_zero(momentum) or not is_zero(dampening)):
+    plain = is_zero(momentum)
+    check_kernels("sgd", use_accelerated_op, "step" if plain else "trace")
+    if nesterov and (plain or not is_zero(dampening)):
         raise ValueError(
             "sgd: expected a momentum and no dampening with nesterov=True, "
             f"got momentum={_brief(momentum)}, dampening={_brief(dampening)}"
@@ -168,8 +164,8 @@ def sgd(
     return chain(
         *uphill("sgd", maximize),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        *([] if is_zero(momentum) else [trace(momentum, dampening, nesterov, **options)]),
-        scale_by_learning_rate(lr),
+        *([] if plain else [trace(momentum, dampening, nesterov, **options)]),
+        learning_rate_link(lr, use_accelerated_op and plain),
     ).named("sgd")
 
 
@@ -222,8 +218,7 @@ def _trace_update(
     ) -> Any:
         return accumulate(g, old, tick.derive(_share, dampening), decay)
 
-    kernel = kernel_for("trace", use_accelerated_op)
-    kernel = kernel and partial(kernel, nesterov=nesterov)
+    kernel = kernel_for("trace", use_accelerated_op, nesterov=nesterov)
     if isinstance(state.count, tuple) and not state.count:
         updates, buffers = leafwise(
             "trace", plain, updates, state.trace, inplace=inplace, kernel=kernel, decay=decay

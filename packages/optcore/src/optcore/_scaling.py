@@ -113,12 +113,21 @@ def scale_by_learning_rate(lr: Hyperparam, *, flip_sign: bool = True) -> Gradien
         [tensor([-0.1000])]
     """
     check_range("scale_by_learning_rate", "lr", lr, 0.0)
+    return _by_learning_rate(lr, flip_sign=flip_sign)
+
+
+def learning_rate_link(lr: Hyperparam, use_accelerated_op: bool) -> GradientTransformation:
+    """The end of a chain; it may say, where no rule does, that a kernel is to take the steps."""
+    if not use_accelerated_op:
+        return scale_by_learning_rate(lr)
+    check_range("scale_by_learning_rate", "lr", lr, 0.0)
+    return _by_learning_rate(lr, flip_sign=True, use_accelerated_op=True)
+
+
+def _by_learning_rate(lr: Hyperparam, **static: bool) -> GradientTransformation:
+    name = "scale_by_learning_rate"
     return GradientTransformation(
-        stateless_init,
-        _learning_rate_update,
-        {"lr": lr},
-        {"flip_sign": flip_sign},
-        name="scale_by_learning_rate",
+        stateless_init, _learning_rate_update, {"lr": lr}, static, name=name
     )
 
 
@@ -138,7 +147,14 @@ def _scale_update(
 
 @defers
 def _learning_rate_update(
-    updates: Tree, state: EmptyState, params: Tree, *, inplace: bool, lr: Any, flip_sign: bool
+    updates: Tree,
+    state: EmptyState,
+    params: Tree,
+    *,
+    inplace: bool,
+    lr: Any,
+    flip_sign: bool,
+    use_accelerated_op: bool = False,
 ) -> tuple[Tree, EmptyState]:
     formula = _downhill if flip_sign else _scaled
     (updates,) = leafwise("scale_by_learning_rate", formula, updates, inplace=inplace, step_size=lr)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optcore._deferred import Deferred, Run
-from optcore._fused import FusedStep
+from optcore._fused import FusedStep, Naming, Ready, check_apart
 from optcore._hyperparams import check_range
 from optcore._inject import assigned, injected
 from optcore._kept import Kept, comparable, kinds
@@ -218,17 +218,18 @@ class Optimizer(torch.optim.Optimizer):
         for index in [i for i in self._kept if i >= len(self.param_groups)]:
             del self._kept[index]
         # all checks before any change
-        steps = [self._prepared(i, group) for i, group in enumerate(self.param_groups)]
+        found = [self._prepared(i, group) for i, group in enumerate(self.param_groups)]
+        steps = [step for step in found if step is not None]
+        check_apart([call for step in steps for call in step.calls])
         for step in steps:
-            if step is not None:
-                step()
+            step.take()
         return loss
 
     def _check_ready(self) -> None:
         """Refuse a step that must not be taken now."""
 
-    def _prepared(self, index: int, group: dict[str, Any]) -> Callable[[], None] | None:
-        """The step of a group, checked; None if nothing there has a gradient."""
+    def _prepared(self, index: int, group: dict[str, Any]) -> Ready | None:
+        """The step of a group; None if nothing there has a gradient."""
         found = [p.grad for p in group["params"]]
         present = [p for p, g in zip(group["params"], found, strict=True) if g is not None]
         kept = self._kept.pop(index, None)
@@ -270,7 +271,8 @@ class Optimizer(torch.optim.Optimizer):
             self._check_buffers(index, transformation, state, params)
         state = assigned(transformation, state, group)
         tree = ParamDict(zip(params, grads, strict=True))
-        fused = FusedStep.of(transformation, tree, state, params, True)
+        naming = self._naming(index, [*params])
+        fused = FusedStep.of(naming, transformation, tree, state, params, True)
 
         def step() -> None:
             run: Run | FusedStep | None = None
@@ -301,7 +303,16 @@ class Optimizer(torch.optim.Optimizer):
                     run=run,
                 )
 
-        return step
+        return Ready(step, () if fused is None else fused.calls)
+
+    def _naming(self, index: int, keys: list[int]) -> Naming:
+        """What errors of kernels call the parameters of a group, and their buffers."""
+        names = self.row.torch_keys if self.row else {}
+
+        def place(leaf: int) -> str:
+            return f"parameter {keys[leaf]} of group {index}"
+
+        return Naming(type(self).__name__, place, names)
 
     def _renumbered(self, kept: Kept, settings: tuple[Any, ...], group: dict[str, Any]) -> Kept:
         """The last step with the hyperparameters that the group has now.
@@ -549,7 +560,7 @@ _TORCH_ONLY = {
     "amsgrad": "use optcore.AMSGrad",
     "decoupled_weight_decay": "use optcore.AdamW",
     "differentiable": "a class steps outside the graph: use the functional form, inplace=False",
-    "capturable": "drop it: a step is not captured in a CUDA graph; compile the functional form",
+    "capturable": "drop it: an accelerated step is captured where its counts are on the GPU",
     "foreach": "drop it: small tensors always go together",
     "fused": "drop it, or ask for use_accelerated_op=True",
 }
