@@ -2,7 +2,9 @@
 """The first cut is named, with its line."""
 
 import copy
+import gc
 import linecache
+import weakref
 
 import pytest
 import torch
@@ -290,3 +292,14 @@ def test_recording_keeps_values_and_gradients():
     with optviz.record() as recording:
         assert torch.equal(run(), expected)
     assert len(recording.events) > 5
+
+
+def test_a_recording_keeps_no_tensor_alive():
+    with optviz.record() as recording:
+        w = weights()
+        y = (w * 2).exp().detach()
+        references = [weakref.ref(w), weakref.ref(y), weakref.ref(y.untyped_storage())]
+        del w, y
+    gc.collect()
+    assert [reference() for reference in references] == [None, None, None]
+    assert [event.cut for event in recording.cuts] == ["detach"]

@@ -43,10 +43,10 @@ def note_solve(
     """Tell of a solve: of a batch the worst; several solves add their iterations up."""
     if not _open.get() or not iterations.numel():
         return
-    with below_every_level(), torch.no_grad():
-        count = peel(iterations).max()
-        worst = peel(residual).max()
-        met = peel(converged).all()
+    with below_every_level():
+        count, worst, met = peel(iterations), peel(residual), peel(converged)
+        if count.ndim or worst.ndim or met.ndim:
+            count, worst, met = count.max(), worst.max(), met.all()
         for prefix, found in _open.get():
             name = f"{prefix}{who}: "
             before = dict(found)

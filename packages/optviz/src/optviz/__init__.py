@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """See where the meta-gradient flows.
 
-_capture   from live autograd functions to plain data          graph   that data and its answers
-scopes     which part of a program made a node                 _instrument  the same of optimizers
-_record    what happens to tensors while a program runs        _why    why a gradient is missing
-_fold      what a picture shows of a graph                     _layout where
-_svg _html _dot _text  pictures                                _make_dot  as torchviz draws it
+_capture     from live autograd functions to plain data (_functions: what one tells of itself)
+_nodes, graph    that data and its answers         _statistics  what solvers tell of their work
+scopes       which part of a program made a node   _instrument  the same of optimizers
+_record      what happens to tensors while a program runs       _why  why a gradient is missing
+_flow        how much gradient flows               _boxes, _fold    what a picture shows
+_layout, _ranks  where                             _svg, _html, _dot, _text  pictures
+_make_dot    as torchviz draws it                  layout.js, viewer.js, viewer.html  the page
 """
 
 from optviz._capture import draw as draw
