@@ -112,21 +112,25 @@ void Arguments::refuse_overlaps(const std::vector<const Arguments*>& calls) {
 
 // Of stretches some of which meet: those whose views have a byte in common.
 void Arguments::refuse_shared(const std::vector<Start>& sorted) {
-    std::vector<const Stretch*> open;  // they reach to where the next one begins
+    struct Open {
+        const Stretch* stretch;
+        TensorView view;
+    };
+    std::vector<Open> open;  // those that reach to where the next one begins
     for (const Start& start : sorted) {
         const Stretch& each = *start.of;
-        open.erase(std::remove_if(open.begin(), open.end(),
-                                  [&](const Stretch* other) { return other->end <= each.begin; }),
-                   open.end());
-        for (const Stretch* other : open) {
-            if (!each.written && !other->written) continue;
-            if (share_memory(other->view(), each.view())) {
+        const auto closed = [&](const Open& other) { return other.stretch->end <= each.begin; };
+        open.erase(std::remove_if(open.begin(), open.end(), closed), open.end());
+        TensorView view = each.view();
+        for (const Open& other : open) {
+            if (!each.written && !other.stretch->written) continue;
+            if (share_memory(other.view, view)) {
                 throw py::value_error("expected tensors that do not share memory, got " +
-                                      other->place().text() + " over " + each.place().text() +
-                                      "; clone one of them");
+                                      other.stretch->place().text() + " over " +
+                                      each.place().text() + "; clone one of them");
             }
         }
-        open.push_back(&each);
+        open.push_back({&each, std::move(view)});
     }
 }
 
