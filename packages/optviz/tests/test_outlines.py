@@ -205,7 +205,7 @@ step 1
     Mm#2 (first derivative) <- T#2
     T#3 (first derivative) <- Mm#2
     T#4 (first derivative) <- T#3
-  fused step (scale_by_adam, scale_by_learning_rate; tensors 1; buffers 2; 3 tensors saved) \
+  fused step (adam; tensors 1; buffers 2; 3 tensors saved) \
 <- w, T#4
 step 2
   forward
@@ -221,7 +221,7 @@ step 2
     Mm#4 (first derivative) <- T#6
     T#7 (first derivative) <- Mm#4
     T#8 (first derivative) <- T#7
-  fused step#2 (scale_by_adam, scale_by_learning_rate; tensors 1; buffers 2; 3 tensors saved) \
+  fused step#2 (adam; tensors 1; buffers 2; 3 tensors saved) \
 <- fused step, T#8
 Sum <- fused step#2
 output () <- Sum
