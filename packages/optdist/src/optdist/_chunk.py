@@ -211,11 +211,11 @@ def answer(job: Job) -> Result | Failed | Missing:
             out = memory[start : start + learned.nbytes]
         try:
             return _run(job, flat, out)
-        except Exception as error:  # noqa: BLE001 - travels to the caller, who raises it
+        except BaseException as error:  # noqa: BLE001 - travels to the caller, who raises it
             return _failed(error)
 
 
-def _failed(error: Exception) -> Failed:
+def _failed(error: BaseException) -> Failed:
     text = "".join(traceback.format_exception(error))
     try:
         content = pickle.dumps(error)
@@ -225,7 +225,7 @@ def _failed(error: Exception) -> Failed:
     return Failed(content, text)
 
 
-def raised(failed: Failed, worker: str) -> Exception:
+def raised(failed: Failed, worker: str) -> BaseException:
     """Return the exception of another process, with its traceback as the cause."""
     error = pickle.loads(failed.error)
     error.__cause__ = RemoteTraceback(f"on {worker}:\n{failed.text}")

@@ -94,7 +94,7 @@ class Call:
         self._running: dict[int, tuple[int, float]] = {}  # rank -> chunk, deadline
         self._slots: dict[int, int] = {}  # rank -> chunk whose gradient lies in shared memory
         self._informed: set[int] = set()  # ranks that have this call's tensors
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._members: list[int] = []
         self._segment: _shared.Segment | None = None
         self._flat = torch.empty(0, dtype=torch.uint8)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import inspect
 import pickle
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from optdist._partition import TensorDimensionPartitioner, batch_partitioner
 from optdist._reduce import Reducer, mean_reducer, shares_of
 from optdist._report import Report
 from optdist._session import log
+from optdist._waiting import in_thread
 
 UNSET_TIMEOUT: float | None = None
 
@@ -248,22 +248,15 @@ class AsyncParallelFunction(ParallelFunction):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start the chunks; return a future of the reduced value."""
-        future: Future[Any] = Future()
         grad_enabled = torch.is_grad_enabled()
         inside = _chunk.is_inside()
 
-        def run() -> None:
+        def call() -> Any:
             _chunk.mark_inside(inside)
             with torch.set_grad_enabled(grad_enabled):
-                try:
-                    found = super(AsyncParallelFunction, self).__call__(*args, **kwargs)
-                except Exception as error:  # noqa: BLE001 - raised where the future is waited for
-                    future.set_exception(error)
-                else:
-                    future.set_result(found)
+                return super(AsyncParallelFunction, self).__call__(*args, **kwargs)
 
-        threading.Thread(target=run, name="optdist-call", daemon=True).start()
-        return future
+        return in_thread(call, "optdist-call")
 
 
 def _splits(partitioner: Any) -> bool:
