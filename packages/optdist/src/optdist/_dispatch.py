@@ -107,7 +107,8 @@ class Call:
         self._members = [r for r in (live if members is None else members) if r in live]
         others = [rank for rank in self._members if rank != self.engine.rank]
         started = time.perf_counter()
-        sharing = bool(others) and _shared.is_available() and self.plan.busy.acquire(blocking=False)
+        sharing = bool(others) and self.engine.shares_memory and _shared.is_available()
+        sharing = sharing and self.plan.busy.acquire(blocking=False)
         try:
             self._pack(sharing)
             with self._changed:
