@@ -3,6 +3,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,14 +12,19 @@ import pytest
 pytest.importorskip("ray", reason="the extra optdist[ray] is not installed")
 pytestmark = pytest.mark.slow
 PROGRAMS = Path(__file__).parent / "programs"
+ALONE = ("unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")  # no network
 
 
 @pytest.fixture(scope="module")
 def told(program, tmp_path_factory):
+    if shutil.which("unshare") is None or subprocess.run([*ALONE, "true"], check=False).returncode:
+        pytest.skip("Ray listens on every interface, and this machine lets nobody be without one")
     folder = tmp_path_factory.mktemp("ray")
     path = os.pathsep.join((str(PROGRAMS), os.environ.get("PYTHONPATH", "")))
-    env = {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
-    started = program(("runpy",), "on_ray.py", [folder], env=env)
+    env = {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+    started = program(
+        ("optdist.launch", "--nproc", 1), "on_ray.py", [folder], env=env, prefix=ALONE
+    )
     try:
         assert started.wait() == 0, started.err
     finally:
@@ -34,7 +41,8 @@ def told(program, tmp_path_factory):
     ],
 )
 def test_the_step_is_right(told, act, lost):
-    assert told[act] == {"off": 0.0, "threads": [1, 1], "chunks": 2, "lost": lost}
+    assert told[act].pop("off") <= 1e-12
+    assert told[act] == {"threads": [1, 1], "chunks": 2, "lost": lost}
 
 
 def test_maml_equals_one_process(told):

@@ -160,7 +160,9 @@ def barrier(worker_names: Iterable[str] | None = None) -> None:
     session = current()
     if session is None:
         return
-    ranks = sorted({get_worker_id(n) for n in worker_names or range(session.size)})
+    ranks = sorted(
+        {get_worker_id(n) for n in (range(session.size) if worker_names is None else worker_names)}
+    )
     if session.rank not in ranks:
         raise ValueError(
             f"barrier: expected the caller among the names, got ranks {ranks} on {session.rank}"

@@ -67,9 +67,7 @@ def main():
         on_ray(Line(), torch.ones(4, 2), str(folder), "none")
     except RuntimeError as error:
         told["no ray"] = str(error)
-    ray.init(
-        num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="error"
-    )
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
     for act in ("none", "once", "kill", "raise"):
         told[act] = tried(str(folder), act)
     told["maml"] = cases.of_net(explicit, 5)
