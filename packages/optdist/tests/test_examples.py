@@ -11,9 +11,13 @@ import pytest
 HERE = Path(__file__).parents[1]
 MAML = HERE / "examples" / "distributed_maml.py"
 PARTED = HERE / "examples" / "parted_program.py"
+LEARNS = pytest.mark.skipif(
+    not (HERE.parent / "optdiff" / "examples").is_dir(), reason="optdiff's examples are not here"
+)
 TINY = ("--iterations", 3, "--test-tasks", 4, "--width", 4, "--meta-batch", 3)
 
 
+@LEARNS
 def test_help_needs_no_workers():
     command = [sys.executable, str(MAML), "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
@@ -21,6 +25,7 @@ def test_help_needs_no_workers():
         assert option in shown
 
 
+@LEARNS
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ["maml", "imaml", "es-maml"])
 def test_few_shot_learning_goes_on_where_it_stopped(finish, tmp_path, algo):

@@ -51,6 +51,9 @@ def listening(host):
     return [line.split()[3].rpartition(":")[0] for line in shown.stdout.splitlines()]
 
 
+@pytest.mark.skipif(
+    not (HERE.parent / "optdiff" / "examples").is_dir(), reason="optdiff's examples are not here"
+)
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_the_example_trains_on_two_hosts(hosts, start, nproc):
     started = [

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chunks as tasks of Ray, which places them, and repeats those whose process dies."""
+"""Chunks as tasks of Ray, which places them, and repeats those whose process dies.
+
+Ray is imported when an engine is made: this module must import without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-import numpy as np
-import ray
 import torch
-from ray import cloudpickle
 
 from optdist import _chunk, _program
 from optdist.errors import WorkerLostError
@@ -18,12 +18,19 @@ from optdist.errors import WorkerLostError
 RETRIES = 3  # by Ray, before we hear of a loss
 
 
-class CloudWriter(_program.Apart, cloudpickle.CloudPickler):
-    """Sends functions and classes of the main program along: Ray's processes run another one."""
+@cache
+def cloud_writer() -> type[_program.Apart]:
+    """Make the writer that sends functions and classes of the main program along.
 
-    def otherwise(self, obj: Any) -> Any:
-        """Reduce as Ray does."""
-        return cloudpickle.CloudPickler.reducer_override(self, obj)
+    Ray's processes run another main program.
+    """
+    from ray import cloudpickle
+
+    class CloudWriter(_program.Apart, cloudpickle.CloudPickler):
+        def otherwise(self, obj: Any) -> Any:
+            return cloudpickle.CloudPickler.reducer_override(self, obj)
+
+    return CloudWriter
 
 
 class RayEngine:
@@ -34,14 +41,17 @@ class RayEngine:
     """
 
     rank, timeout = 0, 60.0
-    shares_memory, writer = False, CloudWriter  # Ray has an object store of its own
+    shares_memory = False  # Ray has an object store of its own
 
     def __init__(self) -> None:
+        import ray
+
         if not ray.is_initialized():
             raise RuntimeError(
                 "parallelize(engine='ray'): expected a Ray that runs, got none; call ray.init() "
                 "before"
             )
+        self._ray, self.writer = ray, cloud_writer()
         self._live = list(range(max(1, int(ray.cluster_resources().get("CPU", 1)))))
         self._flat: Any = None  # the call's tensors in the object store
         self._running: dict[int, Any] = {}
@@ -75,14 +85,14 @@ class RayEngine:
     ) -> None:
         """Start a task; the tensors that all chunks need are stored once a call."""
         if self._flat is None:
-            self._flat = ray.put(job.flat.numpy())
+            self._flat = self._ray.put(job.flat.numpy())
         self._running[rank] = task = self._task.remote(job._replace(flat=None), self._flat)
         task.future().add_done_callback(partial(self._arrived, rank, done))
 
     def _arrived(self, rank: int, done: Callable[[Any], None], future: Any) -> None:
         try:
             done(future.result())
-        except ray.exceptions.RayError as error:
+        except self._ray.exceptions.RayError as error:
             failure = WorkerLostError(
                 f"{self.name(rank)}: expected an answer, got {type(error).__name__} after "
                 f"{RETRIES} retries of Ray; see its logs"
@@ -93,10 +103,12 @@ class RayEngine:
     def note(self, rank: int, failure: Exception) -> None:
         """Give this place no more work in this call, and end what still runs there."""
         self._live = [one for one in self._live if one != rank]
-        ray.cancel(self._running[rank], force=True)
+        self._ray.cancel(self._running[rank], force=True)
 
 
-def answer(job: _chunk.Job, flat: np.ndarray) -> Any:
-    """Run a chunk (in a process of Ray)."""
+def answer(job: _chunk.Job, flat: Any) -> Any:
+    """Run a chunk (in a process of Ray); ``flat`` is an array of bytes."""
+    from ray import cloudpickle
+
     # A copy: the object store is read-only memory, and torch warns of it.
     return _chunk.answer(job._replace(flat=torch.from_numpy(flat.copy())), dumps=cloudpickle.dumps)
