@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
-import logging
 import os
 import socket
 import struct
@@ -19,11 +18,11 @@ import torch
 import torch.distributed as dist
 import torch.distributed.rpc as rpc
 
+from optdist._session import log, watch
 from optdist.errors import WorkerLostError, WorkerTimeoutError
 
 SCHEME = "optdist"
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
-log = logging.getLogger("optdist")
 _starts = itertools.count()
 _store: dist.Store | None = None
 
@@ -112,8 +111,10 @@ def bounded(seconds: float) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        watchdog = watch("a process that starts")
         if rpc.api._is_current_rpc_agent_set():
             rpc.shutdown(graceful=False)
+        watchdog.cancel()
         raise WorkerLostError(
             f"auto_init_rpc: expected all processes to connect within {seconds:g} s, got an error "
             f"({str(error).splitlines()[0]}); see the last output of the others"

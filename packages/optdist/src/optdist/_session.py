@@ -165,9 +165,7 @@ class Session:
     def leave(self, completed: bool) -> None:
         """Release the others (rank 0), end RPC, and end the process if torch does not."""
         global _current
-        watchdog = threading.Timer(LEAVE_SECONDS, _give_up, (self.name,))
-        watchdog.daemon = True
-        watchdog.start()
+        watchdog = watch(self.name)
         if self.rank == 0:
             waiting = [threading.Event() for _ in range(1, self.size)]
             for rank, event in enumerate(waiting, start=1):
@@ -179,6 +177,14 @@ class Session:
         rpc.shutdown(graceful=False)
         watchdog.cancel()
         log.debug("optdist: %s has left, %s", self.name, "done" if completed else "interrupted")
+
+
+def watch(name: str) -> threading.Timer:
+    """Bound the end of RPC: cancel the result when it is over."""
+    watchdog = threading.Timer(LEAVE_SECONDS, _give_up, (name,))
+    watchdog.daemon = True
+    watchdog.start()
+    return watchdog
 
 
 def _give_up(name: str) -> None:
