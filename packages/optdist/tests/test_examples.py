@@ -37,7 +37,8 @@ def test_few_shot_learning_goes_on_where_it_stopped(finish, tmp_path, algo):
     losses = re.compile(r"learns \d/\d  loss (\d\.\d+)")
     assert len(losses.findall(whole.out)) == 3
     assert losses.findall(rest.out) == losses.findall(whole.out)[-1:]
-    for words in ("accuracy", "worker0", "worker1", "0 chunks run again", "with 2 workers"):
+    # worker 0 may be so late that worker 1 takes all chunks
+    for words in ("accuracy", "worker1", "0 chunks run again", "with 2 workers"):
         assert words in whole.out
 
 
