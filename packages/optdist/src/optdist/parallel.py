@@ -74,6 +74,8 @@ def parallelize(
     Raises:
         ValueError: an option is wrong, or the arguments have no rows, or not the same number.
         TypeError: the function or an argument cannot be sent, or the result is not a scalar.
+        ImportError: ``engine="ray"`` where Ray is not installed.
+        RuntimeError: the engine asked for does not run.
         WorkerLostError: too few workers, or one lost with ``on_worker_lost="raise"``.
         WorkerTimeoutError: one was late with ``on_worker_lost="raise"``.
 
