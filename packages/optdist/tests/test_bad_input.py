@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wrong calls and settings: an error in words, before anything is sent."""
 
+import importlib.util
 import re
 import threading
 
@@ -30,6 +31,10 @@ def vectors(w, x):
     return w * x
 
 
+def nobody(x):
+    return x.mean()
+
+
 def outer(kind):
     @optdist.auto_init_rpc()
     def main():
@@ -37,7 +42,20 @@ def outer(kind):
             return optdist.parallelize()(lambda x: x.mean())(torch.ones(2))
         if kind == "remote":
             return optdist.remote_sync_call(lambda x: x, args=(torch.ones(2),))
-        return main()
+        if kind == "timeout":
+            return optdist.remote_sync_call(torch.sum, args=(torch.ones(2),), timeout=0)
+        if kind == "no part":
+            return optdist.parallelize(lambda *args: [])(nobody)(torch.ones(2))
+        if kind == "barrier":
+            return optdist.barrier([])
+        if kind == "again":
+            return main()
+        w = torch.ones((), requires_grad=True)
+        with optdist.autograd.context() as number:
+            if kind == "not a leaf":
+                return optdist.autograd.grad(number, 2 * w, 1 * w)
+            optdist.autograd.grad(number, 2 * w, w, retain_graph=True)
+            return optdist.autograd.grad(number, 2 * w, w)
 
     return main()
 
@@ -138,50 +156,49 @@ CALLS = {
         ValueError,
         "on_rank: expected ranks, integers from 0, got -1",
     ),
-    "partitioner": (
-        lambda: optdist.parallelize(partitioner=1.5),
-        TypeError,
-        "parallelize: expected a partitioner, a rank or a name, got float",
-    ),
-    "reducer": (
-        lambda: optdist.parallelize(reducer="mean"),
-        TypeError,
-        "parallelize: expected a function as reducer, got str",
-    ),
-    "timeout": (
-        lambda: optdist.parallelize(timeout=0),
-        ValueError,
-        "parallelize: expected a timeout above 0 s, got 0",
-    ),
     "replicate": (
         lambda: optdist.parallelize(replicate=["v"])(not_scalar.optdist_function),
         ValueError,
         "parallelize: expected replicate= to name arguments among ['w', 'x'], got 'v'",
     ),
-    "replicate, a string": (
-        lambda: optdist.parallelize(replicate="w"),
-        TypeError,
-        "parallelize: expected a sequence for replicate, got a string; ['w']?",
-    ),
-    "chunks_per_worker": (
-        lambda: optdist.parallelize(chunks_per_worker=0),
+    "remote timeout": (
+        lambda: outer("timeout"),
         ValueError,
-        "parallelize: expected chunks_per_worker >= 1, got 0",
+        "remote_async_call: expected a timeout above 0 s, got 0",
     ),
-    "on_worker_lost": (
-        lambda: optdist.parallelize(on_worker_lost="ignore"),
+    "start_timeout": (
+        lambda: optdist.auto_init_rpc(start_timeout=0),
         ValueError,
-        "parallelize: expected on_worker_lost 'redispatch' or 'raise', got 'ignore'",
+        "auto_init_rpc: expected a start_timeout above 0 s, got 0",
     ),
-    "min_workers": (
-        lambda: optdist.parallelize(min_workers=0),
+    "rpc_timeout": (
+        lambda: optdist.auto_init_rpc(
+            rpc_backend_options=optdist.rpc.TensorPipeRpcBackendOptions(rpc_timeout=0)
+        ),
         ValueError,
-        "parallelize: expected min_workers >= 1, got 0",
+        "auto_init_rpc: expected an rpc_timeout above 0 s in rpc_backend_options, got 0.0, which "
+        "waits for ever",
     ),
-    "engine": (
-        lambda: optdist.parallelize(engine="mpi"),
+    "a context without gradients": (
+        lambda: outer("used context"),
+        RuntimeError,
+        "grad: expected a context without gradients, got one where backward was called; open a "
+        "context for each derivative",
+    ),
+    "inputs that are not leaves": (
+        lambda: outer("not a leaf"),
         ValueError,
-        "parallelize: expected engine 'local', 'rpc' or None, got 'mpi'",
+        "grad: expected leaves as inputs, got a computed tensor []; detach it before the remote",
+    ),
+    "no part": (
+        lambda: outer("no part"),
+        ValueError,
+        "nobody: expected at least one part from the partitioner, got none",
+    ),
+    "barrier": (
+        lambda: outer("barrier"),
+        ValueError,
+        "barrier: expected the caller among the names, got ranks [] on 0",
     ),
     "keepdim": (
         lambda: optdist.dim_partitioner(keepdim=False),
@@ -226,6 +243,37 @@ def test_is_refused_in_words(case):
     call, kind, text = CALLS[case]
     with pytest.raises(kind, match=re.escape(text)):
         call()
+
+
+OPTIONS = {
+    "partitioner": (1.5, TypeError, "a partitioner, a rank or a name, got float"),
+    "reducer": ("mean", TypeError, "a function as reducer, got str"),
+    "timeout": (0, ValueError, "a timeout above 0 s, got 0"),
+    "replicate": ("w", TypeError, "a sequence for replicate, got a string; ['w']?"),
+    "chunks_per_worker": (0, ValueError, "chunks_per_worker >= 1, got 0"),
+    "on_worker_lost": (
+        "ignore",
+        ValueError,
+        "on_worker_lost 'redispatch' or 'raise', got 'ignore'",
+    ),
+    "min_workers": (0, ValueError, "min_workers >= 1, got 0"),
+    "engine": ("mpi", ValueError, "engine 'local', 'rpc', 'ray' or None, got 'mpi'"),
+}
+
+
+@pytest.mark.parametrize("decorator", [optdist.parallelize, optdist.parallelize_async])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_refused_in_words(name, decorator):
+    value, kind, text = OPTIONS[name]
+    with pytest.raises(kind, match=re.escape(f"parallelize: expected {text}")):
+        decorator(**{name: value})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is here")
+def test_ray_that_is_not_installed():
+    text = "parallelize(engine='ray'): ray is not installed; pip install 'optdist[ray]'"
+    with pytest.raises(ImportError, match=re.escape(text)):
+        optdist.parallelize(engine="ray")
 
 
 @pytest.mark.parametrize(

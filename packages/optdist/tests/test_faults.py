@@ -85,19 +85,59 @@ def test_errors(found, case, error, text):
     assert found[case]["text"] == text
 
 
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (
+            "absent",
+            "WorkerTimeoutError: auto_init_rpc: expected 3 processes within 3 s, got none for "
+            "ranks [1]; see their last output, or give a longer start_timeout",
+        ),
+        (
+            "dies",
+            "WorkerLostError: auto_init_rpc: expected all processes to connect within 3 s, got an "
+            "error (",
+        ),
+    ],
+)
+def test_a_start_ends_when_one_does_not_come(start, kind, error):
+    started = start("starts.py", kind, nproc=3)
+    assert started.wait() == 1
+    assert error in started.err
+    assert started.group() == []
+
+
+def test_exits_and_lost_gradients_have_words(finish):
+    told = dict(line.split(" | ") for line in finish("starts.py", "words").out.splitlines())
+    assert told == {
+        "outside": "RuntimeError: remote_async_call: expected a context for arguments that require "
+        "grad, got none, and their gradients would be lost; call inside "
+        "optdist.autograd.context(), or under torch.no_grad()",
+        "exits": "SystemExit: 3",
+        "exits later": "RuntimeError: SystemExit: 3",
+        "backward": "WorkerLostError: grad: expected gradients from every worker, got a closed "
+        "connection; see the last output of the workers, and start the context again without the "
+        "lost one",
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_wait_for_a_task_that_hangs(start, number):
+    started = start("starts.py", "hangs")
+    assert started.process.stdout.readline() == "waiting\n"
+    began = time.monotonic()
+    started.process.send_signal(number)
+    assert started.wait(60) != 0
+    assert time.monotonic() - began < 20
+    assert started.group() == []
+
+
 @pytest.fixture
 def stepping(start, tmp_path):
     """A run of two workers that has made a step, and the process id of rank 0."""
     started = start("endless.py", tmp_path, nproc=2)
-    until(lambda: (tmp_path / "stepped").exists(), 60)
+    started.until((tmp_path / "stepped").exists)
     return started, int((tmp_path / "rank0").read_text())
-
-
-def until(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_workers_leave_when_rank_0_is_killed(stepping):
@@ -121,12 +161,23 @@ def test_a_signal_ends_everybody(stepping, number):
 
 
 def test_nobody_outlives_a_killed_launcher(stepping):
-    started, _ = stepping
+    started, first = stepping
+    os.kill(first, signal.SIGSTOP)  # one that hears nothing any more
     started.process.kill()
-    until(lambda: started.group() == [], 20)
+    deadline = time.monotonic() + 20
+    while started.group():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
-@pytest.mark.slow
+def test_a_signal_ends_even_a_frozen_first_worker(stepping):
+    started, first = stepping
+    os.kill(first, signal.SIGSTOP)
+    started.process.terminate()
+    assert started.wait(60) == 128 + signal.SIGKILL
+    assert started.group() == []
+
+
 def test_two_hundred_steps_with_a_death_every_twenty(finish, tmp_path):
     done = finish("training.py", "kills", tmp_path / "saved.pt", nproc=8)
     _, off, _, deaths = done.out.split()
@@ -134,7 +185,30 @@ def test_two_hundred_steps_with_a_death_every_twenty(finish, tmp_path):
     assert int(deaths) == 7
 
 
-@pytest.mark.slow
+def test_one_agent_of_torchrun_each_lets_workers_die_alone(start, tmp_path, free_port):
+    """As on a cluster: one torchrun a worker. Worker 1 is killed; the others step on."""
+    started = [
+        start(
+            "endless.py", tmp_path,
+            starter=("torch.distributed.run", "--nnodes=3", "--nproc_per_node=1", "--rdzv-id=one",
+                     "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port}",
+                     "--local-addr=127.0.0.1", f"--rdzv-conf=is_host={int(number == 0)}"),
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    stepped = tmp_path / "stepped"
+    started[0].until(stepped.exists)
+    os.kill(int((tmp_path / "rank1").read_text()), signal.SIGKILL)
+    for _ in range(20):  # steps after the death
+        stepped.unlink()
+        started[0].until(stepped.exists)
+    for one in started:
+        one.process.terminate()
+    for one in started:
+        one.wait(60)
+    assert [one.group() for one in started] == [[], [], []]
+
+
 def test_ten_restarts_by_torchrun_in_a_row(finish, tmp_path):
     starter = ("torch.distributed.run", "--nproc_per_node=2", "--max-restarts=10",
                "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0")  # fmt: skip

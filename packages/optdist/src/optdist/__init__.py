@@ -4,9 +4,10 @@
 Layout. `world` (ranks, start and end of RPC), `_session` (who is here, who is lost),
 `_rendezvous` (where processes meet), `launch` (starts workers that die alone). `parallel`
 (`parallelize`): `_partition` splits arguments, `_program` writes a call as bytes, `_dispatch` gives
-chunks to workers and takes results, through an `_engine`; `_chunk` runs one, forward and backward;
-`_flat` and `_shared` carry parameters and gradients, `_reduce` puts results together, `_report`
-tells what it took. `remote` (plain calls), `autograd` (gradients through them), `errors`.
+chunks to workers and takes results, through an `_engine` (`_ray` is one); `_chunk` runs one,
+forward and backward; `_flat` and `_shared` carry parameters and gradients, `_reduce` puts results
+together, `_report` tells what it took. `remote` (plain calls), `autograd` (gradients through them),
+`errors`; `_waiting` (waits that hear signals).
 """
 
 from torch.distributed import rpc as rpc

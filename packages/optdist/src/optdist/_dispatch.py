@@ -94,7 +94,7 @@ class Call:
         self._running: dict[int, tuple[int, float]] = {}  # rank -> chunk, deadline
         self._slots: dict[int, int] = {}  # rank -> chunk whose gradient lies in shared memory
         self._informed: set[int] = set()  # ranks that have this call's tensors
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._members: list[int] = []
         self._segment: _shared.Segment | None = None
         self._flat = torch.empty(0, dtype=torch.uint8)
@@ -107,7 +107,8 @@ class Call:
         self._members = [r for r in (live if members is None else members) if r in live]
         others = [rank for rank in self._members if rank != self.engine.rank]
         started = time.perf_counter()
-        sharing = bool(others) and _shared.is_available() and self.plan.busy.acquire(blocking=False)
+        sharing = bool(others) and self.engine.shares_memory and _shared.is_available()
+        sharing = sharing and self.plan.busy.acquire(blocking=False)
         try:
             self._pack(sharing)
             with self._changed:

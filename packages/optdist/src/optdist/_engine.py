@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from optdist import _chunk
+from optdist import _chunk, _program
 from optdist._session import Session, current
 
 
@@ -15,6 +15,14 @@ class Engine(Protocol):
 
     rank: int
     timeout: float
+    shares_memory: bool  # workers of this host may open the caller's memory
+    writer: type[_program.Apart]  # how calls become bytes
+
+    def address(self, func: Callable[..., Any], who: str) -> Any:
+        """Return what workers find the function by."""
+
+    def ranks(self, workers: Sequence[int | str]) -> list[int]:
+        """Return the numbers of workers given by name or number."""
 
     def live(self) -> list[int]:
         """Return the workers that may be given work."""
@@ -38,6 +46,14 @@ class LocalEngine:
     """Everything in this process."""
 
     rank, timeout = 0, 60.0
+    shares_memory, writer = False, _program.Writer
+
+    def address(self, func: Callable[..., Any], who: str) -> Any:
+        """No need of any."""
+
+    def ranks(self, workers: Sequence[int | str]) -> list[int]:
+        """The caller, whoever was meant."""
+        return [0] * len(workers)
 
     def live(self) -> list[int]:
         """Only the caller."""
@@ -60,9 +76,21 @@ class LocalEngine:
 class RpcEngine:
     """Workers that torch's RPC reaches."""
 
+    shares_memory, writer = True, _program.Writer
+
     def __init__(self, session: Session) -> None:
         self._session = session
         self.rank, self.timeout = session.rank, session.timeout
+
+    def address(self, func: Callable[..., Any], who: str) -> Any:
+        """By name."""
+        return _program.name_of(func, who)
+
+    def ranks(self, workers: Sequence[int | str]) -> list[int]:
+        """As RPC numbers them."""
+        from optdist.world import get_worker_id
+
+        return [get_worker_id(worker) for worker in workers]
 
     def live(self) -> list[int]:
         """All but the lost and the frozen."""
@@ -88,6 +116,10 @@ def choose(name: str | None) -> Engine:
     session = current()
     if name == "local" or _chunk.is_inside():
         return LocalEngine()
+    if name == "ray":
+        from optdist._ray import RayEngine
+
+        return RayEngine()
     if session is not None:
         return RpcEngine(session)
     if name == "rpc":

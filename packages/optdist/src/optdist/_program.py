@@ -40,11 +40,14 @@ class ResolvedRRef:
         return self._value
 
 
-class _Writer(pickle.Pickler):
-    """Leaves tensors out, numbered by first appearance; the same tensor gets the same number."""
+class Apart:
+    """Leaves tensors out, numbered by first appearance; the same tensor gets the same number.
+
+    To be mixed into a pickler.
+    """
 
     def __init__(self, file: io.BytesIO, who: str, place: str) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)  # type: ignore[call-arg]
         self.who, self.place = who, place
         self.tensors: list[torch.Tensor] = []
         self._numbers: dict[int, int] = {}
@@ -66,13 +69,21 @@ class _Writer(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if not isinstance(obj, _rref_types()):
-            return NotImplemented
+            return self.otherwise(obj)
         if not obj.is_owner():
             raise ValueError(
                 f"{self.who}: expected remote references that the caller owns, got one of "
                 f"{obj.owner_name()}; call from there, or fetch the value with to_here() first"
             )
         return ResolvedRRef, (obj.local_value(),)
+
+    def otherwise(self, obj: Any) -> Any:
+        """Reduce what is not ours as the pickler does."""
+        return NotImplemented
+
+
+class Writer(Apart, pickle.Pickler):
+    """Names functions and classes by where they are defined."""
 
 
 def _rref_types() -> tuple[type, ...]:
@@ -92,7 +103,12 @@ class _Reader(pickle.Unpickler):
 
 
 def write(
-    address: Any, args: Any, kwargs: Any, who: str, place: str = "whole"
+    address: Any,
+    args: Any,
+    kwargs: Any,
+    who: str,
+    place: str = "whole",
+    writer: type[Apart] = Writer,
 ) -> tuple[bytes, list[torch.Tensor]]:
     """Return a call as bytes, and its tensors: those of all chunks, or (place "row") its own.
 
@@ -100,9 +116,9 @@ def write(
         TypeError: something cannot be sent.
     """
     file = io.BytesIO()
-    writer = _Writer(file, who, place)
+    writing = writer(file, who, place)
     try:
-        writer.dump((address, args, kwargs))
+        writing.dump((address, args, kwargs))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         if str(error).startswith(who):
             raise
@@ -110,7 +126,7 @@ def write(
             f"{who}: expected arguments that pickle can send, got one that it refuses ({error}); "
             "define classes and functions at the top level of a module"
         ) from error
-    return file.getvalue(), writer.tensors
+    return file.getvalue(), writing.tensors
 
 
 def read(

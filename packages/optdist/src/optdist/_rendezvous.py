@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import itertools
-import logging
 import os
 import socket
+import struct
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -16,14 +18,16 @@ import torch
 import torch.distributed as dist
 import torch.distributed.rpc as rpc
 
+from optdist._session import log, watch
+from optdist.errors import WorkerLostError, WorkerTimeoutError
+
 SCHEME = "optdist"
-MEETING_SECONDS = 120.0  # how long the first process waits for the last
-log = logging.getLogger("optdist")
+SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 _starts = itertools.count()
 _store: dist.Store | None = None
 
 
-def open_store(rank: int, world_size: int) -> dist.Store:
+def open_store(rank: int, world_size: int, seconds: float) -> dist.Store:
     """Join the store at ``MASTER_ADDR:MASTER_PORT``; rank 0 serves it unless torchrun does.
 
     A restarted generation must not find the addresses of the one before, hence the prefix.
@@ -38,14 +42,20 @@ def open_store(rank: int, world_size: int) -> dist.Store:
             "start with torchrun or `python -m optdist.launch`, or set it"
         )
     port = int(os.environ.get("MASTER_PORT", "0"))
-    options: dict[str, Any] = {"timeout": timedelta(seconds=MEETING_SECONDS)}
+    options: dict[str, Any] = {"timeout": timedelta(seconds=seconds)}
     if serves:
         # Torch binds every interface; a socket of our own listens where the user said.
         family, _, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(where[:2], family=family, backlog=1024)
         port = listener.getsockname()[1]
         options["master_listen_fd"] = listener.detach()
-    tcp = dist.TCPStore(address, port, world_size, serves, wait_for_workers=False, **options)
+    try:
+        tcp = dist.TCPStore(address, port, world_size, serves, wait_for_workers=False, **options)
+    except dist.DistNetworkError as error:
+        raise WorkerTimeoutError(
+            f"auto_init_rpc: expected rank 0 at {address}:{port} within {seconds:g} s, got no "
+            "answer; see its last output, or give a longer start_timeout"
+        ) from error
     generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     _store = dist.PrefixStore(f"optdist/{generation}/{next(_starts)}", tcp)
     return _store
@@ -65,25 +75,110 @@ def register() -> None:
         dist.register_rendezvous_handler(SCHEME, _meet)
 
 
+def names(store: dist.Store, world_size: int, seconds: float) -> list[str]:
+    """Return the names of all processes, once all are here.
+
+    Raises:
+        WorkerTimeoutError: some did not come.
+        WorkerLostError: the process that keeps the store is gone.
+    """
+    keys = [f"name/{rank}" for rank in range(world_size)]
+    try:
+        store.wait(keys, timedelta(seconds=seconds))
+        return [store.get(key).decode() for key in keys]
+    except dist.DistNetworkError as error:
+        raise WorkerLostError(
+            "auto_init_rpc: expected the process that keeps the store (rank 0 or the agent of "
+            "torchrun), got a closed connection; start again"
+        ) from error
+    except dist.DistStoreError as error:
+        missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+        raise WorkerTimeoutError(
+            f"auto_init_rpc: expected {world_size} processes within {seconds:g} s, got none for "
+            f"ranks {missing}; see their last output, or give a longer start_timeout"
+        ) from error
+
+
+@contextlib.contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """Bound the start of RPC, in which torch waits half an hour for a process that died.
+
+    Raises:
+        WorkerLostError: a process went away meanwhile.
+    """
+    before = rpc.constants.DEFAULT_PROCESS_GROUP_TIMEOUT
+    rpc.constants.DEFAULT_PROCESS_GROUP_TIMEOUT = timedelta(seconds=seconds)
+    try:
+        yield
+    except RuntimeError as error:
+        watchdog = watch("a process that starts")
+        if rpc.api._is_current_rpc_agent_set():
+            rpc.shutdown(graceful=False)
+        watchdog.cancel()
+        raise WorkerLostError(
+            f"auto_init_rpc: expected all processes to connect within {seconds:g} s, got an error "
+            f"({str(error).splitlines()[0]}); see the last output of the others"
+        ) from error
+    finally:
+        rpc.constants.DEFAULT_PROCESS_GROUP_TIMEOUT = before
+
+
 def is_loopback(address: str) -> bool:
     """Tell whether a name or address stays on this machine."""
     found = socket.getaddrinfo(address, None)
     return all(ipaddress.ip_address(entry[4][0].split("%")[0]).is_loopback for entry in found)
 
 
-def keep_on_loopback() -> None:
-    """Let TensorPipe and Gloo listen on the loopback interface too, if the store does."""
-    if is_loopback(os.environ["MASTER_ADDR"]):
-        names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
-        for variable in ("TP_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
-            for name in names:
-                os.environ.setdefault(variable, name)
-    elif os.environ.get("RANK", "0") == "0":
+def choose_interface() -> None:
+    """Let TensorPipe and Gloo listen where this process meets the others, and nowhere else.
+
+    On loopback if the store is there or torchrun has all processes on this host; else on the
+    interface that leads to the store. Variables that are set count more.
+    """
+    address = os.environ["MASTER_ADDR"]
+    one_host = is_loopback(address) or _is_alone_here()
+    if one_host:
+        found = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    else:
+        found = _interface_to(address)
+    for variable in ("TP_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+        if found is not None:
+            os.environ.setdefault(variable, found)
+    if not one_host and os.environ.get("RANK", "0") == "0":
         log.warning(
-            "optdist listens on a network (MASTER_ADDR=%s): whoever reaches its ports can run code "
-            "here; use trusted networks only",
-            os.environ["MASTER_ADDR"],
+            "optdist listens on a network (MASTER_ADDR=%s, interface %s): whoever reaches its "
+            "ports can run code here; use trusted networks only",
+            address,
+            os.environ.get("TP_SOCKET_IFNAME", "of the host's name"),
         )
+
+
+def _is_alone_here() -> bool:
+    local = os.environ.get("LOCAL_WORLD_SIZE")
+    return local is not None and local == os.environ.get("WORLD_SIZE")
+
+
+def _interface_to(address: str) -> str | None:
+    """Name the interface on the way to an address (Linux); ``None`` where it cannot be told."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import fcntl
+
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))  # sends nothing: it only finds the way
+            mine = socket.inet_aton(probe.getsockname()[0])
+            for _, name in socket.if_nameindex():
+                question = struct.pack("256s", name.encode())
+                try:
+                    found = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, question)[20:24]
+                except OSError:  # an interface without an address
+                    continue
+                if found == mine:
+                    return name
+    except OSError:  # no IPv4 way there
+        pass
+    return None
 
 
 def default_options() -> rpc.TensorPipeRpcBackendOptions:

@@ -18,8 +18,10 @@ from optdist.errors import WorkerLostError, WorkerTimeoutError
 log = logging.getLogger("optdist")
 PING_SECONDS = 1.0  # how often a waiting worker asks whether rank 0 is there
 SILENCE_SECONDS = 60.0  # how long rank 0 may be silent, with its connection open
+LINGER_SECONDS = 300.0  # how long rank 0 waits at its end for the others' programs
 LEAVE_SECONDS = 5.0  # how long torch may take to end RPC before the process ends itself
 TIMED_OUT = "RPC ran for more than set timeout"  # torch has no type for it
+CLOSED = ("EOF: end of file", "pipe closed", "connection reset", "connection refused")  # nor these
 
 
 class Session:
@@ -133,9 +135,17 @@ class Session:
         if self.rank != 0:
             self._serve()
             return
+        latest = time.monotonic() + LINGER_SECONDS
         for rank in range(1, self.size):
             silent = time.monotonic()
             while rank in self.live() or time.monotonic() - silent < 2 * LEAVE_SECONDS:
+                if time.monotonic() > latest:
+                    log.warning(
+                        "optdist: %s is still busy %g s after rank 0 was done; leaving without it",
+                        self.names[rank],
+                        LINGER_SECONDS,
+                    )
+                    break
                 found = self.ask(rank, is_finished, (PING_SECONDS,), PING_SECONDS + LEAVE_SECONDS)
                 if found is True or isinstance(found, WorkerLostError):
                     break
@@ -155,9 +165,7 @@ class Session:
     def leave(self, completed: bool) -> None:
         """Release the others (rank 0), end RPC, and end the process if torch does not."""
         global _current
-        watchdog = threading.Timer(LEAVE_SECONDS, _give_up, (self.name,))
-        watchdog.daemon = True
-        watchdog.start()
+        watchdog = watch(self.name)
         if self.rank == 0:
             waiting = [threading.Event() for _ in range(1, self.size)]
             for rank, event in enumerate(waiting, start=1):
@@ -169,6 +177,14 @@ class Session:
         rpc.shutdown(graceful=False)
         watchdog.cancel()
         log.debug("optdist: %s has left, %s", self.name, "done" if completed else "interrupted")
+
+
+def watch(name: str) -> threading.Timer:
+    """Bound the end of RPC: cancel the result when it is over."""
+    watchdog = threading.Timer(LEAVE_SECONDS, _give_up, (name,))
+    watchdog.daemon = True
+    watchdog.start()
+    return watchdog
 
 
 def _give_up(name: str) -> None:

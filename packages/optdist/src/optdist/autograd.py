@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 import torch.distributed.autograd as dist_autograd
 
-from optdist._session import current
+from optdist._session import CLOSED, TIMED_OUT, current
+from optdist._waiting import in_thread
+from optdist.errors import WorkerLostError, WorkerTimeoutError
 
 LOCAL_CONTEXT = 0  # of a process without RPC, where the local graph is all there is
 
@@ -42,6 +44,20 @@ def context() -> Iterator[int]:
         yield number
 
 
+def is_recording() -> bool:
+    """Tell whether this thread is inside a :func:`context` of torch's distributed autograd.
+
+    Example:
+        >>> is_recording()
+        False
+    """
+    try:
+        torch._C._distributed_autograd._current_context()
+    except RuntimeError:  # torch has no other way to ask
+        return False
+    return True
+
+
 def get_gradients(context_id: int) -> dict[torch.Tensor, torch.Tensor]:
     """Return the gradients that torch has collected in a context, by tensor of this process.
 
@@ -71,6 +87,8 @@ def backward(
 
     Raises:
         ValueError: not scalars, or an input is not a leaf.
+        WorkerLostError: a worker on the way is gone.
+        WorkerTimeoutError: a worker on the way did not answer within RPC's timeout.
 
     Example:
         >>> w = torch.ones(2, requires_grad=True)
@@ -89,7 +107,7 @@ def backward(
     if current() is None:
         torch.autograd.backward(roots, retain_graph=retain_graph, inputs=chosen)
         return
-    dist_autograd.backward(context_id, roots, retain_graph=retain_graph)
+    _propagate("backward", context_id, roots, retain_graph)
     found = dist_autograd.get_gradients(context_id)
     for leaf, gradient in found.items():
         if chosen is not None and not any(leaf is tensor for tensor in chosen):
@@ -120,6 +138,8 @@ def grad(
     Raises:
         ValueError: not scalars, not leaves, or ``create_graph`` across processes.
         RuntimeError: an input plays no part.
+        WorkerLostError: a worker on the way is gone.
+        WorkerTimeoutError: a worker on the way did not answer within RPC's timeout.
 
     Example:
         >>> w = torch.ones(2, requires_grad=True)
@@ -149,7 +169,7 @@ def grad(
             "grad: expected a context without gradients, got one where backward was called; "
             "open a context for each derivative"
         )
-    dist_autograd.backward(context_id, roots, retain_graph=retain_graph)
+    _propagate("grad", context_id, roots, retain_graph)
     collected = list(dist_autograd.get_gradients(context_id).items())
     found = [next((g for leaf, g in collected if leaf is tensor), None) for tensor in leaves]
     if not allow_unused and any(gradient is None for gradient in found):
@@ -158,6 +178,27 @@ def grad(
             f"{[g is None for g in found].index(True)}; pass allow_unused=True to get None"
         )
     return tuple(None if gradient is None else gradient.clone() for gradient in found)
+
+
+def _propagate(who: str, context_id: int, roots: list[torch.Tensor], retain_graph: bool) -> None:
+    """Go back through all processes, open to signals, and bounded by RPC's timeout."""
+    try:
+        in_thread(
+            lambda: dist_autograd.backward(context_id, roots, retain_graph=retain_graph),
+            "optdist-backward",
+        ).wait()
+    except RuntimeError as error:  # torch has no types for these
+        if TIMED_OUT in str(error):
+            raise WorkerTimeoutError(
+                f"{who}: expected gradients from every worker in time, got none from one; give a "
+                "longer rpc_timeout in rpc_backend_options if it takes longer"
+            ) from error
+        if any(words in str(error) for words in CLOSED):
+            raise WorkerLostError(
+                f"{who}: expected gradients from every worker, got a closed connection; see the "
+                "last output of the workers, and start the context again without the lost one"
+            ) from error
+        raise
 
 
 def _listed(tensors: torch.Tensor | Iterable[torch.Tensor]) -> list[torch.Tensor]:

@@ -46,7 +46,8 @@ def run(command: Sequence[str], options: argparse.Namespace) -> int:
     """Start the workers, pass signals on, and wait."""
     port = options.master_port or free_port(options.master_addr)
     workers: list[subprocess.Popen[bytes]] = []
-    previous = pass_signals_on(workers)
+    signals: list[int] = []
+    previous = pass_signals_on(workers, signals)
     try:
         for local_rank in range(options.nproc):
             variables = {
@@ -60,7 +61,7 @@ def run(command: Sequence[str], options: argparse.Namespace) -> int:
             env = {**os.environ, **{name: str(value) for name, value in variables.items()}}
             env.setdefault("OMP_NUM_THREADS", "1")
             workers.append(subprocess.Popen(command, env=env, preexec_fn=die_with_parent()))
-        return wait(workers, options)
+        return wait(workers, options, signals)
     finally:
         for worker in workers:
             if worker.poll() is None:
@@ -70,8 +71,13 @@ def run(command: Sequence[str], options: argparse.Namespace) -> int:
             signal.signal(number, handler)
 
 
-def wait(workers: list[subprocess.Popen[bytes]], options: argparse.Namespace) -> int:
-    """Wait for the first worker here, or all where rank 0 is elsewhere; then a while for others."""
+def wait(
+    workers: list[subprocess.Popen[bytes]], options: argparse.Namespace, signals: Sequence[int]
+) -> int:
+    """Wait for the first worker here, or all where rank 0 is elsewhere; then a while for others.
+
+    After a signal that while begins at once: a worker deep in C code does not hear it.
+    """
     told: set[int] = set()
     deadline: float | None = None
     while True:
@@ -85,10 +91,12 @@ def wait(workers: list[subprocess.Popen[bytes]], options: argparse.Namespace) ->
         if not running:
             codes = [worker.returncode for worker in workers]
             return shell_code(codes[0] if leads else next((code for code in codes if code), 0))
-        if leads and workers[0].returncode is not None and deadline is None:
+        over = bool(signals) or (leads and workers[0].returncode is not None)
+        if over and deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
-            return shell_code(workers[0].returncode)
+            first = workers[0].returncode if leads else None
+            return shell_code(-signal.SIGKILL if first is None else first)
         time.sleep(0.05)
 
 
@@ -97,9 +105,8 @@ def shell_code(code: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def pass_signals_on(workers: list[subprocess.Popen[bytes]]) -> dict[int, object]:
-    """Give SIGINT and SIGTERM to the workers; a second one ends them."""
-    seen: list[int] = []
+def pass_signals_on(workers: list[subprocess.Popen[bytes]], seen: list[int]) -> dict[int, object]:
+    """Give SIGINT and SIGTERM to the workers, and note them; a second one ends the workers."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         seen.append(number)
@@ -117,13 +124,13 @@ def free_port(address: str) -> int:
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """Return what a child does first so as not to outlive the launcher (Linux)."""
+    """Return what a child does first so as not to outlive a killed launcher (Linux)."""
     if not sys.platform.startswith("linux"):
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
 
     def begin() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a frozen process hears nothing else
         if os.getppid() != parent:
             os._exit(1)
 

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 import pickle
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +19,7 @@ from optdist._partition import TensorDimensionPartitioner, batch_partitioner
 from optdist._reduce import Reducer, mean_reducer, shares_of
 from optdist._report import Report
 from optdist._session import log
+from optdist._waiting import in_thread
 
 UNSET_TIMEOUT: float | None = None
 
@@ -63,7 +64,9 @@ def parallelize(
         on_worker_lost: ``"redispatch"`` runs a lost or late worker's chunk elsewhere, in the end
             here; ``"raise"`` raises.
         min_workers: Raise when fewer are left, the caller included.
-        engine: ``"rpc"``, ``"local"`` (everything in this process), or whichever is there.
+        engine: ``"rpc"``, ``"local"`` (everything in this process), or whichever is there;
+            ``"ray"`` for a Ray that runs (``pip install optdist[ray]``), which places chunks and
+            repeats lost ones itself.
 
     Differentiable: in all tensors that require grad, in modules too, once: ``create_graph=True``
     through it raises.
@@ -71,6 +74,8 @@ def parallelize(
     Raises:
         ValueError: an option is wrong, or the arguments have no rows, or not the same number.
         TypeError: the function or an argument cannot be sent, or the result is not a scalar.
+        ImportError: ``engine="ray"`` where Ray is not installed.
+        RuntimeError: the engine asked for does not run.
         WorkerLostError: too few workers, or one lost with ``on_worker_lost="raise"``.
         WorkerTimeoutError: one was late with ``on_worker_lost="raise"``.
 
@@ -148,8 +153,10 @@ def _options(
         )
     if min_workers < 1:
         raise ValueError(f"{who}: expected min_workers >= 1, got {min_workers}")
-    if engine not in (None, "local", "rpc"):
-        raise ValueError(f"{who}: expected engine 'local', 'rpc' or None, got {engine!r}")
+    if engine not in (None, "local", "rpc", "ray"):
+        raise ValueError(f"{who}: expected engine 'local', 'rpc', 'ray' or None, got {engine!r}")
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise ImportError(f"{who}(engine='ray'): ray is not installed; pip install 'optdist[ray]'")
     return {
         "partitioner": partitioner,
         "reducer": mean_reducer if reducer is None else reducer,
@@ -210,25 +217,25 @@ class ParallelFunction:
     ) -> tuple[list[Chunk], list[torch.Tensor], list[int] | None, list[int] | None]:
         """Return the chunks, tensors for all of them, rows of each, and the workers that run."""
         part = self._partitioner
-        local = isinstance(engine, _engine.LocalEngine)  # needs no address
-        address = None if local else _program.name_of(self.optdist_function, who)
+        address = engine.address(self.optdist_function, who)
+        write = functools.partial(_program.write, writer=engine.writer)
         if _splits(part):
-            members = None if part.workers is None else _ranks(engine, part.workers)
+            members = None if part.workers is None else engine.ranks(part.workers)
             count = len(engine.live() if members is None else members) * self._chunks_per_worker
             split = part.split(who, args, kwargs, max(count, 1), self._positions)
-            program, whole = _program.write(address, split.args, split.kwargs, who)
+            program, whole = write(address, split.args, split.kwargs, who)
             pieces = [Chunk(program, rows) for rows in split.pieces]
             return pieces, whole, split.sizes, members
         if isinstance(part, (int, str)):
-            (rank,) = members = _ranks(engine, [part])
-            program, whole = _program.write(address, args, kwargs, who)
+            (rank,) = members = engine.ranks([part])
+            program, whole = write(address, args, kwargs, who)
             return [Chunk(program, [], rank)], whole, None, members
         parts = [(rank, args or (), kwargs or {}) for rank, args, kwargs in part(*args, **kwargs)]
         if not parts:
             raise ValueError(f"{who}: expected at least one part from the partitioner, got none")
-        members = _ranks(engine, [rank for rank, _, _ in parts])
+        members = engine.ranks([rank for rank, _, _ in parts])
         # Which tensors parts have in common is not known: all are a part's own.
-        written = [_program.write(address, a, k, who, "row") for _, a, k in parts]
+        written = [write(address, a, k, who, "row") for _, a, k in parts]
         chunks = [Chunk(*found, rank) for found, rank in zip(written, members, strict=True)]
         return chunks, [], None, list(dict.fromkeys(members))
 
@@ -248,34 +255,19 @@ class AsyncParallelFunction(ParallelFunction):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start the chunks; return a future of the reduced value."""
-        future: Future[Any] = Future()
         grad_enabled = torch.is_grad_enabled()
         inside = _chunk.is_inside()
 
-        def run() -> None:
+        def call() -> Any:
             _chunk.mark_inside(inside)
             with torch.set_grad_enabled(grad_enabled):
-                try:
-                    found = super(AsyncParallelFunction, self).__call__(*args, **kwargs)
-                except Exception as error:  # noqa: BLE001 - raised where the future is waited for
-                    future.set_exception(error)
-                else:
-                    future.set_result(found)
+                return super(AsyncParallelFunction, self).__call__(*args, **kwargs)
 
-        threading.Thread(target=run, name="optdist-call", daemon=True).start()
-        return future
+        return in_thread(call, "optdist-call")
 
 
 def _splits(partitioner: Any) -> bool:
     return isinstance(partitioner, TensorDimensionPartitioner)
-
-
-def _ranks(engine: _engine.Engine, workers: Sequence[int | str]) -> list[int]:
-    from optdist.world import get_worker_id
-
-    if isinstance(engine, _engine.LocalEngine):
-        return [0] * len(workers)
-    return [get_worker_id(worker) for worker in workers]
 
 
 def _positions(func: Callable[..., Any], replicate: Sequence[int | str]) -> set[int | str]:

@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed.rpc as rpc
 from torch.futures import Future
 
 from optdist import _program
 from optdist._partition import batch_partitioner
 from optdist._reduce import Reducer
-from optdist._session import Session, current
+from optdist._session import LEAVE_SECONDS, TIMED_OUT, Session, current
+from optdist._waiting import arrives
+from optdist.autograd import is_recording
 from optdist.world import get_worker_id
 
 UNSET_TIMEOUT: float | None = None
@@ -43,10 +46,11 @@ def remote_async_call(
 
     Raises:
         TypeError: the function cannot be sent.
-        RuntimeError: RPC does not run.
+        ValueError: the timeout is not above 0.
+        RuntimeError: RPC does not run, or gradients would be lost: arguments require grad
+            outside :func:`optdist.autograd.context`.
 
     Example:
-        >>> import torch
         >>> from optdist import auto_init_rpc
         >>> @auto_init_rpc()
         ... def main():
@@ -60,6 +64,8 @@ def remote_async_call(
         raise RuntimeError(
             f"{who}: expected RPC to run, got none; call from a function under @auto_init_rpc"
         )
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"{who}: expected a timeout above 0 s, got {timeout!r}")
     address = _program.name_of(func, who)
     args, kwargs = args or (), kwargs or {}
     partitioner = batch_partitioner if partitioner is None else partitioner
@@ -67,11 +73,18 @@ def remote_async_call(
         parts = [(partitioner, args, kwargs)]
     else:
         parts = list(partitioner(*args, **kwargs))
+    recorded = is_recording()
+    if not recorded and torch.is_grad_enabled() and _learns(parts):
+        raise RuntimeError(
+            f"{who}: expected a context for arguments that require grad, got none, and their "
+            "gradients would be lost; call inside optdist.autograd.context(), or under "
+            "torch.no_grad()"
+        )
     seconds = session.timeout if timeout is None else timeout
     started: list[tuple[int, Future[Any]]] = []
     for worker, part, named in parts:
         rank = get_worker_id(worker)
-        sent = (address, part or (), named or {})
+        sent = (address, part or (), named or {}, recorded)
         try:
             future = rpc.rpc_async(session.names[rank], _call, args=sent, timeout=seconds)
         except RuntimeError as error:
@@ -96,7 +109,6 @@ def remote_sync_call(
         WorkerTimeoutError: a worker is late.
 
     Example:
-        >>> import torch
         >>> from optdist import auto_init_rpc, sum_reducer
         >>> @auto_init_rpc()
         ... def main():
@@ -137,6 +149,10 @@ class RemoteResults:
         return found if self._reducer is None else self._reducer(found)
 
     def _one(self, rank: int, future: Future[Any]) -> Any:
+        if not arrives(future, self._seconds + LEAVE_SECONDS):
+            failure = self._session.failure(rank, RuntimeError(TIMED_OUT), self._seconds)
+            self._session.note(rank, failure)
+            raise failure
         try:
             return future.wait()
         except RuntimeError as error:
@@ -154,6 +170,20 @@ def _typed(session: Session, rank: int, error: RuntimeError, seconds: float) -> 
     return session.failure(rank, error, seconds)
 
 
-def _call(address: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _learns(parts: list[Any]) -> bool:
+    found: list[bool] = []
+    _program.tree_map(lambda x: found.append(_requires_grad(x)), [part[1:] for part in parts])
+    return any(found)
+
+
+def _requires_grad(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
+def _call(address: Any, args: tuple[Any, ...], kwargs: dict[str, Any], recorded: bool) -> Any:
     """Call the function (runs on the other side)."""
-    return _program.find(address)(*args, **kwargs)
+    found = _program.find(address)(*args, **kwargs)
+    if recorded:
+        return found
+    # As a leaf that requires grad it would look differentiable over there, and lose the gradient.
+    return _program.tree_map(lambda x: x.detach() if _requires_grad(x) else x, found)

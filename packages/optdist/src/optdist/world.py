@@ -160,7 +160,9 @@ def barrier(worker_names: Iterable[str] | None = None) -> None:
     session = current()
     if session is None:
         return
-    ranks = sorted({get_worker_id(n) for n in worker_names or range(session.size)})
+    ranks = sorted(
+        {get_worker_id(n) for n in (range(session.size) if worker_names is None else worker_names)}
+    )
     if session.rank not in ranks:
         raise ValueError(
             f"barrier: expected the caller among the names, got ranks {ranks} on {session.rank}"
@@ -192,6 +194,7 @@ def auto_init_rpc(
     backend: rpc.BackendType | None = None,
     rpc_backend_options: rpc.RpcBackendOptions | None = None,
     num_threads: int | None = 1,
+    start_timeout: float = 120.0,
 ) -> Callable[[F], F]:
     """Start RPC before a function and end it after; every process of the world calls it.
 
@@ -205,9 +208,11 @@ def auto_init_rpc(
         rpc_backend_options: Of torch; TensorPipe over sockets if not given. With ``init_method``
             left at its default the processes meet where optdist lets them.
         num_threads: Torch's threads in every process if there are several; ``None`` leaves them.
+        start_timeout: Seconds that processes wait for one another at the start.
 
     Raises:
-        ValueError: variables are missing or wrong.
+        ValueError: variables or options are missing or wrong.
+        WorkerTimeoutError: a process did not come in time.
         WorkerLostError: rank 0 is gone (in the other processes).
 
     Example:
@@ -217,6 +222,15 @@ def auto_init_rpc(
         >>> main()
         2.0
     """
+    if not start_timeout > 0:
+        raise ValueError(
+            f"auto_init_rpc: expected a start_timeout above 0 s, got {start_timeout!r}"
+        )
+    if rpc_backend_options is not None and not rpc_backend_options.rpc_timeout > 0:
+        raise ValueError(
+            "auto_init_rpc: expected an rpc_timeout above 0 s in rpc_backend_options, got "
+            f"{rpc_backend_options.rpc_timeout!r}, which waits for ever"
+        )
 
     def decorate(func: F) -> F:
         @functools.wraps(func)
@@ -228,7 +242,7 @@ def auto_init_rpc(
                     "decorate the outermost function only"
                 )
             threads = torch.get_num_threads()
-            session = _start(info, worker_name_format, backend, rpc_backend_options)
+            session = _start(info, worker_name_format, backend, rpc_backend_options, start_timeout)
             before = _leave_on_sigterm()
             completed = False
             try:
@@ -256,17 +270,19 @@ def _start(
     name_format: Callable[..., str],
     backend: rpc.BackendType | None,
     options: rpc.RpcBackendOptions | None,
+    seconds: float,
 ) -> Session:
     name = name_format(*info)
     _rendezvous.register()
-    store = _rendezvous.open_store(info.world_rank, info.world_size)
-    _rendezvous.keep_on_loopback()
+    store = _rendezvous.open_store(info.world_rank, info.world_size, seconds)
+    _rendezvous.choose_interface()
     options = options or _rendezvous.default_options()
     if options.init_method == "env://":
         options.init_method = f"{_rendezvous.SCHEME}://"
     store.set(f"name/{info.world_rank}", name)
-    names = [store.get(f"name/{rank}").decode() for rank in range(info.world_size)]
-    with warnings.catch_warnings():  # torch warns of the way in which it meets itself
+    names = _rendezvous.names(store, info.world_size, seconds)
+    with warnings.catch_warnings(), _rendezvous.bounded(seconds):
+        # torch warns of the way in which it meets itself
         warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)
         rpc.init_rpc(
             name,

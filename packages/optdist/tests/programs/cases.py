@@ -307,16 +307,27 @@ def with_spare(net, spare, x):
     return net(x).square().mean()
 
 
+def of_weight(rows):
+    weight = torch.zeros((), requires_grad=True)
+    return compare(implicit_loss, [weight], weight, tasks(rows))
+
+
+def of_theta(rows):
+    theta = torch.ones(2, 1, requires_grad=True)
+    return compare(evolved_loss, [theta], theta, tasks(rows))
+
+
+MAML = {
+    "explicit": functools.partial(of_net, explicit_loss),
+    "implicit": of_weight,
+    "zero-order": of_theta,
+}
 CASES = {
-    "explicit, 5 rows": lambda: of_net(explicit_loss, 5),
-    "explicit, 15 rows": lambda: of_net(explicit_loss, 15),
-    "explicit, 2 rows": lambda: of_net(explicit_loss, 2),
-    "implicit": lambda: compare(
-        implicit_loss, [w := torch.zeros((), requires_grad=True)], w, tasks(5)
-    ),
-    "zero-order": lambda: compare(
-        evolved_loss, [t := torch.ones(2, 1, requires_grad=True)], t, tasks(5)
-    ),
+    **{
+        f"{mode}, {rows} rows": functools.partial(case, rows)
+        for mode, case in MAML.items()
+        for rows in (2, 5, 15)
+    },
     "backward": by_backward,
     "trees": trees,
     "exclusive": exclusive,

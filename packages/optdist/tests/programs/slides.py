@@ -48,7 +48,7 @@ def train(model):
             loss = compute_loss(model_rref, batch)
             todist.autograd.backward(context_id, loss)
         optimizer.step()
-    print("workers", sorted(compute_loss.last_report.busy))
+    print("chunks", compute_loss.last_report.chunks)
 
 
 @todist.parallelize(partitioner=todist.batch_partitioner, reducer=todist.mean_reducer)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Examples and the tutorial run, on workers, and tell the same as one process."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parents[1]
+MAML = HERE / "examples" / "distributed_maml.py"
+PARTED = HERE / "examples" / "parted_program.py"
+LEARNS = pytest.mark.skipif(
+    not (HERE.parent / "optdiff" / "examples").is_dir(), reason="optdiff's examples are not here"
+)
+TINY = ("--iterations", 3, "--test-tasks", 4, "--width", 4, "--meta-batch", 3)
+
+
+@LEARNS
+def test_help_needs_no_workers():
+    command = [sys.executable, str(MAML), "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+    for option in ("--algo", "--iterations", "--meta-batch", "--seed", "--checkpoint"):
+        assert option in shown
+
+
+@LEARNS
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["maml", "imaml", "es-maml"])
+def test_few_shot_learning_goes_on_where_it_stopped(finish, tmp_path, algo):
+    options = (*TINY, "--algo", algo)
+    whole = finish(MAML, *options, nproc=2)
+    saved = ("--checkpoint", tmp_path / "saved.ckpt")
+    finish(MAML, *options, "--iterations", 2, *saved, nproc=2)
+    rest = finish(MAML, *options, *saved, nproc=2)
+    losses = re.compile(r"learns \d/\d  loss (\d\.\d+)")
+    assert len(losses.findall(whole.out)) == 3
+    assert losses.findall(rest.out) == losses.findall(whole.out)[-1:]
+    # worker 0 may be so late that worker 1 takes all chunks
+    for words in ("accuracy", "worker1", "0 chunks run again", "with 2 workers"):
+        assert words in whole.out
+
+
+def test_a_program_in_parts_equals_one_process(finish):
+    done = finish(PARTED, "--steps", 20, nproc=2)
+    before, after, off = re.search(r"loss (\S+) -> (\S+); .* by (\S+)\n", done.out).groups()
+    assert float(after) < 0.5 * float(before)
+    assert float(off) < 1e-10
+
+
+@pytest.mark.slow
+def test_a_program_in_three_parts_equals_one_process(finish):
+    done = finish(PARTED, "--steps", 5, nproc=3)
+    assert float(re.search(r"differs by (\S+)\n", done.out)[1]) < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_the_tutorial_runs_and_draws(finish, tmp_path, monkeypatch, nproc):
+    monkeypatch.chdir(tmp_path)
+    done = finish(HERE / "tutorials" / "many_workers.py", nproc=nproc, env={"MPLBACKEND": "Agg"})
+    assert "off by less than 1e-12: True" in done.out
+    assert f"chunks: {nproc}, one a worker" in done.out
+    before, after = re.search(
+        r"not trained on: (\S+), with learned decays (\S+)", done.out
+    ).groups()
+    assert float(after) < float(before)
+    assert done.out.endswith("plot in out/tutorials/many_workers.png\n")
+    assert Path("out/tutorials/many_workers.png").read_bytes().startswith(b"\x89PNG")
