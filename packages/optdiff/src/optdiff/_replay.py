@@ -128,13 +128,14 @@ def replay(
     tensors, layout = taken_apart((init, args))
     body = Step(who, step, init, False, False)
     carried = len(taken_apart(init)[0])
-    kept = carries_of_levels(num_steps, branching) if checkpoint == "log" else checkpoint
     name = getattr(step, "__qualname__", type(step).__name__)
-    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    inspect = torch.is_grad_enabled()
+    wanted = inspect and any(tensor.requires_grad for tensor in tensors)
+    kept: int | None = None
+    if wanted:
+        kept = carries_of_levels(num_steps, branching) if checkpoint == "log" else checkpoint
     shelf, ledger = _kept_by(who, offload, options, wanted, (tensors, num_steps, name))
-    run = Run(
-        body, num_steps, kept if wanted else 0, tensors, layout, carried, shelf, ledger, progress
-    )
+    run = Run(body, num_steps, kept, inspect, tensors, layout, carried, shelf, ledger, progress)
     results = _Replayed.apply(run, *tensors)
     return run.layout.filled(results)
 

@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 
 import optcore
 from optcore import GradientTransformation, ParamDict
+from optdiff._containers import swapped
 from optdiff._innerloop import groups_of
 from optdiff._meta_step import StepPart, differentiable_step, trainable
 from optdiff._random_states import random_states, restore
@@ -155,7 +156,7 @@ class Replay:
         self._num_steps = num_steps
         self._batch_of = _rows(dataset)
         self._sampler = sampler if callable(sampler) else sampler.__getitem__
-        self._loss = _Loss(model, loss_fn)
+        self._loss_fn = loss_fn
         self._options: dict[str, Any] = {
             "checkpoint": checkpoint,
             "branching": branching,
@@ -275,10 +276,9 @@ class Replay:
     def _step(self, carry: Any, i: int, meta: Tree) -> Any:
         params, states = carry
         indices = torch.as_tensor(self._sampler(i))
-        named = {f"model.{name}": param for name, param in params.items()}
-        loss = torch.func.functional_call(
-            self._loss, named, (self._batch_of(indices), indices, meta)
-        )
+        live = trainable(self.model)
+        with swapped(self.model, {id(live[name]): param for name, param in params.items()}):
+            loss = self._loss_fn(self.model, self._batch_of(indices), indices, meta)
         transformations = self._transformations
         if self._rule is not None:
             transformations = [self._rule(meta, i)]
@@ -296,18 +296,6 @@ class Replay:
         with torch.no_grad():
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(self._buffers[name])
-
-
-class _Loss(nn.Module):
-    """The loss as a module, so that its model can be called with other parameters."""
-
-    def __init__(self, model: nn.Module, loss_fn: Callable[..., torch.Tensor]) -> None:
-        super().__init__()
-        self.model = model
-        self._loss_fn = loss_fn
-
-    def forward(self, batch: Any, indices: torch.Tensor, meta: Tree) -> torch.Tensor:
-        return self._loss_fn(self.model, batch, indices, meta)
 
 
 def _rows(dataset: Any) -> Callable[[torch.Tensor], Any]:

@@ -41,7 +41,8 @@ class Run:
     Args:
         step: The step.
         num_steps: How many.
-        kept: How many carries may be kept besides the first one.
+        kept: How many carries may be kept besides the first one; None: there is no way back.
+        inspect: Whether to refuse steps that read tensors to be differentiated past their inputs.
         start: Tensors of ``(init, args)``.
         layout: The rest of ``(init, args)``.
         carried: How many of the tensors are in ``init``.
@@ -54,7 +55,8 @@ class Run:
         self,
         step: Step,
         num_steps: int,
-        kept: int,
+        kept: int | None,
+        inspect: bool,
         start: Sequence[torch.Tensor],
         layout: Layout,
         carried: int,
@@ -84,7 +86,7 @@ class Run:
             self._recording(),
         )
         self._points: list[_Point] = []
-        self._inspecting = True
+        self._inspecting = inspect
         self._end: Norms
         self.layout: Layout  # of the last carry; known after the forward run
 
@@ -94,8 +96,9 @@ class Run:
         self._points = [self._first]
         with ExitStack() as stack, bar(f"{who}: forward", self._num_steps, self._progress) as done:
             stack.enter_context(self._first.recording.running())
-            carry = self._towards(self._num_steps, stack, done)
-            carry = self._advance(carry, self._num_steps - 1, self._num_steps, done)
+            at = 0 if self._kept is None else self._num_steps - 1
+            carry = self._towards(at + 1, stack, done)
+            carry = self._advance(carry, at, self._num_steps, done)
         self._inspecting = False
         tensors, self.layout = taken_apart(carry)
         self._end = Norms.of(tensors)
@@ -140,7 +143,7 @@ class Run:
         carry = self._carry_of(point)
         at = point.number
         while at < stop - 1:
-            free = self._kept + 1 - len(self._points)
+            free = (self._kept or 0) + 1 - len(self._points)
             reached = at + first_part(stop - at, free)
             carry = self._advance(carry, at, reached, done)
             at = reached
