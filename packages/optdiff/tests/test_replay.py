@@ -101,8 +101,15 @@ def test_two_hundred_steps():
     agree(lambda steps: training(BODIES["both"](), "clipped", steps), 200)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_two_hundred_steps_of_each(optimizer, body):
+    agree(lambda steps: training(BODIES[body](), optimizer, steps), 200)
+
+
 @pytest.mark.parametrize("accelerated", [False, ACCELERATED])
-@pytest.mark.parametrize("num_steps", [8, 37])
+@pytest.mark.parametrize("num_steps", [8, 37, pytest.param(200, marks=pytest.mark.slow)])
 def test_accelerated_operations(accelerated, num_steps):
     def make(steps):
         net = BODIES["both"]()

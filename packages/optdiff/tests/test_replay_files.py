@@ -74,8 +74,9 @@ def test_no_file_is_written_where_nothing_is_differentiated(tmp_path):
 
 
 def test_several_passes(tmp_path):
-    at, value = loop(directory=tmp_path)
+    at, value = loop(directory=tmp_path / "new")
     first = torch.autograd.grad(value, at, retain_graph=True)
+    assert list(tmp_path.iterdir()) == []
     torch.testing.assert_close(torch.autograd.grad(value, at), first, rtol=1e-12, atol=0)
     assert list(tmp_path.iterdir()) == []
 

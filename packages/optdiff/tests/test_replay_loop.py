@@ -284,9 +284,26 @@ def test_losses(loss, error, message):
 
 def test_backward_before_a_run():
     net, loop = trained()
-    message = r"Replay.backward: expected a trained model, got none; call run\(\) first"
-    with pytest.raises(RuntimeError, match="^" + message):
+    message = (
+        "Replay.backward: expected a model trained with gradients enabled, got none; call run() "
+        "first"
+    )
+    with pytest.raises(RuntimeError, match="^" + re.escape(message)):
         loop.backward(val_loss_of(net))
+    with torch.no_grad():
+        loop.run()
+    with pytest.raises(RuntimeError, match="^" + re.escape(message)):
+        loop.backward(val_loss_of(net))
+
+
+def test_other_values_of_meta():
+    _, loop = trained()
+    _, other = trained(meta := {**new_meta(), "weights": torch.ones(ROWS, requires_grad=True)})
+    expected = other.backward(val_loss_of(other.run()))
+    loop.run()
+    loop.model.train()
+    torch.testing.assert_close(loop.backward(val_loss_of(loop.run(meta))), expected)
+    assert loop.meta is meta
 
 
 def test_weights_that_were_changed_after_the_run():

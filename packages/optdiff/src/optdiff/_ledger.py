@@ -116,6 +116,7 @@ class FileLedger(Ledger):
                 "last carry": self._end,
                 "loss": self._seed,
             }
+            self._directory.mkdir(parents=True, exist_ok=True)  # an earlier pass removes it
             write(self._who, self._path, noted, lasting=True)
 
     def close(self) -> None:

@@ -90,6 +90,8 @@ class OnDisk:
             OSError: It cannot be written.
         """
         if self._folder is None:
+            if self._directory is not None:
+                self._directory.mkdir(parents=True, exist_ok=True)  # an earlier pass removes it
             self._folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=self._directory))
             # also if there never is a backward pass, or it fails
             self._delete = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)

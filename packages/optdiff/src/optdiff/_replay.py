@@ -80,7 +80,9 @@ def replay(
 
     Differentiable:
         In ``init`` and ``args``, once, by torch.autograd. For second derivatives, ``torch.func``
-        and forward mode take ``unroll(checkpoint=...)``.
+        and forward mode take ``unroll(checkpoint=...)``. Buffers have no derivative: to a loss in
+        evaluation mode the running statistics of batch normalisation are constants; take that of
+        a batch in training mode where they matter.
 
     Raises:
         TypeError: ``step`` is not callable, or returns no tensor where ``init`` has one; an

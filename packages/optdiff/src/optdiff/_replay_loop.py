@@ -189,12 +189,16 @@ class Replay:
         self._last: dict[str, torch.Tensor] = {}
         self.initial_gradient: dict[str, torch.Tensor] = {}
 
-    def run(self) -> nn.Module:
+    def run(self, meta: Tree = None) -> nn.Module:
         """Train from the start that was noted; the model ends up with the trained weights.
+
+        Args:
+            meta: Other values from now on; None: those of the last run.
 
         Returns:
             The model.
         """
+        self.meta = self.meta if meta is None else meta
         self._reset_buffers()
         live = random_states()
         restore(self._random)
@@ -218,7 +222,8 @@ class Replay:
         is in ``initial_gradient`` afterwards, by name. May be called again, for other losses.
 
         Args:
-            val_loss: Scalar ``()``, computed from the model after :meth:`run`.
+            val_loss: Scalar ``()``, computed from the model after :meth:`run`. Buffers, such as
+                the running statistics of batch normalisation, are constants to it.
 
         Raises:
             TypeError: It is no tensor.
@@ -234,8 +239,11 @@ class Replay:
                 f"{str(val_loss.dtype).removeprefix('torch.')}{list(val_loss.shape)}"
                 f"{'' if val_loss.requires_grad else ' without one'}"
             )
-        if not self._last:
-            raise RuntimeError(f"{who}: expected a trained model, got none; call run() first")
+        if not any(value.requires_grad for value in self._last.values()):
+            raise RuntimeError(
+                f"{who}: expected a model trained with gradients enabled, got none; call run() "
+                "first"
+            )
         params = trainable(self.model)
         for name, version in self._versions.items():
             if params[name]._version != version:
