@@ -3,8 +3,6 @@
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,15 +24,8 @@ def invoke():
     return lambda *options: CliRunner().invoke(app, [str(option) for option in options])
 
 
-def test_the_script_runs_by_its_path():
-    command = [sys.executable, str(EXAMPLES / "data_weights.py"), "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    for option in ("--steps", "--meta-steps", "--corrupted", "--seed", "--out"):
-        assert option in shown
-
-
 def test_a_short_run_tells_wrong_labels_from_right_ones(invoke, tmp_path):
-    result = invoke("--steps", 120, "--meta-steps", 2, "--out", tmp_path)
+    result = invoke("--steps", 60, "--meta-steps", 2, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     for words in ("all labels believed", "wrong labels left out", "learned weights", "AUC"):
         assert words in result.output
