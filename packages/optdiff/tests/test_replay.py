@@ -224,6 +224,33 @@ def test_trees_of_all_sorts():
     torch.testing.assert_close(run(optdiff.replay), run(optdiff.unroll), rtol=1e-12, atol=0)
 
 
+def test_what_a_step_hands_through():
+    def run(loop):
+        anchor, phi = torch.full((2,), 0.5, requires_grad=True), torch.ones(2, requires_grad=True)
+
+        def step(carry, i, phi):
+            w, anchor, _ = carry
+            return w - 0.1 * (w - anchor * phi).sin(), anchor, phi
+
+        last = loop(step, (torch.ones(2, requires_grad=True), anchor, anchor), 9, phi)
+        return torch.autograd.grad(
+            sum((k + 1) * t.sum() for k, t in enumerate(last)), [anchor, phi]
+        )
+
+    torch.testing.assert_close(run(optdiff.replay), run(optdiff.unroll), rtol=1e-12, atol=0)
+
+
+def test_arguments_are_not_copied():
+    data, seen = torch.ones(3), []
+
+    def step(w, i, data):
+        seen.append(data.data_ptr())
+        return w * data
+
+    optdiff.replay(step, torch.ones(3, requires_grad=True), 9, data).sum().backward()
+    assert set(seen) == {data.data_ptr()}
+
+
 def test_unrolls_and_replays_inside_steps():
     def run(outer, inner):
         def step(w, i, phi):

@@ -184,6 +184,12 @@ def test_arguments_that_are_overwritten_before_the_backward_pass():
         torch.autograd.grad(last, w)
 
 
+def test_a_step_that_overwrites_its_arguments():
+    w, last = last_of(lambda w, i, seen: w * seen.add_(0.1).clone(), 9, torch.ones(3))
+    with pytest.raises(RuntimeError, match=r"^replay: expected step to repeat itself"):
+        torch.autograd.grad(last, w)
+
+
 def test_a_second_pass_after_the_graph_is_gone():
     w, last = last_of(halve)
     torch.autograd.grad(last, w)

@@ -59,10 +59,9 @@ def replay(
             it require grad, so that the step can take gradients in them.
         num_steps: :math:`K \ge 0`.
         args: Trees that every step gets, with all tensors to be differentiated in.
-        checkpoint: How many carries may be kept besides the first one. ``"log"``:
-            about
-            :math:`(k - 1) \log_k K` at most. More of them take less time: with its 7, of 10,000
-            steps each is run 8 times in all for a gradient, with 140 four times.
+        checkpoint: How many carries may be kept besides the first one. ``"log"``: at most
+            :math:`(k - 1) \lceil\log_k K\rceil`. More of them take less time: with its 7, of
+            10,000 steps each is run 8 times in all for a gradient, with 140 three times.
         branching: :math:`k \ge 2` of ``"log"``.
         offload: Where carries are kept: None: where they are; ``"cpu"``: in memory of the host,
             pinned for CUDA; ``"disk"``: in files.

@@ -72,7 +72,7 @@ class Run:
         self._ledger = ledger
         self._progress = progress
         self._snapshots = Snapshots()
-        self._start = [_leaf(tensor, tensor.requires_grad) for tensor in start]
+        self._start = [t.detach().requires_grad_(t.requires_grad) for t in start]
         first, self._args = layout.filled(self._start)
         own, self._first_layout = taken_apart(first)
         self._moving = [t for t in taken_apart(self._args)[0] if t.requires_grad]
