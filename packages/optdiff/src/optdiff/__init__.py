@@ -8,7 +8,10 @@ cutting the state of modules and Meta optimizers; `_copying`, `_cutting` of tens
 (writing tensors into modules), `_unroll` (functional loops; `_steps` their steps, `_first_order`
 gradients as constants, `_recompute` functions that run again for every derivative, `_recording`
 what such a run repeats, `_repeats` whether it does), `_forward` (hypergradients in forward mode),
-`_innerloop` (the form of higher).
+`_innerloop` (the form of higher). Long runs: `_replay` (functional), `_replay_loop` (of a module),
+`_replay_run` (forward, and back step by step), `_binomial` (which carries are kept), `_offload`
+(where), `_files`, `_ledger` (how far a backward pass has come), `_progress`; `_smoothness` (whether
+the gradient is of use).
 Implicit: `implicit` (derivatives of roots and fixed points), `_root_problem`, `_at_root`,
 `_known_root`, `_root_rule`, `_implicit_rule` (behind them), `_explicit` (making closed-over tensors
 explicit), `linear_solve`, `linalg`; `fixed_point`, `root`, `minimize` (solvers, which give
@@ -32,8 +35,13 @@ from optdiff import testing as testing
 from optdiff._forward import forward_hypergradient as forward_hypergradient
 from optdiff._innerloop import DifferentiableOptimizer as DifferentiableOptimizer
 from optdiff._innerloop import innerloop_ctx as innerloop_ctx
+from optdiff._replay import replay as replay
+from optdiff._replay_loop import Replay as Replay
+from optdiff._replay_loop import ShuffledBatches as ShuffledBatches
 from optdiff._schedule_free import MetaScheduleFreeAdamW as MetaScheduleFreeAdamW
 from optdiff._schedule_free import MetaScheduleFreeSGD as MetaScheduleFreeSGD
+from optdiff._smoothness import Smoothness as Smoothness
+from optdiff._smoothness import check_smoothness as check_smoothness
 from optdiff._unroll import unroll as unroll
 from optdiff._zero_order import zero_order as zero_order
 from optdiff.implicit import custom_fixed_point as custom_fixed_point
@@ -107,6 +115,10 @@ __all__ = [
     "MetaScheduleFreeSGD",
     "MetaYogi",
     "ModuleState",
+    "Replay",
+    "ShuffledBatches",
+    "Smoothness",
+    "check_smoothness",
     "custom_fixed_point",
     "custom_root",
     "extract_state_dict",
@@ -115,6 +127,7 @@ __all__ = [
     "module_clone",
     "module_detach_",
     "recover_state_dict",
+    "replay",
     "root_jvp",
     "root_vjp",
     "stop_gradient",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -25,6 +26,27 @@ def replace_tensors(module: nn.Module, new: Mapping[int, torch.Tensor]) -> None:
                 if tensor is not None and id(tensor) in new:
                     container[name] = new[id(tensor)]
     settle(module)
+
+
+@contextmanager
+def swapped(module: nn.Module, new: Mapping[int, torch.Tensor]) -> Iterator[None]:
+    """Have ``new[id(old)]`` in the place of each parameter ``old`` while the block runs.
+
+    ``torch.func.functional_call`` leaves the new ones in a module that is registered twice.
+    """
+    owners = list(module.modules())
+    before = [dict(owner._parameters) for owner in owners]
+    for owner in owners:
+        for name, param in owner._parameters.items():
+            if param is not None and id(param) in new:
+                owner._parameters[name] = new[id(param)]  # type: ignore[assignment]
+        relist(owner)
+    try:
+        yield
+    finally:
+        for owner, params in zip(owners, before, strict=True):
+            owner._parameters.update(params)
+            relist(owner)
 
 
 def settle(module: nn.Module) -> None:

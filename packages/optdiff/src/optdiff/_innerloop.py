@@ -138,12 +138,14 @@ def innerloop_ctx(
     who = "innerloop_ctx"
     if not isinstance(module, nn.Module):
         raise TypeError(f"{who}: expected an nn.Module, got {type(module).__name__}")
-    groups = _groups(who, module, optimizer, dict(override or {}))
+    groups = groups_of(who, module, optimizer, dict(override or {}))
     twin = module_clone(module, by="deepcopy" if copy_initial_weights else "reference")
     yield twin, DifferentiableOptimizer(twin, groups, track_higher_grads)
 
 
-def _groups(who: str, module: nn.Module, optimizer: Any, override: dict[str, Any]) -> list[_Group]:
+def groups_of(
+    who: str, module: nn.Module, optimizer: Any, override: dict[str, Any]
+) -> list[_Group]:
     params = trainable(module)
     if isinstance(optimizer, GradientTransformation):
         if override:

@@ -45,11 +45,57 @@ class Numbers(NamedTuple):
         with below_every_level():
             if len(again) == len(self.tensors) and all(map(_equal, self.tensors, again)):
                 return
-        raise RuntimeError(
-            f"{who}: expected step to repeat itself when it is run again, got another carry at "
-            f"step {i}; pass random numbers and data through args, and leave what steps read as "
-            "it is until the backward pass"
+        raise _another_carry(who, i)
+
+
+class Norms(NamedTuple):
+    """:class:`Numbers` that keep no memory: the norm of each tensor, and how exact it is."""
+
+    values: torch.Tensor
+    tolerance: torch.Tensor
+
+    @classmethod
+    def of(cls, carry: Sequence[torch.Tensor]) -> Norms:
+        """Those of a carry."""
+        return cls(
+            torch.tensor([_norm(tensor) for tensor in carry], dtype=torch.float64),
+            torch.tensor([_rounding(tensor) for tensor in carry], dtype=torch.float64),
         )
+
+    def close(self, other: Norms) -> bool:
+        """Whether both are of the same carry, but for rounding."""
+        if self.values.shape != other.values.shape:
+            return False
+        apart = (self.values - other.values).abs() > self.tolerance * self.values.abs()
+        strange = self.values.isfinite() != other.values.isfinite()
+        return not bool((apart | strange).any())
+
+    def check(self, who: str, carry: Sequence[torch.Tensor], i: int) -> None:
+        """Refuse another carry.
+
+        Raises:
+            RuntimeError: It differs by more than rounding.
+        """
+        if not self.close(Norms.of(carry)):
+            raise _another_carry(who, i)
+
+
+def _another_carry(who: str, i: int) -> RuntimeError:
+    return RuntimeError(
+        f"{who}: expected step to repeat itself when it is run again, got another carry at "
+        f"step {i}; pass random numbers and data through args, and leave what steps read as "
+        "it is until the backward pass"
+    )
+
+
+def _norm(tensor: torch.Tensor) -> float:
+    tensor = tensor.detach()
+    exact = tensor.abs() if tensor.is_complex() else tensor
+    return float(torch.linalg.vector_norm(exact.double()))
+
+
+def _rounding(tensor: torch.Tensor) -> float:
+    return torch.finfo(tensor.dtype).eps ** 0.5 if is_continuous(tensor) else 0.0
 
 
 def _equal(

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The place reached in a backward pass, noted in a file so that another process can go on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from optdiff._files import Refused, read, write
+from optdiff._repeats import Norms
+
+FILE = "optdiff-backward.pt"
+NOTES = 100  # in a whole pass: at most a hundredth of it is done again
+
+
+class Position(NamedTuple):
+    """How far a backward pass has come."""
+
+    stop: int  # steps that are still to be gone back through
+    carry: list[torch.Tensor | None]  # cotangents of the carry there
+    sums: list[torch.Tensor]  # of the arguments, so far
+
+
+class Ledger:
+    """Notes nothing: a backward pass that is interrupted starts over."""
+
+    def resume(self, end: Norms, cotangents: Sequence[torch.Tensor | None]) -> Position | None:
+        """Where an earlier process has come to, if one was interrupted."""
+        return None
+
+    def note(self, position: Position) -> None:
+        """This far the pass has come."""
+
+    def close(self) -> None:
+        """The pass is over."""
+
+
+class FileLedger(Ledger):
+    """Notes the place in a directory.
+
+    Args:
+        who: Who is named in errors.
+        directory: Where; made if it is not there.
+        folders: What names of folders begin with that a killed process leaves there.
+        identity: Fingerprint of what the loop was given.
+        num_steps: Of the loop.
+
+    Raises:
+        ValueError: The directory holds the place in another loop, or a damaged file.
+    """
+
+    def __init__(
+        self, who: str, directory: Path, folders: str, identity: str, num_steps: int
+    ) -> None:
+        self._who = who
+        self._directory = directory
+        self._path = directory / FILE
+        self._identity = identity
+        self._every = max(1, num_steps // NOTES)
+        self._end: torch.Tensor
+        self._seed: torch.Tensor
+        self._found = self._read() if self._path.exists() else None
+        self._made = not directory.exists()
+        directory.mkdir(parents=True, exist_ok=True)
+        for folder in directory.glob(f"{folders}*"):
+            shutil.rmtree(folder)
+
+    def _read(self) -> dict:
+        try:
+            found = read(self._who, self._path)
+        except Refused as refused:
+            raise ValueError(
+                f"{self._who}: expected the place in an earlier backward pass, got {refused}, at "
+                f"{self._path}; delete it to start over"
+            ) from None
+        if found["identity"] != self._identity:
+            raise ValueError(
+                f"{self._who}: expected a directory of this loop, got one of another (init, args, "
+                f"num_steps or step differ), at {self._path}; give another directory, or delete "
+                "the file to start over"
+            )
+        return found
+
+    def resume(self, end: Norms, cotangents: Sequence[torch.Tensor | None]) -> Position | None:
+        """Where an earlier process has come to.
+
+        Raises:
+            ValueError: That process had another last carry, or another loss behind it.
+        """
+        seed = Norms.of([torch.zeros(()) if c is None else c for c in cotangents])
+        self._end, self._seed = end.values, seed.values
+        found, self._found = self._found, None
+        if found is None:
+            return None
+        for name, now in (("last carry", end), ("loss", seed)):
+            if not now.close(now._replace(values=found[name])):
+                raise ValueError(
+                    f"{self._who}: expected the {name} of the backward pass that was interrupted, "
+                    f"got another, at {self._path}; delete the file to start over"
+                )
+        return Position(found["stop"], found["carry"], found["sums"])
+
+    def note(self, position: Position) -> None:
+        """Write it down now and then.
+
+        Raises:
+            OSError: There is no room, or no right to write.
+        """
+        if position.stop % self._every == 0 and position.stop:
+            noted = position._asdict() | {
+                "identity": self._identity,
+                "last carry": self._end,
+                "loss": self._seed,
+            }
+            self._directory.mkdir(parents=True, exist_ok=True)  # an earlier pass removes it
+            write(self._who, self._path, noted, lasting=True)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._path.unlink(missing_ok=True)
+        if self._made and not any(self._directory.iterdir()):
+            self._directory.rmdir()
