@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Composable, differentiable gradient transformations and optimizers for PyTorch.
 
-Layout: `_transform` (what a transformation is, update modes, apply_updates), `_hyperparams` and
-`_leafwise` (what formulas are made of), `_deferred` and `_tensorlist` (many leaves at a time in
-place), `_kept` (what a class keeps from step to step), `_chain`, `_masking`, `_partition`,
-`_control`, `_accumulation`, `_lookahead`, `_adapters`, `_inject` (combinators), `_scaling`,
-`_weight_decay`, `_norms`, `_clipping`, `_normalization`, `_param_scaling`, `_repairs`, `_hooks`,
-`_averaging`, `_noise` (transformations of no single optimizer), `_schedules`, `_warmup`,
-`_piecewise`, `_tree_math`, `_moment_rules` (what Adam and its relatives share), then one file per
-optimizer or family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other
-packages), `_optimizers` (the table), `optim` (torch.optim classes derived from it), `_param_group`,
-`_torch_state` (from and to torch.optim), `_schedule_free_optim` (classes that switch between
-training and evaluation), `_wolfe` (line searches on numbers), `_line` (the line they see),
-`_linesearch`, `_reuse`, `_two_loop`, `_lbfgs`, `_lbfgs_class`, `func` (FuncOptimizer). Everything
-public stands here.
+Layout: `_transform` (what a transformation is), `_modes` (when a step overwrites), `_apply`
+(apply_updates), `_hyperparams` and `_leafwise` (what formulas are made of), `_deferred` and
+`_tensorlist` (many leaves at a time in place), `_kept` (what a class keeps from step to step),
+`_chain`, `_masking`, `_partition`, `_choice`, `_control`, `_accumulation`, `_lookahead`,
+`_adapters`, `_inject` (combinators), `_scaling`, `_weight_decay`, `_norms`, `_clipping`,
+`_normalization`, `_param_scaling`, `_repairs`, `_hooks`, `_averaging`, `_noise` (transformations of
+no single optimizer), `_schedules`, `_warmup`, `_piecewise`, `_tree_math`, `_moment_rules` (what
+Adam and its relatives share), then one file per optimizer or family (`_adam`, `_momentum`,
+`_rmsprop`, `_sign`, ...), `_kernels` (those of other packages), `_optimizers` (the table),
+`_optimizer` and `_class_state` (any transformation as a `torch.optim.Optimizer`), `optim` (classes
+derived from the table), `_param_group`, `_torch_state` (from and to torch.optim),
+`_schedule_free_optim` (classes that switch between training and evaluation), `_wolfe` (line
+searches on numbers), `_line` (the line they see), `_backtracking`, `_zoom`, `_reuse`, `_two_loop`,
+`_lbfgs`, `_lbfgs_class`, `func` (FuncOptimizer). Everything public stands here.
 """
 
 from optcore._accumulation import MultiSteps as MultiSteps
@@ -48,11 +49,19 @@ from optcore._adapters import with_extra_args_support as with_extra_args_support
 from optcore._amsgrad import ScaleByAmsgradState as ScaleByAmsgradState
 from optcore._amsgrad import amsgrad as amsgrad
 from optcore._amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from optcore._apply import apply_updates as apply_updates
 from optcore._asgd import ScaleByAsgdState as ScaleByAsgdState
 from optcore._asgd import asgd as asgd
 from optcore._asgd import scale_by_asgd as scale_by_asgd
 from optcore._averaging import EmaState as EmaState
 from optcore._averaging import ema as ema
+from optcore._backtracking import BacktrackingLinesearchInfo as BacktrackingLinesearchInfo
+from optcore._backtracking import (
+    ScaleByBacktrackingLinesearchState as ScaleByBacktrackingLinesearchState,
+)
+from optcore._backtracking import (
+    scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
+)
 from optcore._chain import chain as chain
 from optcore._chain import chain_flat as chain_flat
 from optcore._clipping import adaptive_grad_clip as adaptive_grad_clip
@@ -82,14 +91,6 @@ from optcore._lbfgs import ScaleByLBFGSState as ScaleByLBFGSState
 from optcore._lbfgs import lbfgs as lbfgs
 from optcore._lbfgs import scale_by_lbfgs as scale_by_lbfgs
 from optcore._lbfgs_class import LBFGS as LBFGS
-from optcore._linesearch import BacktrackingLinesearchInfo as BacktrackingLinesearchInfo
-from optcore._linesearch import (
-    ScaleByBacktrackingLinesearchState as ScaleByBacktrackingLinesearchState,
-)
-from optcore._linesearch import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
-from optcore._linesearch import ZoomLinesearchInfo as ZoomLinesearchInfo
-from optcore._linesearch import scale_by_backtracking_linesearch as scale_by_backtracking_linesearch
-from optcore._linesearch import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 from optcore._lookahead import LookaheadParams as LookaheadParams
 from optcore._lookahead import LookaheadState as LookaheadState
 from optcore._lookahead import lookahead as lookahead
@@ -98,6 +99,7 @@ from optcore._masking import MaskedState as MaskedState
 from optcore._masking import freeze as freeze
 from optcore._masking import masked as masked
 from optcore._masking import set_to_zero as set_to_zero
+from optcore._modes import out_of_place as out_of_place
 from optcore._moment_rules import ScaleByAdamState as ScaleByAdamState
 from optcore._momentum import TraceState as TraceState
 from optcore._momentum import sgd as sgd
@@ -118,6 +120,7 @@ from optcore._norms import unitwise_norm as unitwise_norm
 from optcore._novograd import ScaleByNovogradState as ScaleByNovogradState
 from optcore._novograd import novograd as novograd
 from optcore._novograd import scale_by_novograd as scale_by_novograd
+from optcore._optimizer import Optimizer as Optimizer
 from optcore._optimizers import OPTIMIZERS as OPTIMIZERS
 from optcore._param_scaling import scale_by_param_block_norm as scale_by_param_block_norm
 from optcore._param_scaling import scale_by_param_block_rms as scale_by_param_block_rms
@@ -176,8 +179,6 @@ from optcore._sm3 import sm3 as sm3
 from optcore._transform import EmptyState as EmptyState
 from optcore._transform import GradientTransformation as GradientTransformation
 from optcore._transform import ScheduleState as ScheduleState
-from optcore._transform import apply_updates as apply_updates
-from optcore._transform import out_of_place as out_of_place
 from optcore._tree import ParamDict as ParamDict
 from optcore._tree import describe as describe
 from optcore._tree import map_tensors as map_tensors
@@ -206,6 +207,9 @@ from optcore._warmup import warmup_exponential_decay_schedule as warmup_exponent
 from optcore._weight_decay import add_decayed_weights as add_decayed_weights
 from optcore._yogi import scale_by_yogi as scale_by_yogi
 from optcore._yogi import yogi as yogi
+from optcore._zoom import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
+from optcore._zoom import ZoomLinesearchInfo as ZoomLinesearchInfo
+from optcore._zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 from optcore.func import FuncOptimizer as FuncOptimizer
 from optcore.func import check_loss as check_loss
 from optcore.optim import ASGD as ASGD
@@ -230,7 +234,6 @@ from optcore.optim import Lion as Lion
 from optcore.optim import Muon as Muon
 from optcore.optim import NAdam as NAdam
 from optcore.optim import NovoGrad as NovoGrad
-from optcore.optim import Optimizer as Optimizer
 from optcore.optim import RAdam as RAdam
 from optcore.optim import RMSProp as RMSProp
 from optcore.optim import RMSprop as RMSprop

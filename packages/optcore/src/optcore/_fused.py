@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from optcore._apply import apply_updates
 from optcore._hyperparams import at_count, is_number
 from optcore._kernels import whole_step
 from optcore._leafwise import Tick, check_gradient, check_shapes, ticks_of
-from optcore._transform import GradientTransformation, ScheduleState, apply_updates
+from optcore._transform import GradientTransformation, ScheduleState
 from optcore._tree import Tree, flatten_like, tree_flatten, tree_unflatten
 
 

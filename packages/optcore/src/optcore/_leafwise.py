@@ -15,8 +15,8 @@ import torch
 from optcore._deferred import Deferred, Rule, settled
 from optcore._hyperparams import Hyperparam, check_broadcast, is_number, per_leaf
 from optcore._kernels import Kernel
+from optcore._modes import under_transform
 from optcore._tensorlist import TensorList
-from optcore._transform import under_transform
 from optcore._tree import (
     Tree,
     describe,

@@ -13,7 +13,8 @@ import torch
 from optcore._hyperparams import Hyperparam, Schedule, check_range
 from optcore._leafwise import Tick, add_scaled, counts_like, fit, leafwise
 from optcore._masking import MaskedNode, check_transformation
-from optcore._transform import GradientTransformation, under_transform
+from optcore._modes import under_transform
+from optcore._transform import GradientTransformation
 from optcore._tree import (
     Tree,
     describe,

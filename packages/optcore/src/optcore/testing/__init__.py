@@ -25,8 +25,9 @@ In pytest, parametrize over :func:`checks_for`. ``CASES`` holds every optimizer 
 of optcore; :mod:`optcore.testing.reference` plain formulas of the optimizers. Importing this module
 needs nothing but what optcore needs.
 
-Layout: `_case` (what a row is), `_optimizer_cases`, `_transform_cases`, `_combinator_cases` (the
-table), `_trajectory` (what checks run), `_conduct`, `_leaves`, `_derivatives` (the checks).
+Layout: `_case` (what a row is), `_case_rows`, `_optimizer_cases`, `_moment_cases`,
+`_transform_cases`, `_combinator_cases` (the table), `_trajectory` (what checks run), `_conduct`,
+`_leaves`, `_derivatives` (the checks).
 """
 
 from __future__ import annotations
