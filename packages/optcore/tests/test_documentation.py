@@ -7,7 +7,7 @@ import optcore
 def test_every_public_function_has_an_example():
     missing = [
         name
-        for name, value in vars(optcore).items()
+        for name, value in ((name, getattr(optcore, name)) for name in dir(optcore))
         if callable(value)
         and not name.startswith("_")
         and not isinstance(value, type)

@@ -201,7 +201,8 @@ def test_any_transformation_makes_a_meta_optimizer(tx):
     assert torch.autograd.grad(outer_loss(net, data, targets), phi)[0].abs().min() > 0
 
 
-NOT_HERE = ("MetaOptimizer", "MetaMuon")  # Muon takes matrices only
+# Muon takes matrices only; noise goes by the order of the leaves, and a dict is sorted
+NOT_HERE = ("MetaOptimizer", "MetaMuon", "MetaNoisySGD")
 EVERY = sorted({n for n in vars(optdiff) if n.startswith("Meta")} - {*NOT_HERE})
 
 
@@ -213,9 +214,9 @@ def test_every_meta_class_takes_the_step_of_its_functional_form(name):
     meta = cls(net, lr=0.05)
     loss = inner_loss(net, phi, data, targets)
     grads = torch.autograd.grad(loss, before.values(), create_graph=True)
-    tx = optcore.OPTIMIZERS[cls.row.name].factory(lr=0.05)
+    tx = cls.row.factory(lr=0.05)
     named = dict(zip(before, grads, strict=True))
-    updates, _ = tx.update(named, tx.init(before), before, inplace=False)
+    updates, _ = tx.update(named, tx.init(before), before, inplace=False, value=loss)
     expected = optcore.apply_updates(before, updates)
     meta.step(loss)
     for key, value in net.named_parameters():

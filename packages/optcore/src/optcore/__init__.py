@@ -17,6 +17,9 @@ searches on numbers), `_line` (the line they see), `_backtracking`, `_zoom`, `_r
 `_lbfgs`, `_lbfgs_class`, `func` (FuncOptimizer). Everything public stands here.
 """
 
+from typing import TYPE_CHECKING
+from typing import Any as _Any
+
 from optcore._accumulation import MultiSteps as MultiSteps
 from optcore._accumulation import MultiStepsState as MultiStepsState
 from optcore._accumulation import apply_every as apply_every
@@ -37,6 +40,7 @@ from optcore._adam import adam as adam
 from optcore._adam import adamw as adamw
 from optcore._adam import scale_by_adam as scale_by_adam
 from optcore._adamax import adamax as adamax
+from optcore._adamax import adamaxw as adamaxw
 from optcore._adamax import scale_by_adamax as scale_by_adamax
 from optcore._adan import ScaleByAdanState as ScaleByAdanState
 from optcore._adan import adan as adan
@@ -46,6 +50,11 @@ from optcore._adapters import named_chain as named_chain
 from optcore._adapters import stateless as stateless
 from optcore._adapters import stateless_with_tree_map as stateless_with_tree_map
 from optcore._adapters import with_extra_args_support as with_extra_args_support
+from optcore._ademamix import ScaleByAdemamixState as ScaleByAdemamixState
+from optcore._ademamix import ademamix as ademamix
+from optcore._ademamix import scale_by_ademamix as scale_by_ademamix
+from optcore._adopt import adopt as adopt
+from optcore._adopt import scale_by_adopt as scale_by_adopt
 from optcore._amsgrad import ScaleByAmsgradState as ScaleByAmsgradState
 from optcore._amsgrad import amsgrad as amsgrad
 from optcore._amsgrad import scale_by_amsgrad as scale_by_amsgrad
@@ -55,13 +64,6 @@ from optcore._asgd import asgd as asgd
 from optcore._asgd import scale_by_asgd as scale_by_asgd
 from optcore._averaging import EmaState as EmaState
 from optcore._averaging import ema as ema
-from optcore._backtracking import BacktrackingLinesearchInfo as BacktrackingLinesearchInfo
-from optcore._backtracking import (
-    ScaleByBacktrackingLinesearchState as ScaleByBacktrackingLinesearchState,
-)
-from optcore._backtracking import (
-    scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
-)
 from optcore._chain import chain as chain
 from optcore._chain import chain_flat as chain_flat
 from optcore._clipping import adaptive_grad_clip as adaptive_grad_clip
@@ -77,6 +79,10 @@ from optcore._control import conditionally_mask as conditionally_mask
 from optcore._control import conditionally_transform as conditionally_transform
 from optcore._control import skip_large_updates as skip_large_updates
 from optcore._control import skip_not_finite as skip_not_finite
+from optcore._dadapt import DAdaptAdamWState as DAdaptAdamWState
+from optcore._dadapt import ProdigyState as ProdigyState
+from optcore._dadapt import dadapt_adamw as dadapt_adamw
+from optcore._dadapt import prodigy as prodigy
 from optcore._fromage import fromage as fromage
 from optcore._hooks import nan_to_num_hook as nan_to_num_hook
 from optcore._hooks import register_hook as register_hook
@@ -87,13 +93,12 @@ from optcore._kernels import KernelsStatus as KernelsStatus
 from optcore._kernels import kernels_status as kernels_status
 from optcore._layerwise import lamb as lamb
 from optcore._layerwise import lars as lars
-from optcore._lbfgs import ScaleByLBFGSState as ScaleByLBFGSState
-from optcore._lbfgs import lbfgs as lbfgs
-from optcore._lbfgs import scale_by_lbfgs as scale_by_lbfgs
-from optcore._lbfgs_class import LBFGS as LBFGS
 from optcore._lookahead import LookaheadParams as LookaheadParams
 from optcore._lookahead import LookaheadState as LookaheadState
 from optcore._lookahead import lookahead as lookahead
+from optcore._madgrad import ScaleByMadgradState as ScaleByMadgradState
+from optcore._madgrad import madgrad as madgrad
+from optcore._madgrad import scale_by_madgrad as scale_by_madgrad
 from optcore._masking import MaskedNode as MaskedNode
 from optcore._masking import MaskedState as MaskedState
 from optcore._masking import freeze as freeze
@@ -109,9 +114,11 @@ from optcore._muon import muon as muon
 from optcore._muon import scale_by_muon as scale_by_muon
 from optcore._nadam import ScaleByNadamState as ScaleByNadamState
 from optcore._nadam import nadam as nadam
+from optcore._nadam import nadamw as nadamw
 from optcore._nadam import scale_by_nadam as scale_by_nadam
 from optcore._noise import AddNoiseState as AddNoiseState
 from optcore._noise import add_noise as add_noise
+from optcore._noise import noisy_sgd as noisy_sgd
 from optcore._normalization import centralize as centralize
 from optcore._normalization import normalize as normalize
 from optcore._normalization import normalize_by_update_norm as normalize_by_update_norm
@@ -120,7 +127,12 @@ from optcore._norms import unitwise_norm as unitwise_norm
 from optcore._novograd import ScaleByNovogradState as ScaleByNovogradState
 from optcore._novograd import novograd as novograd
 from optcore._novograd import scale_by_novograd as scale_by_novograd
+from optcore._optimistic import ScaleByOptimisticGradientState as ScaleByOptimisticGradientState
+from optcore._optimistic import optimistic_adam as optimistic_adam
+from optcore._optimistic import optimistic_gradient_descent as optimistic_gradient_descent
+from optcore._optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
 from optcore._optimizer import Optimizer as Optimizer
+from optcore._optimizers import INFORMED_OPTIMIZERS as INFORMED_OPTIMIZERS
 from optcore._optimizers import OPTIMIZERS as OPTIMIZERS
 from optcore._param_scaling import scale_by_param_block_norm as scale_by_param_block_norm
 from optcore._param_scaling import scale_by_param_block_rms as scale_by_param_block_rms
@@ -133,13 +145,14 @@ from optcore._piecewise import cosine_onecycle_schedule as cosine_onecycle_sched
 from optcore._piecewise import linear_onecycle_schedule as linear_onecycle_schedule
 from optcore._piecewise import piecewise_constant_schedule as piecewise_constant_schedule
 from optcore._piecewise import piecewise_interpolate_schedule as piecewise_interpolate_schedule
+from optcore._polyak import polyak_sgd as polyak_sgd
+from optcore._polyak import scale_by_polyak as scale_by_polyak
 from optcore._radam import radam as radam
 from optcore._radam import scale_by_radam as scale_by_radam
 from optcore._repairs import ZeroNansState as ZeroNansState
 from optcore._repairs import keep_params_nonnegative as keep_params_nonnegative
 from optcore._repairs import nan_to_num as nan_to_num
 from optcore._repairs import zero_nans as zero_nans
-from optcore._reuse import value_and_grad_from_state as value_and_grad_from_state
 from optcore._rmsprop import ScaleByRmsState as ScaleByRmsState
 from optcore._rmsprop import ScaleByRStdDevState as ScaleByRStdDevState
 from optcore._rmsprop import rmsprop as rmsprop
@@ -207,13 +220,12 @@ from optcore._warmup import warmup_exponential_decay_schedule as warmup_exponent
 from optcore._weight_decay import add_decayed_weights as add_decayed_weights
 from optcore._yogi import scale_by_yogi as scale_by_yogi
 from optcore._yogi import yogi as yogi
-from optcore._zoom import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
-from optcore._zoom import ZoomLinesearchInfo as ZoomLinesearchInfo
-from optcore._zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 from optcore.func import FuncOptimizer as FuncOptimizer
 from optcore.func import check_loss as check_loss
+from optcore.optim import ADOPT as ADOPT
 from optcore.optim import ASGD as ASGD
 from optcore.optim import LARS as LARS
+from optcore.optim import MADGRAD as MADGRAD
 from optcore.optim import SGD as SGD
 from optcore.optim import SM3 as SM3
 from optcore.optim import AdaBelief as AdaBelief
@@ -225,15 +237,24 @@ from optcore.optim import Adagrad as Adagrad
 from optcore.optim import Adam as Adam
 from optcore.optim import AdaMax as AdaMax
 from optcore.optim import Adamax as Adamax
+from optcore.optim import AdamaxW as AdamaxW
 from optcore.optim import AdamW as AdamW
 from optcore.optim import Adan as Adan
+from optcore.optim import AdEMAMix as AdEMAMix
 from optcore.optim import AMSGrad as AMSGrad
+from optcore.optim import DAdaptAdamW as DAdaptAdamW
 from optcore.optim import Fromage as Fromage
 from optcore.optim import Lamb as Lamb
 from optcore.optim import Lion as Lion
 from optcore.optim import Muon as Muon
 from optcore.optim import NAdam as NAdam
+from optcore.optim import NAdamW as NAdamW
+from optcore.optim import NoisySGD as NoisySGD
 from optcore.optim import NovoGrad as NovoGrad
+from optcore.optim import OptimisticAdam as OptimisticAdam
+from optcore.optim import OptimisticGradientDescent as OptimisticGradientDescent
+from optcore.optim import PolyakSGD as PolyakSGD
+from optcore.optim import Prodigy as Prodigy
 from optcore.optim import RAdam as RAdam
 from optcore.optim import RMSProp as RMSProp
 from optcore.optim import RMSprop as RMSprop
@@ -244,4 +265,49 @@ from optcore.optim import Yogi as Yogi
 from optcore.optim import derive_class as derive_class
 from optcore.optim import from_torch as from_torch
 
+if TYPE_CHECKING:
+    from optcore._backtracking import BacktrackingLinesearchInfo as BacktrackingLinesearchInfo
+    from optcore._backtracking import (
+        ScaleByBacktrackingLinesearchState as ScaleByBacktrackingLinesearchState,
+    )
+    from optcore._backtracking import (
+        scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
+    )
+    from optcore._lbfgs import ScaleByLBFGSState as ScaleByLBFGSState
+    from optcore._lbfgs import lbfgs as lbfgs
+    from optcore._lbfgs import scale_by_lbfgs as scale_by_lbfgs
+    from optcore._lbfgs_class import LBFGS as LBFGS
+    from optcore._reuse import value_and_grad_from_state as value_and_grad_from_state
+    from optcore._zoom import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
+    from optcore._zoom import ZoomLinesearchInfo as ZoomLinesearchInfo
+    from optcore._zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+
 __version__ = "0.1.0"
+
+_LAZY = {  # where names are found that are imported when first used: most programs need few
+    "BacktrackingLinesearchInfo": "_backtracking",
+    "lbfgs": "_lbfgs",
+    "LBFGS": "_lbfgs_class",
+    "scale_by_backtracking_linesearch": "_backtracking",
+    "scale_by_lbfgs": "_lbfgs",
+    "scale_by_zoom_linesearch": "_zoom",
+    "ScaleByBacktrackingLinesearchState": "_backtracking",
+    "ScaleByLBFGSState": "_lbfgs",
+    "ScaleByZoomLinesearchState": "_zoom",
+    "value_and_grad_from_state": "_reuse",
+    "ZoomLinesearchInfo": "_zoom",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY} - {"TYPE_CHECKING", "_Any", "_LAZY"})

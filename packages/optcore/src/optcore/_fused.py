@@ -22,13 +22,18 @@ from optcore._tree import Tree, flatten_like, tree_flatten, tree_unflatten
 
 
 def take_step(
-    transformation: GradientTransformation, grads: Tree, state: Tree, params: Tree, inplace: bool
+    transformation: GradientTransformation,
+    grads: Tree,
+    state: Tree,
+    params: Tree,
+    inplace: bool,
+    extra: Mapping[str, Any],
 ) -> tuple[Tree, Tree]:
     """New parameters and state, the mode already decided."""
     fused = FusedStep.of(transformation, grads, state, params, inplace)
     if fused is not None:
         return fused.taken()
-    updates, state = transformation.apply(grads, state, params, inplace, {})
+    updates, state = transformation.apply(grads, state, params, inplace, extra)
     return apply_updates(params, updates, inplace=inplace), state
 
 

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range
 from optcore._leafwise import check_gradient, leafwise
 from optcore._norms import safe_sqrt, times
+from optcore._rows import OptimizerRow
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation, new_count
 from optcore._tree import Tree, describe, tree_flatten, tree_unflatten
 
@@ -76,6 +79,54 @@ def add_noise(
     return GradientTransformation(
         _noise_init, _noise_update, {"eta": eta, "gamma": gamma}, {"seed": seed}, name=who
     )
+
+
+def noisy_sgd(
+    lr: Hyperparam = 1e-3,
+    eta: Hyperparam = 0.01,
+    gamma: Hyperparam = 0.55,
+    seed: int | torch.Tensor = 0,
+    *,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Gradient descent with noise that fades: :math:`\theta' = \theta - \eta_l\,(g + \sigma_t z)`.
+
+    Args:
+        lr: Learning rate :math:`\eta_l \ge 0`.
+        eta: Variance of the noise at the first update, >= 0.
+        gamma: How fast it fades; the paper uses 0.55.
+        seed: Of the noise; see :func:`add_noise`.
+        maximize: Ascend instead of descend.
+
+    State:
+        That of :func:`add_noise`, inside the tuple of a :func:`chain`.
+
+    Differentiable:
+        As :func:`add_noise`, and in ``lr``.
+
+    Raises:
+        TypeError: A hyperparameter is no number, schedule, tensor or tree of such, ``seed`` no int.
+        ValueError: A hyperparameter outside its range.
+
+    Differs:
+        The numbers are not those of optax, which takes a JAX key. In a class every parameter group
+        has the stream of the seed to itself.
+
+    Example:
+        >>> opt = noisy_sgd(lr=0.1, eta=0.0)
+        >>> opt.update([torch.ones(1)], opt.init([torch.ones(1)]))[0]
+        [tensor([-0.1000])]
+
+    Reference:
+        Neelakantan et al., 2015, arXiv:1511.06807, equations 1-2.
+    """
+    check_range("noisy_sgd", "lr", lr, 0.0)
+    return chain(
+        *uphill("noisy_sgd", maximize), add_noise(eta, gamma, seed), scale_by_learning_rate(lr)
+    ).named("noisy_sgd")
+
+
+ROWS = (OptimizerRow(noisy_sgd, "NoisySGD"),)
 
 
 def _noise_init(params: Tree, *, eta: Any, gamma: Any, seed: int | torch.Tensor) -> AddNoiseState:

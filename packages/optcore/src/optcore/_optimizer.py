@@ -19,12 +19,13 @@ from optcore._leafwise import check_gradient
 from optcore._masking import spread
 from optcore._param_group import guarded
 from optcore._rows import OptimizerRow
+from optcore._tokens import show
 from optcore._torch_state import (
     check_options,
     restore_scalars,
     written,
 )
-from optcore._transform import GradientTransformation, show
+from optcore._transform import GradientTransformation
 from optcore._tree import (
     ParamDict,
     Tree,
@@ -189,11 +190,14 @@ class Optimizer(ClassState, torch.optim.Optimizer):
         return transformation, self._map_slots(shaped, state)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **extra: Any) -> Any:
         """Update every parameter that has a gradient.
 
         Args:
             closure: Recomputes the loss (and the gradients) first.
+            extra: Arguments for transformations that ask for some. ``value`` is what ``closure``
+                returned, unless given. What is shaped like parameters is a dict by their place in
+                the group.
 
         Returns:
             What ``closure`` returned, or None.
@@ -208,10 +212,11 @@ class Optimizer(ClassState, torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+            extra.setdefault("value", loss.detach() if isinstance(loss, torch.Tensor) else loss)
         for index in [i for i in self._kept if i >= len(self.param_groups)]:
             del self._kept[index]
         # all checks before any change
-        steps = [self._prepared(i, group) for i, group in enumerate(self.param_groups)]
+        steps = [self._prepared(i, group, extra) for i, group in enumerate(self.param_groups)]
         for step in steps:
             if step is not None:
                 step()
@@ -220,7 +225,9 @@ class Optimizer(ClassState, torch.optim.Optimizer):
     def _check_ready(self) -> None:
         """Refuse a step that must not be taken now."""
 
-    def _prepared(self, index: int, group: dict[str, Any]) -> Callable[[], None] | None:
+    def _prepared(
+        self, index: int, group: dict[str, Any], extra: dict[str, Any]
+    ) -> Callable[[], None] | None:
         """The step of a group, checked; None if nothing there has a gradient."""
         found = [p.grad for p in group["params"]]
         present = [p for p, g in zip(group["params"], found, strict=True) if g is not None]
@@ -272,7 +279,7 @@ class Optimizer(ClassState, torch.optim.Optimizer):
                 run = fused if fused.repeats else None
             else:
                 deferred = Deferred(tree)
-                updates, new = transformation.apply(deferred, state, params, True, {})
+                updates, new = transformation.apply(deferred, state, params, True, extra)
                 if isinstance(updates, Deferred):
                     run = updates.add_to([*params.values()])
                     run = run if updates is deferred and run.carries(state, new) else None

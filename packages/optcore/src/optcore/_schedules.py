@@ -13,7 +13,7 @@ import torch
 
 from optcore._hyperparams import Schedule
 from optcore._modes import differentiates
-from optcore._transform import show, token
+from optcore._tokens import show, token
 from optcore._tree import describe
 
 Value: TypeAlias = "float | torch.Tensor"

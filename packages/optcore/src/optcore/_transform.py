@@ -27,12 +27,12 @@ from optcore._modes import (
     mark_no_graph,
     warn_no_graph,
 )
+from optcore._tokens import show, token
 from optcore._tree import (
     Tree,
     describe,
     flatten_like,
     tensors_in,
-    tree_flatten,
     tree_leaves,
     tree_structure,
 )
@@ -230,7 +230,13 @@ class GradientTransformation:
         return updates, ScheduleState(state.count + 1, inner)
 
     def step(
-        self, grads: Tree, state: Tree, params: Tree, *, inplace: bool | None = None
+        self,
+        grads: Tree,
+        state: Tree,
+        params: Tree,
+        *,
+        inplace: bool | None = None,
+        **extra: Any,
     ) -> tuple[Tree, Tree]:
         """One step: :meth:`update`, then :func:`apply_updates`.
 
@@ -242,6 +248,7 @@ class GradientTransformation:
             state: What :meth:`init` or the previous step returned.
             params: The parameters.
             inplace: As in :meth:`update`.
+            extra: As in :meth:`update`.
 
         Returns:
             The new parameters and the new state.
@@ -259,10 +266,10 @@ class GradientTransformation:
         from optcore._fused import take_step  # _fused.py builds on this module
 
         if inplace is None:
-            given = (grads, state, list(self.tensors(state)))
+            given = (grads, state, extra, list(self.tensors(state)))
             inplace = not (differentiates(given, params) or OUT_OF_PLACE.get())
         with torch.no_grad() if inplace else nullcontext():
-            return take_step(self, grads, state, params, inplace)
+            return take_step(self, grads, state, params, inplace, extra)
 
     def named(self, name: str) -> GradientTransformation:
         """The same transformation, which calls itself ``name`` in ``repr`` and in errors."""
@@ -350,38 +357,6 @@ def _declares_extra(update: Callable[..., Any]) -> bool:
 
 
 _declares_extra_cached = lru_cache(maxsize=1024)(_declares_extra)
-
-
-class _Identity:
-    """Compares a tensor by identity and keeps it alive, so that its id stays its own."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: torch.Tensor) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
-def token(tree: Tree) -> tuple[Any, ...]:
-    """What compares and hashes as a tree of values does, tensors by identity."""
-    leaves, spec = tree_flatten(tree)
-    return (spec, *(_Identity(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves))
-
-
-def show(value: Any) -> str:
-    """A hyperparameter as ``repr`` shows it: tensors without contents, functions by name."""
-    if isinstance(value, torch.Tensor):
-        return describe(value)
-    if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(show, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{k!r}: {show(v)}' for k, v in value.items())}}}"
-    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def _is_schedule_state(node: object) -> bool:

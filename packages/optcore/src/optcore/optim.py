@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from optcore._kept import comparable
 from optcore._optimizer import Optimizer
-from optcore._optimizers import OPTIMIZERS
+from optcore._optimizers import INFORMED_OPTIMIZERS, OPTIMIZERS
 from optcore._rows import OptimizerRow
 from optcore._torch_state import (
     handed_over,
@@ -85,6 +86,11 @@ class TableOptimizer(Optimizer):
         return comparable([group.get(name) for name in self.row.defaults])
 
 
+@lru_cache
+def _parameters_of(base: type) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(base.__init__).parameters.values())  # type: ignore[misc]
+
+
 # options of torch.optim's classes -> what to do here
 _TORCH_ONLY = {
     "amsgrad": "use optcore.AMSGrad",
@@ -110,7 +116,7 @@ def derive_class(row: OptimizerRow, base: type, module: str, prefix: str = "") -
         'MyAdam'
     """
     name = prefix + row.class_name
-    own = [*inspect.signature(base.__init__).parameters.values()]  # type: ignore[misc]
+    own = _parameters_of(base)
     keywords = [*inspect.signature(row.factory).parameters.values()]
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     signature = inspect.Signature(
@@ -160,6 +166,21 @@ SignSGD = derive_class(OPTIMIZERS["sign_sgd"], TableOptimizer, __name__)
 Signum = derive_class(OPTIMIZERS["signum"], TableOptimizer, __name__)
 SM3 = derive_class(OPTIMIZERS["sm3"], TableOptimizer, __name__)
 Fromage = derive_class(OPTIMIZERS["fromage"], TableOptimizer, __name__)
+AdamaxW = derive_class(OPTIMIZERS["adamaxw"], TableOptimizer, __name__)
+NAdamW = derive_class(OPTIMIZERS["nadamw"], TableOptimizer, __name__)
+NoisySGD = derive_class(OPTIMIZERS["noisy_sgd"], TableOptimizer, __name__)
+OptimisticGradientDescent = derive_class(
+    OPTIMIZERS["optimistic_gradient_descent"], TableOptimizer, __name__
+)
+OptimisticAdam = derive_class(OPTIMIZERS["optimistic_adam"], TableOptimizer, __name__)
+AdEMAMix = derive_class(OPTIMIZERS["ademamix"], TableOptimizer, __name__)
+ADOPT = derive_class(OPTIMIZERS["adopt"], TableOptimizer, __name__)
+MADGRAD = derive_class(OPTIMIZERS["madgrad"], TableOptimizer, __name__)
+DAdaptAdamW = derive_class(OPTIMIZERS["dadapt_adamw"], TableOptimizer, __name__)
+Prodigy = derive_class(OPTIMIZERS["prodigy"], TableOptimizer, __name__)
+
+
+PolyakSGD = derive_class(INFORMED_OPTIMIZERS["polyak_sgd"], TableOptimizer, __name__)
 
 
 def from_torch(optimizer: torch.optim.Optimizer) -> TableOptimizer:

@@ -17,13 +17,23 @@ from optcore.testing.reference._descent import sgd as sgd
 from optcore.testing.reference._descent import sign_sgd as sign_sgd
 from optcore.testing.reference._descent import signum as signum
 from optcore.testing.reference._gradient import Gradient as Gradient
+from optcore.testing.reference._mixed import ademamix as ademamix
+from optcore.testing.reference._mixed import adopt as adopt
+from optcore.testing.reference._mixed import madgrad as madgrad
+from optcore.testing.reference._mixed import noisy_sgd as noisy_sgd
+from optcore.testing.reference._mixed import optimistic_adam as optimistic_adam
+from optcore.testing.reference._mixed import (
+    optimistic_gradient_descent as optimistic_gradient_descent,
+)
 from optcore.testing.reference._moments import adabelief as adabelief
 from optcore.testing.reference._moments import adam as adam
 from optcore.testing.reference._moments import adamax as adamax
+from optcore.testing.reference._moments import adamaxw as adamaxw
 from optcore.testing.reference._moments import adamw as adamw
 from optcore.testing.reference._moments import adan as adan
 from optcore.testing.reference._moments import amsgrad as amsgrad
 from optcore.testing.reference._moments import nadam as nadam
+from optcore.testing.reference._moments import nadamw as nadamw
 from optcore.testing.reference._moments import novograd as novograd
 from optcore.testing.reference._moments import radam as radam
 from optcore.testing.reference._moments import yogi as yogi

@@ -51,16 +51,26 @@ def adamax(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     *,
+    decoupled: bool = False,
     maximize: bool = False,
 ) -> Tensor:
     """Kingma and Ba, 2015, Algorithm 2, with ``eps`` beside the absolute gradient."""
     b1, b2 = betas
     m, u = torch.zeros_like(param), torch.zeros_like(param)
     for step in range(steps):
-        g = signed(grad(param, step), maximize) + weight_decay * param
+        g = signed(grad(param, step), maximize)
+        g = g if decoupled else g + weight_decay * param
         m, u = b1 * m + (1 - b1) * g, torch.maximum(b2 * u, g.abs() + eps)
-        param = param - lr / (1 - b1 ** (step + 1)) * m / u
+        decay = lr * weight_decay * param if decoupled else 0.0
+        param = param - lr / (1 - b1 ** (step + 1)) * m / u - decay
     return param
+
+
+def adamaxw(
+    param: Tensor, grad: Gradient, steps: int, *, weight_decay: float = 1e-4, **options: float
+) -> Tensor:
+    """The same with the decay of Loshchilov and Hutter, 2019."""
+    return adamax(param, grad, steps, weight_decay=weight_decay, decoupled=True, **options)
 
 
 def amsgrad(
@@ -122,6 +132,14 @@ def nadam(
         m_hat = ahead * m / (1 - product * ahead) + (1 - now) * g / (1 - product)
         param = param - lr * m_hat / ((v / (1 - b2 ** (step + 1))).sqrt() + eps)
     return param
+
+
+def nadamw(
+    param: Tensor, grad: Gradient, steps: int, *, weight_decay: float = 1e-4, **options: float
+) -> Tensor:
+    """Dozat, 2016, without the schedule, with the decay of Loshchilov and Hutter, 2019."""
+    fixed = {"decoupled_weight_decay": True, "constant_momentum": True}
+    return nadam(param, grad, steps, weight_decay=weight_decay, **fixed, **options)
 
 
 def radam(
