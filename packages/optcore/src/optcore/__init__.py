@@ -277,6 +277,22 @@ if TYPE_CHECKING:
     from optcore._lbfgs import lbfgs as lbfgs
     from optcore._lbfgs import scale_by_lbfgs as scale_by_lbfgs
     from optcore._lbfgs_class import LBFGS as LBFGS
+    from optcore._projections import projection_box as projection_box
+    from optcore._projections import projection_hypercube as projection_hypercube
+    from optcore._projections import projection_l1_ball as projection_l1_ball
+    from optcore._projections import projection_l1_sphere as projection_l1_sphere
+    from optcore._projections import projection_l2_ball as projection_l2_ball
+    from optcore._projections import projection_l2_sphere as projection_l2_sphere
+    from optcore._projections import projection_linf_ball as projection_linf_ball
+    from optcore._projections import projection_linf_sphere as projection_linf_sphere
+    from optcore._projections import projection_non_negative as projection_non_negative
+    from optcore._projections import projection_simplex as projection_simplex
+    from optcore._proximal import keep_params_in as keep_params_in
+    from optcore._proximal import prox_elastic_net as prox_elastic_net
+    from optcore._proximal import prox_group_lasso as prox_group_lasso
+    from optcore._proximal import prox_l1 as prox_l1
+    from optcore._proximal import prox_non_negative_l1 as prox_non_negative_l1
+    from optcore._proximal import proximal_step as proximal_step
     from optcore._reuse import value_and_grad_from_state as value_and_grad_from_state
     from optcore._zoom import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
     from optcore._zoom import ZoomLinesearchInfo as ZoomLinesearchInfo
@@ -285,6 +301,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {  # where names are found that are imported when first used: most programs need few
+    "projection_non_negative": "_projections",
+    "projection_box": "_projections",
+    "projection_hypercube": "_projections",
+    "projection_simplex": "_projections",
+    "projection_l1_sphere": "_projections",
+    "projection_l1_ball": "_projections",
+    "projection_l2_sphere": "_projections",
+    "projection_l2_ball": "_projections",
+    "projection_linf_sphere": "_projections",
+    "projection_linf_ball": "_projections",
+    "prox_l1": "_proximal",
+    "prox_elastic_net": "_proximal",
+    "prox_group_lasso": "_proximal",
+    "prox_non_negative_l1": "_proximal",
+    "keep_params_in": "_proximal",
+    "proximal_step": "_proximal",
     "BacktrackingLinesearchInfo": "_backtracking",
     "lbfgs": "_lbfgs",
     "LBFGS": "_lbfgs_class",
