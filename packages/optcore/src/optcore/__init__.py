@@ -273,10 +273,28 @@ if TYPE_CHECKING:
     from optcore._backtracking import (
         scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
     )
+    from optcore._curvature import fisher_diag as fisher_diag
+    from optcore._curvature import ggn_diag as ggn_diag
+    from optcore._curvature import hessian_diag as hessian_diag
+    from optcore._curvature import hvp as hvp
     from optcore._lbfgs import ScaleByLBFGSState as ScaleByLBFGSState
     from optcore._lbfgs import lbfgs as lbfgs
     from optcore._lbfgs import scale_by_lbfgs as scale_by_lbfgs
     from optcore._lbfgs_class import LBFGS as LBFGS
+    from optcore._monitoring import MonitorState as MonitorState
+    from optcore._monitoring import SnapshotState as SnapshotState
+    from optcore._monitoring import measure_with_ema as measure_with_ema
+    from optcore._monitoring import monitor as monitor
+    from optcore._monitoring import snapshot as snapshot
+    from optcore._perturbations import Gumbel as Gumbel
+    from optcore._perturbations import Normal as Normal
+    from optcore._perturbations import make_fenchel_young_loss as make_fenchel_young_loss
+    from optcore._perturbations import make_perturbed_fun as make_perturbed_fun
+    from optcore._privacy import (
+        differentially_private_aggregate as differentially_private_aggregate,
+    )
+    from optcore._privacy import per_example_global_norm_clip as per_example_global_norm_clip
+    from optcore._privacy import per_example_layer_norm_clip as per_example_layer_norm_clip
     from optcore._projections import projection_box as projection_box
     from optcore._projections import projection_hypercube as projection_hypercube
     from optcore._projections import projection_l1_ball as projection_l1_ball
@@ -301,6 +319,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {  # where names are found that are imported when first used: most programs need few
+    "per_example_global_norm_clip": "_privacy",
+    "per_example_layer_norm_clip": "_privacy",
+    "differentially_private_aggregate": "_privacy",
+    "MonitorState": "_monitoring",
+    "SnapshotState": "_monitoring",
+    "measure_with_ema": "_monitoring",
+    "monitor": "_monitoring",
+    "snapshot": "_monitoring",
+    "hvp": "_curvature",
+    "hessian_diag": "_curvature",
+    "ggn_diag": "_curvature",
+    "fisher_diag": "_curvature",
+    "Gumbel": "_perturbations",
+    "Normal": "_perturbations",
+    "make_perturbed_fun": "_perturbations",
+    "make_fenchel_young_loss": "_perturbations",
     "projection_non_negative": "_projections",
     "projection_box": "_projections",
     "projection_hypercube": "_projections",

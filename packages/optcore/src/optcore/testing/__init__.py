@@ -26,8 +26,8 @@ of optcore; :mod:`optcore.testing.reference` plain formulas of the optimizers. I
 needs nothing but what optcore needs.
 
 Layout: `_case` (what a row is), `_case_rows`, `_optimizer_cases`, `_moment_cases`, `_mixed_cases`,
-`_transform_cases`, `_combinator_cases` (the table), `_trajectory` (what checks run), `_conduct`,
-`_leaves`, `_derivatives` (the checks).
+`_transform_cases`, `_tool_cases`, `_combinator_cases` (the table), `_trajectory` (what checks run),
+`_conduct`, `_leaves`, `_derivatives` (the checks).
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from optcore.testing._leaves import check_dtypes as check_dtypes
 from optcore.testing._leaves import check_edge_trees as check_edge_trees
 from optcore.testing._mixed_cases import MIXED
 from optcore.testing._optimizer_cases import OPTIMIZERS
+from optcore.testing._tool_cases import TOOLS
 from optcore.testing._transform_cases import TRANSFORMS
 
 for _public in (Case, ConformanceError):
@@ -68,7 +69,7 @@ def _table(*rows: Case) -> Mapping[str, Case]:
     return MappingProxyType(table)
 
 
-CASES: Mapping[str, Case] = _table(*OPTIMIZERS, *MIXED, *TRANSFORMS, *COMBINATORS)
+CASES: Mapping[str, Case] = _table(*OPTIMIZERS, *MIXED, *TRANSFORMS, *TOOLS, *COMBINATORS)
 
 
 def checks_for(case: Case) -> tuple[Callable[[Case], None], ...]:

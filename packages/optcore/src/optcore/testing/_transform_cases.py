@@ -320,32 +320,6 @@ TRANSFORMS: tuple[Case, ...] = (
         {"min_scale": 0.4},
         optax=_named("scale_by_param_block_rms"),
     ),
-    # --- ends of steps
-    *(
-        Case(
-            f"keep_params_in-{name}",
-            optcore.keep_params_in,
-            {"projection": getattr(optcore, f"projection_{name.replace('-', '_')}"), "scale": 0.8},
-            limit_at_zero=name != "l2-sphere",
-            **_WHOLE,
-        )
-        for name in ("simplex", "l1-ball", "l2-sphere", "linf-sphere")
-    ),
-    Case(
-        "keep_params_in-box",
-        optcore.keep_params_in,
-        {"projection": optcore.projection_box, "lower": -0.4, "upper": 0.6},
-    ),
-    Case(
-        "proximal_step-elastic-net",
-        optcore.proximal_step,
-        {"prox": optcore.prox_elastic_net, "strength": 0.7, "ridge": 0.4, "scaling": 0.3},
-    ),
-    Case(
-        "proximal_step-group-lasso",
-        optcore.proximal_step,
-        {"prox": optcore.prox_group_lasso, "strength": 0.7, "scaling": 0.3, "axis": -1},
-    ),
     # --- repairs and functions of the user
     Case("zero_nans", optcore.zero_nans, optax=_named("zero_nans")),
     Case("nan_to_num", optcore.nan_to_num),
