@@ -180,6 +180,9 @@ from optcore._schedules import cosine_decay_schedule as cosine_decay_schedule
 from optcore._schedules import exponential_decay as exponential_decay
 from optcore._schedules import linear_schedule as linear_schedule
 from optcore._schedules import polynomial_schedule as polynomial_schedule
+from optcore._shampoo import ScaleByShampooState as ScaleByShampooState
+from optcore._shampoo import scale_by_shampoo as scale_by_shampoo
+from optcore._shampoo import shampoo as shampoo
 from optcore._sign import ScaleByLionState as ScaleByLionState
 from optcore._sign import lion as lion
 from optcore._sign import scale_by_lion as scale_by_lion
@@ -189,6 +192,13 @@ from optcore._sign import signum as signum
 from optcore._sm3 import ScaleBySM3State as ScaleBySM3State
 from optcore._sm3 import scale_by_sm3 as scale_by_sm3
 from optcore._sm3 import sm3 as sm3
+from optcore._soap import ScaleBySoapState as ScaleBySoapState
+from optcore._soap import scale_by_soap as scale_by_soap
+from optcore._soap import soap as soap
+from optcore._sophia import SophiaState as SophiaState
+from optcore._sophia import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
+from optcore._sophia import scale_by_sophia as scale_by_sophia
+from optcore._sophia import sophia as sophia
 from optcore._transform import EmptyState as EmptyState
 from optcore._transform import GradientTransformation as GradientTransformation
 from optcore._transform import ScheduleState as ScheduleState
@@ -228,6 +238,7 @@ from optcore.optim import LARS as LARS
 from optcore.optim import MADGRAD as MADGRAD
 from optcore.optim import SGD as SGD
 from optcore.optim import SM3 as SM3
+from optcore.optim import SOAP as SOAP
 from optcore.optim import AdaBelief as AdaBelief
 from optcore.optim import AdaDelta as AdaDelta
 from optcore.optim import Adadelta as Adadelta
@@ -259,8 +270,10 @@ from optcore.optim import RAdam as RAdam
 from optcore.optim import RMSProp as RMSProp
 from optcore.optim import RMSprop as RMSprop
 from optcore.optim import Rprop as Rprop
+from optcore.optim import Shampoo as Shampoo
 from optcore.optim import SignSGD as SignSGD
 from optcore.optim import Signum as Signum
+from optcore.optim import Sophia as Sophia
 from optcore.optim import Yogi as Yogi
 from optcore.optim import derive_class as derive_class
 from optcore.optim import from_torch as from_torch
@@ -290,6 +303,8 @@ if TYPE_CHECKING:
     from optcore._perturbations import Normal as Normal
     from optcore._perturbations import make_fenchel_young_loss as make_fenchel_young_loss
     from optcore._perturbations import make_perturbed_fun as make_perturbed_fun
+    from optcore._plateau import ReduceLROnPlateauState as ReduceLROnPlateauState
+    from optcore._plateau import reduce_on_plateau as reduce_on_plateau
     from optcore._privacy import (
         differentially_private_aggregate as differentially_private_aggregate,
     )
@@ -312,6 +327,8 @@ if TYPE_CHECKING:
     from optcore._proximal import prox_non_negative_l1 as prox_non_negative_l1
     from optcore._proximal import proximal_step as proximal_step
     from optcore._reuse import value_and_grad_from_state as value_and_grad_from_state
+    from optcore._sam import SAMState as SAMState
+    from optcore._sam import sam as sam
     from optcore._zoom import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
     from optcore._zoom import ZoomLinesearchInfo as ZoomLinesearchInfo
     from optcore._zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
@@ -319,6 +336,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {  # where names are found that are imported when first used: most programs need few
+    "ReduceLROnPlateauState": "_plateau",
+    "reduce_on_plateau": "_plateau",
+    "SAMState": "_sam",
+    "sam": "_sam",
     "per_example_global_norm_clip": "_privacy",
     "per_example_layer_norm_clip": "_privacy",
     "differentially_private_aggregate": "_privacy",

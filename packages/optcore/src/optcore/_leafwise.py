@@ -155,7 +155,7 @@ def _check_leaves(
 def check_shapes(who: str, grads: Sequence[Any], like: Sequence[Any], tree: Tree) -> None:
     """Refuse a gradient of another shape than what belongs to its parameter."""
     for index, (grad, own) in enumerate(zip(grads, like, strict=True)):
-        if grad is not None and own is not None and own.shape != grad.shape:
+        if grad is not None and isinstance(own, torch.Tensor) and own.shape != grad.shape:
             raise ValueError(
                 f"{who}: expected a gradient like its parameter {describe(own)}, got "
                 f"{describe(grad)}, at {path_to(tree, index)}"

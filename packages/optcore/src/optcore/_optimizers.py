@@ -30,8 +30,11 @@ from optcore import (
     _rmsprop,
     _rprop,
     _schedule_free_rows,
+    _shampoo,
     _sign,
     _sm3,
+    _soap,
+    _sophia,
     _yogi,
 )
 from optcore._rows import OptimizerRow
@@ -65,9 +68,13 @@ _FAMILIES = (
     _adopt,
     _madgrad,
     _dadapt,
+    _shampoo,
+    _soap,
 )
 
 OPTIMIZERS: dict[str, OptimizerRow] = {row.name: row for family in _FAMILIES for row in family.ROWS}
 
 # Those whose update asks for more than gradients, as an extra argument: ``value``, ``obj_fn``.
-INFORMED_OPTIMIZERS: dict[str, OptimizerRow] = {row.name: row for row in _polyak.ROWS}
+INFORMED_OPTIMIZERS: dict[str, OptimizerRow] = {
+    row.name: row for row in (*_polyak.ROWS, *_sophia.ROWS)
+}

@@ -180,6 +180,9 @@ DAdaptAdamW = derive_class(OPTIMIZERS["dadapt_adamw"], TableOptimizer, __name__)
 Prodigy = derive_class(OPTIMIZERS["prodigy"], TableOptimizer, __name__)
 
 
+Shampoo = derive_class(OPTIMIZERS["shampoo"], TableOptimizer, __name__)
+SOAP = derive_class(OPTIMIZERS["soap"], TableOptimizer, __name__)
+Sophia = derive_class(INFORMED_OPTIMIZERS["sophia"], TableOptimizer, __name__)
 PolyakSGD = derive_class(INFORMED_OPTIMIZERS["polyak_sgd"], TableOptimizer, __name__)
 
 

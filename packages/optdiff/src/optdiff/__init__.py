@@ -76,7 +76,9 @@ from optdiff.meta import MetaRAdam as MetaRAdam
 from optdiff.meta import MetaRMSProp as MetaRMSProp
 from optdiff.meta import MetaRMSprop as MetaRMSprop
 from optdiff.meta import MetaSGD as MetaSGD
+from optdiff.meta import MetaShampoo as MetaShampoo
 from optdiff.meta import MetaSM3 as MetaSM3
+from optdiff.meta import MetaSophia as MetaSophia
 from optdiff.meta import MetaYogi as MetaYogi
 from optdiff.state import ModuleState as ModuleState
 from optdiff.state import extract_state_dict as extract_state_dict
@@ -127,6 +129,8 @@ __all__ = [
     "MetaSM3",
     "MetaScheduleFreeAdamW",
     "MetaScheduleFreeSGD",
+    "MetaShampoo",
+    "MetaSophia",
     "MetaYogi",
     "ModuleState",
     "custom_fixed_point",

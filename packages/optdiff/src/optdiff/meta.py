@@ -275,6 +275,8 @@ MetaMADGRAD = derive("madgrad")
 MetaDAdaptAdamW = derive("dadapt_adamw")
 MetaProdigy = derive("prodigy")
 MetaPolyakSGD = derive("polyak_sgd")
+MetaShampoo = derive("shampoo")
+MetaSophia = derive("sophia")
 
 
 def _outside_the_graph(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import optcore
 from optcore.testing import reference
 from optcore.testing._case import Case
 from optcore.testing._case_rows import NO_OPTAX, inside_decay, rows
@@ -39,42 +38,10 @@ def _optax_contrib(name: str) -> Any:
     return make
 
 
-def _told_init(params: Any, *, inner: optcore.GradientTransformation) -> Any:
-    return inner.init(params)
-
-
-def _told_update(
-    updates: Any, state: Any, params: Any, *, inplace: bool, inner: optcore.GradientTransformation
-) -> Any:
-    leaves, _ = optcore.tree_flatten_as_tuple(params)
-    value = 2.0 + sum(0.1 * leaf.double().square().sum() for leaf in leaves)
-    return inner.apply(updates, state, params, inplace, {"value": value})
-
-
-def told(inner: optcore.GradientTransformation) -> optcore.GradientTransformation:
-    """A transformation that is told a ``value``: a smooth function of the parameters."""
-    return optcore.GradientTransformation(
-        _told_init, _told_update, static={"inner": inner}, name="told", needs_params=True
-    )
-
-
 # one estimate for all parameters, which a formula of one tensor cannot know
 _ESTIMATED = {"per_leaf": False, "static": ("estim_lr0",)}
 
 MIXED: tuple[Case, ...] = (
-    Case(
-        "polyak_sgd",
-        lambda **options: told(optcore.polyak_sgd(**options)),
-        {"lr": 0.7, "max_lr": 9.0, "f_min": 0.3, "eps": 0.2},
-        also_covers=("polyak_sgd", "scale_by_polyak"),
-        per_leaf=False,
-    ),
-    Case(
-        "polyak_sgd-bounded",
-        lambda **options: told(optcore.polyak_sgd(**options)),
-        {"lr": 0.7, "max_lr": 0.05, "variant": "sps+"},
-        per_leaf=False,
-    ),
     *rows(
         "adamaxw",
         {"reference": reference.adamaxw, "optax": inside_decay("adamaxw")},
@@ -197,6 +164,29 @@ MIXED: tuple[Case, ...] = (
             "estim_lr0": 0.02,
             "beta3": 0.8,
             "safeguard_warmup": True,
+        },
+    ),
+    *rows(
+        "shampoo",
+        {"reference": reference.shampoo, "also_covers": ("scale_by_shampoo",)},
+        plain={"lr": 0.05, "weight_decay": 0.1, "eps": 0.1, "decay": 0.9, "momentum": 0.6},
+        now_and_then={"lr": 0.05, "eps": 0.1, "update_interval": 2, "maximize": True},
+    ),
+    *rows(
+        "soap",
+        # its bases are constants to the derivative, which finite differences see move
+        {
+            "reference": reference.soap,
+            "also_covers": ("scale_by_soap",),
+            "differentiable": False,
+        },
+        plain={
+            "lr": 0.02,
+            "betas": (0.6, 0.7),
+            "eps": 1e-2,
+            "weight_decay": 0.1,
+            "shampoo_beta": 0.8,
+            "precondition_frequency": 2,
         },
     ),
 )

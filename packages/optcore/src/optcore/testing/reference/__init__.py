@@ -37,6 +37,8 @@ from optcore.testing.reference._moments import nadamw as nadamw
 from optcore.testing.reference._moments import novograd as novograd
 from optcore.testing.reference._moments import radam as radam
 from optcore.testing.reference._moments import yogi as yogi
+from optcore.testing.reference._preconditioned import shampoo as shampoo
+from optcore.testing.reference._preconditioned import soap as soap
 from optcore.testing.reference._scaled import adadelta as adadelta
 from optcore.testing.reference._scaled import adafactor as adafactor
 from optcore.testing.reference._scaled import adagrad as adagrad
