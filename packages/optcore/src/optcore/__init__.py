@@ -131,7 +131,6 @@ from optcore._optimistic import ScaleByOptimisticGradientState as ScaleByOptimis
 from optcore._optimistic import optimistic_adam as optimistic_adam
 from optcore._optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from optcore._optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
-from optcore._optimizer import Optimizer as Optimizer
 from optcore._optimizers import INFORMED_OPTIMIZERS as INFORMED_OPTIMIZERS
 from optcore._optimizers import OPTIMIZERS as OPTIMIZERS
 from optcore._param_scaling import scale_by_param_block_norm as scale_by_param_block_norm
@@ -170,9 +169,6 @@ from optcore._schedule_free import ScheduleFreeState as ScheduleFreeState
 from optcore._schedule_free import schedule_free as schedule_free
 from optcore._schedule_free import schedule_free_eval_params as schedule_free_eval_params
 from optcore._schedule_free import schedule_free_train_params as schedule_free_train_params
-from optcore._schedule_free_optim import ScheduleFreeAdamW as ScheduleFreeAdamW
-from optcore._schedule_free_optim import ScheduleFreeOptimizer as ScheduleFreeOptimizer
-from optcore._schedule_free_optim import ScheduleFreeSGD as ScheduleFreeSGD
 from optcore._schedule_free_rows import schedule_free_adamw as schedule_free_adamw
 from optcore._schedule_free_rows import schedule_free_sgd as schedule_free_sgd
 from optcore._schedules import constant_schedule as constant_schedule
@@ -232,51 +228,6 @@ from optcore._yogi import scale_by_yogi as scale_by_yogi
 from optcore._yogi import yogi as yogi
 from optcore.func import FuncOptimizer as FuncOptimizer
 from optcore.func import check_loss as check_loss
-from optcore.optim import ADOPT as ADOPT
-from optcore.optim import ASGD as ASGD
-from optcore.optim import LARS as LARS
-from optcore.optim import MADGRAD as MADGRAD
-from optcore.optim import SGD as SGD
-from optcore.optim import SM3 as SM3
-from optcore.optim import SOAP as SOAP
-from optcore.optim import AdaBelief as AdaBelief
-from optcore.optim import AdaDelta as AdaDelta
-from optcore.optim import Adadelta as Adadelta
-from optcore.optim import Adafactor as Adafactor
-from optcore.optim import AdaGrad as AdaGrad
-from optcore.optim import Adagrad as Adagrad
-from optcore.optim import Adam as Adam
-from optcore.optim import AdaMax as AdaMax
-from optcore.optim import Adamax as Adamax
-from optcore.optim import AdamaxW as AdamaxW
-from optcore.optim import AdamW as AdamW
-from optcore.optim import Adan as Adan
-from optcore.optim import AdEMAMix as AdEMAMix
-from optcore.optim import AMSGrad as AMSGrad
-from optcore.optim import DAdaptAdamW as DAdaptAdamW
-from optcore.optim import Fromage as Fromage
-from optcore.optim import Lamb as Lamb
-from optcore.optim import Lion as Lion
-from optcore.optim import Muon as Muon
-from optcore.optim import NAdam as NAdam
-from optcore.optim import NAdamW as NAdamW
-from optcore.optim import NoisySGD as NoisySGD
-from optcore.optim import NovoGrad as NovoGrad
-from optcore.optim import OptimisticAdam as OptimisticAdam
-from optcore.optim import OptimisticGradientDescent as OptimisticGradientDescent
-from optcore.optim import PolyakSGD as PolyakSGD
-from optcore.optim import Prodigy as Prodigy
-from optcore.optim import RAdam as RAdam
-from optcore.optim import RMSProp as RMSProp
-from optcore.optim import RMSprop as RMSprop
-from optcore.optim import Rprop as Rprop
-from optcore.optim import Shampoo as Shampoo
-from optcore.optim import SignSGD as SignSGD
-from optcore.optim import Signum as Signum
-from optcore.optim import Sophia as Sophia
-from optcore.optim import Yogi as Yogi
-from optcore.optim import derive_class as derive_class
-from optcore.optim import from_torch as from_torch
 
 if TYPE_CHECKING:
     from optcore._backtracking import BacktrackingLinesearchInfo as BacktrackingLinesearchInfo
@@ -299,6 +250,7 @@ if TYPE_CHECKING:
     from optcore._monitoring import measure_with_ema as measure_with_ema
     from optcore._monitoring import monitor as monitor
     from optcore._monitoring import snapshot as snapshot
+    from optcore._optimizer import Optimizer as Optimizer
     from optcore._perturbations import Gumbel as Gumbel
     from optcore._perturbations import Normal as Normal
     from optcore._perturbations import make_fenchel_young_loss as make_fenchel_young_loss
@@ -329,69 +281,111 @@ if TYPE_CHECKING:
     from optcore._reuse import value_and_grad_from_state as value_and_grad_from_state
     from optcore._sam import SAMState as SAMState
     from optcore._sam import sam as sam
+    from optcore._schedule_free_optim import ScheduleFreeAdamW as ScheduleFreeAdamW
+    from optcore._schedule_free_optim import ScheduleFreeOptimizer as ScheduleFreeOptimizer
+    from optcore._schedule_free_optim import ScheduleFreeSGD as ScheduleFreeSGD
     from optcore._zoom import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
     from optcore._zoom import ZoomLinesearchInfo as ZoomLinesearchInfo
     from optcore._zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+    from optcore.optim import ADOPT as ADOPT
+    from optcore.optim import ASGD as ASGD
+    from optcore.optim import LARS as LARS
+    from optcore.optim import MADGRAD as MADGRAD
+    from optcore.optim import SGD as SGD
+    from optcore.optim import SM3 as SM3
+    from optcore.optim import SOAP as SOAP
+    from optcore.optim import AdaBelief as AdaBelief
+    from optcore.optim import AdaDelta as AdaDelta
+    from optcore.optim import Adadelta as Adadelta
+    from optcore.optim import Adafactor as Adafactor
+    from optcore.optim import AdaGrad as AdaGrad
+    from optcore.optim import Adagrad as Adagrad
+    from optcore.optim import Adam as Adam
+    from optcore.optim import AdaMax as AdaMax
+    from optcore.optim import Adamax as Adamax
+    from optcore.optim import AdamaxW as AdamaxW
+    from optcore.optim import AdamW as AdamW
+    from optcore.optim import Adan as Adan
+    from optcore.optim import AdEMAMix as AdEMAMix
+    from optcore.optim import AMSGrad as AMSGrad
+    from optcore.optim import DAdaptAdamW as DAdaptAdamW
+    from optcore.optim import Fromage as Fromage
+    from optcore.optim import Lamb as Lamb
+    from optcore.optim import Lion as Lion
+    from optcore.optim import Muon as Muon
+    from optcore.optim import NAdam as NAdam
+    from optcore.optim import NAdamW as NAdamW
+    from optcore.optim import NoisySGD as NoisySGD
+    from optcore.optim import NovoGrad as NovoGrad
+    from optcore.optim import OptimisticAdam as OptimisticAdam
+    from optcore.optim import OptimisticGradientDescent as OptimisticGradientDescent
+    from optcore.optim import PolyakSGD as PolyakSGD
+    from optcore.optim import Prodigy as Prodigy
+    from optcore.optim import RAdam as RAdam
+    from optcore.optim import RMSProp as RMSProp
+    from optcore.optim import RMSprop as RMSprop
+    from optcore.optim import Rprop as Rprop
+    from optcore.optim import Shampoo as Shampoo
+    from optcore.optim import SignSGD as SignSGD
+    from optcore.optim import Signum as Signum
+    from optcore.optim import Sophia as Sophia
+    from optcore.optim import Yogi as Yogi
+    from optcore.optim import derive_class as derive_class
+    from optcore.optim import from_torch as from_torch
 
 __version__ = "0.1.0"
 
-_LAZY = {  # where names are found that are imported when first used: most programs need few
-    "ReduceLROnPlateauState": "_plateau",
-    "reduce_on_plateau": "_plateau",
-    "SAMState": "_sam",
-    "sam": "_sam",
-    "per_example_global_norm_clip": "_privacy",
-    "per_example_layer_norm_clip": "_privacy",
-    "differentially_private_aggregate": "_privacy",
-    "MonitorState": "_monitoring",
-    "SnapshotState": "_monitoring",
-    "measure_with_ema": "_monitoring",
-    "monitor": "_monitoring",
-    "snapshot": "_monitoring",
-    "hvp": "_curvature",
-    "hessian_diag": "_curvature",
-    "ggn_diag": "_curvature",
-    "fisher_diag": "_curvature",
-    "Gumbel": "_perturbations",
-    "Normal": "_perturbations",
-    "make_perturbed_fun": "_perturbations",
-    "make_fenchel_young_loss": "_perturbations",
-    "projection_non_negative": "_projections",
-    "projection_box": "_projections",
-    "projection_hypercube": "_projections",
-    "projection_simplex": "_projections",
-    "projection_l1_sphere": "_projections",
-    "projection_l1_ball": "_projections",
-    "projection_l2_sphere": "_projections",
-    "projection_l2_ball": "_projections",
-    "projection_linf_sphere": "_projections",
-    "projection_linf_ball": "_projections",
-    "prox_l1": "_proximal",
-    "prox_elastic_net": "_proximal",
-    "prox_group_lasso": "_proximal",
-    "prox_non_negative_l1": "_proximal",
-    "keep_params_in": "_proximal",
-    "proximal_step": "_proximal",
-    "BacktrackingLinesearchInfo": "_backtracking",
-    "lbfgs": "_lbfgs",
-    "LBFGS": "_lbfgs_class",
-    "scale_by_backtracking_linesearch": "_backtracking",
-    "scale_by_lbfgs": "_lbfgs",
-    "scale_by_zoom_linesearch": "_zoom",
-    "ScaleByBacktrackingLinesearchState": "_backtracking",
-    "ScaleByLBFGSState": "_lbfgs",
-    "ScaleByZoomLinesearchState": "_zoom",
-    "value_and_grad_from_state": "_reuse",
-    "ZoomLinesearchInfo": "_zoom",
+# What is imported when it is first used: a program needs little of it.
+_LAZY = {
+    name: module
+    for module, names in {
+        "_backtracking": (
+            "BacktrackingLinesearchInfo scale_by_backtracking_linesearch "
+            "ScaleByBacktrackingLinesearchState"
+        ),
+        "_curvature": "fisher_diag ggn_diag hessian_diag hvp",
+        "_lbfgs": "lbfgs scale_by_lbfgs ScaleByLBFGSState",
+        "_lbfgs_class": "LBFGS",
+        "_monitoring": "measure_with_ema monitor MonitorState snapshot SnapshotState",
+        "_optimizer": "Optimizer",
+        "_perturbations": "Gumbel make_fenchel_young_loss make_perturbed_fun Normal",
+        "_plateau": "reduce_on_plateau ReduceLROnPlateauState",
+        "_privacy": (
+            "differentially_private_aggregate per_example_global_norm_clip "
+            "per_example_layer_norm_clip"
+        ),
+        "_projections": (
+            "projection_box projection_hypercube projection_l1_ball projection_l1_sphere "
+            "projection_l2_ball projection_l2_sphere projection_linf_ball "
+            "projection_linf_sphere projection_non_negative projection_simplex"
+        ),
+        "_proximal": (
+            "keep_params_in prox_elastic_net prox_group_lasso prox_l1 prox_non_negative_l1 "
+            "proximal_step"
+        ),
+        "_reuse": "value_and_grad_from_state",
+        "_sam": "sam SAMState",
+        "_schedule_free_optim": "ScheduleFreeAdamW ScheduleFreeOptimizer ScheduleFreeSGD",
+        "_zoom": "scale_by_zoom_linesearch ScaleByZoomLinesearchState ZoomLinesearchInfo",
+        "optim": (
+            "AdaBelief AdaDelta Adadelta Adafactor AdaGrad Adagrad Adam AdaMax Adamax "
+            "AdamaxW AdamW Adan AdEMAMix ADOPT AMSGrad ASGD DAdaptAdamW derive_class "
+            "from_torch Fromage Lamb LARS Lion MADGRAD Muon NAdam NAdamW NoisySGD NovoGrad "
+            "OptimisticAdam OptimisticGradientDescent PolyakSGD Prodigy RAdam RMSProp "
+            "RMSprop Rprop SGD Shampoo SignSGD Signum SM3 SOAP Sophia Yogi"
+        ),
+    }.items()
+    for name in names.split()
 }
 
 
 def __getattr__(name: str) -> _Any:
-    if name not in _LAZY:
+    if name not in _LAZY and name != "optim":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    module = import_module(f"{__name__}.{_LAZY.get(name, name)}")
+    value = getattr(module, name) if name in _LAZY else module
     globals()[name] = value
     return value
 

@@ -27,7 +27,8 @@ needs nothing but what optcore needs.
 
 Layout: `_case` (what a row is), `_case_rows`, `_optimizer_cases`, `_moment_cases`, `_mixed_cases`,
 `_transform_cases`, `_tool_cases`, `_combinator_cases`, `_informed_cases` (the table), `_trajectory`
-(what checks run), `_conduct`, `_leaves`, `_derivatives` (the checks).
+(what checks run), `_conduct`, `_leaves`, `_derivatives` (the checks), `catalogue` (the README's
+table).
 """
 
 from __future__ import annotations
