@@ -30,3 +30,10 @@ def test_the_table_of_the_readme_is_current():
 def test_a_text_without_marks_is_refused():
     with pytest.raises(ValueError, match=r"^catalogue: expected a text with <!-- optim"):
         catalogue.written("nothing")
+
+
+def test_a_star_import_brings_what_is_imported_later_too():
+    names = {}
+    exec("from optcore import *", names)
+    assert {"adam", "Adam", "OPTIMIZERS", "projection_simplex"} <= names.keys()
+    assert "TYPE_CHECKING" not in names

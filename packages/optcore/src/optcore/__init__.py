@@ -2,21 +2,25 @@
 """Composable, differentiable gradient transformations and optimizers for PyTorch.
 
 Layout: `_transform` (what a transformation is), `_modes` (when a step overwrites), `_apply`
-(apply_updates), `_hyperparams` and `_leafwise` (what formulas are made of), `_deferred` and
-`_tensorlist` (many leaves at a time in place), `_kept` (what a class keeps from step to step),
-`_chain`, `_masking`, `_partition`, `_choice`, `_control`, `_accumulation`, `_lookahead`,
-`_adapters`, `_inject` (combinators), `_scaling`, `_weight_decay`, `_norms`, `_clipping`,
-`_normalization`, `_param_scaling`, `_repairs`, `_hooks`, `_averaging`, `_noise` (transformations of
-no single optimizer), `_schedules`, `_warmup`, `_piecewise`, `_tree_math`, `_moment_rules` (what
-Adam and its relatives share), then one file per optimizer or family (`_adam`, `_momentum`,
-`_rmsprop`, `_sign`, ...), `_kernels` (those of other packages), `_optimizers` (the table),
-`_optimizer` and `_class_state` (any transformation as a `torch.optim.Optimizer`), `optim` (classes
-derived from the table), `_param_group`, `_torch_state` (from and to torch.optim),
+(apply_updates), `_tokens` (how values compare), `_hyperparams` and `_leafwise` (what formulas are
+made of), `_deferred` and `_tensorlist` (many leaves at a time in place), `_kept` (what a class
+keeps from step to step), `_chain`, `_masking`, `_partition`, `_choice`, `_control`,
+`_accumulation`, `_lookahead`, `_sam`, `_plateau`, `_adapters`, `_inject` (combinators), `_scaling`,
+`_weight_decay`, `_norms`, `_clipping`, `_normalization`, `_param_scaling`, `_repairs`, `_hooks`,
+`_averaging`, `_noise`, `_privacy`, `_monitoring`, `_proximal` (transformations of no single
+optimizer), `_projections`, `_perturbations`, `_curvature` (functions), `_schedules`, `_warmup`,
+`_piecewise`, `_tree_math`, `_moment_rules` (what Adam and its relatives share), `_anchor`
+(parameters that a state keeps), `_matrix_root`, then one file per optimizer or family (`_adam`,
+`_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other packages), `_optimizers` (the
+table), `_optimizer` and `_class_state` (any transformation as a `torch.optim.Optimizer`), `optim`
+(classes derived from the table), `_param_group`, `_torch_state` (from and to torch.optim),
 `_schedule_free_optim` (classes that switch between training and evaluation), `_wolfe` (line
 searches on numbers), `_line` (the line they see), `_backtracking`, `_zoom`, `_reuse`, `_two_loop`,
-`_lbfgs`, `_lbfgs_class`, `func` (FuncOptimizer). Everything public stands here.
+`_lbfgs`, `_lbfgs_class`, `func` (FuncOptimizer), `_lazy` (what is imported when first used).
+Everything public stands here.
 """
 
+from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
@@ -93,6 +97,7 @@ from optcore._kernels import KernelsStatus as KernelsStatus
 from optcore._kernels import kernels_status as kernels_status
 from optcore._layerwise import lamb as lamb
 from optcore._layerwise import lars as lars
+from optcore._lazy import MODULE_OF as _MODULE_OF
 from optcore._lookahead import LookaheadParams as LookaheadParams
 from optcore._lookahead import LookaheadState as LookaheadState
 from optcore._lookahead import lookahead as lookahead
@@ -335,60 +340,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# What is imported when it is first used: a program needs little of it.
-_LAZY = {
-    name: module
-    for module, names in {
-        "_backtracking": (
-            "BacktrackingLinesearchInfo scale_by_backtracking_linesearch "
-            "ScaleByBacktrackingLinesearchState"
-        ),
-        "_curvature": "fisher_diag ggn_diag hessian_diag hvp",
-        "_lbfgs": "lbfgs scale_by_lbfgs ScaleByLBFGSState",
-        "_lbfgs_class": "LBFGS",
-        "_monitoring": "measure_with_ema monitor MonitorState snapshot SnapshotState",
-        "_optimizer": "Optimizer",
-        "_perturbations": "Gumbel make_fenchel_young_loss make_perturbed_fun Normal",
-        "_plateau": "reduce_on_plateau ReduceLROnPlateauState",
-        "_privacy": (
-            "differentially_private_aggregate per_example_global_norm_clip "
-            "per_example_layer_norm_clip"
-        ),
-        "_projections": (
-            "projection_box projection_hypercube projection_l1_ball projection_l1_sphere "
-            "projection_l2_ball projection_l2_sphere projection_linf_ball "
-            "projection_linf_sphere projection_non_negative projection_simplex"
-        ),
-        "_proximal": (
-            "keep_params_in prox_elastic_net prox_group_lasso prox_l1 prox_non_negative_l1 "
-            "proximal_step"
-        ),
-        "_reuse": "value_and_grad_from_state",
-        "_sam": "sam SAMState",
-        "_schedule_free_optim": "ScheduleFreeAdamW ScheduleFreeOptimizer ScheduleFreeSGD",
-        "_zoom": "scale_by_zoom_linesearch ScaleByZoomLinesearchState ZoomLinesearchInfo",
-        "optim": (
-            "AdaBelief AdaDelta Adadelta Adafactor AdaGrad Adagrad Adam AdaMax Adamax "
-            "AdamaxW AdamW Adan AdEMAMix ADOPT AMSGrad ASGD DAdaptAdamW derive_class "
-            "from_torch Fromage Lamb LARS Lion MADGRAD Muon NAdam NAdamW NoisySGD NovoGrad "
-            "OptimisticAdam OptimisticGradientDescent PolyakSGD Prodigy RAdam RMSProp "
-            "RMSprop Rprop SGD Shampoo SignSGD Signum SM3 SOAP Sophia Yogi"
-        ),
-    }.items()
-    for name in names.split()
-}
+__all__ = [
+    name
+    for name, value in {**globals(), **_MODULE_OF}.items()
+    if not name.startswith("_") and name != "TYPE_CHECKING" and not isinstance(value, _ModuleType)
+]
 
 
 def __getattr__(name: str) -> _Any:
-    if name not in _LAZY and name != "optim":
+    if name not in _MODULE_OF and name != "optim":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module(f"{__name__}.{_LAZY.get(name, name)}")
-    value = getattr(module, name) if name in _LAZY else module
+    module = import_module(f"{__name__}.{_MODULE_OF.get(name, name)}")
+    value = getattr(module, name) if name in _MODULE_OF else module
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY} - {"TYPE_CHECKING", "_Any", "_LAZY"})
+    return sorted({*globals(), *_MODULE_OF} - {"TYPE_CHECKING"})
