@@ -100,6 +100,16 @@ def test_the_class_takes_the_value_from_the_closure_or_as_an_argument(how):
     torch.testing.assert_close({k: p.detach() for k, p in params.items()}, expected)
 
 
+@pytest.mark.parametrize("inplace", [None, False])
+def test_a_func_optimizer_tells_the_loss(inplace):
+    optimizer = optcore.FuncOptimizer(optcore.polyak_sgd(max_lr=0.3))
+    params = {k: v.requires_grad_() for k, v in start().items()}
+    for _ in range(3):
+        params = optimizer.step(loss(params, torch.sin), params, inplace=inplace)
+    expected = by_function(optcore.polyak_sgd(max_lr=0.3), start(), 3)
+    torch.testing.assert_close({k: p.detach() for k, p in params.items()}, expected)
+
+
 ERRORS = [
     (
         lambda: optcore.scale_by_polyak().update([torch.ones(1)], optcore.EmptyState()),
