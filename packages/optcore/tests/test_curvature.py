@@ -100,11 +100,11 @@ ERRORS = [
     ),
     (
         lambda: optcore.hvp(lambda p: p[0].sum(), [torch.ones(2)], [torch.ones(3)]),
-        "hvp: expected a gradient like its parameter f64[2], got f64[3], at [0]",
+        "hvp: expected a vector like its parameter f64[2], got f64[3], at [0]",
     ),
     (
         lambda: optcore.fisher_diag(lambda p: p[0].sum(), [torch.ones(2, dtype=torch.int64)]),
-        "fisher_diag: expected real floating gradients, got i64[2]",
+        "fisher_diag: expected real floating parameters, got i64[2]",
     ),
 ]
 

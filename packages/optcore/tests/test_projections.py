@@ -211,7 +211,7 @@ def test_groups_along_an_axis():
 ERRORS = [
     (
         lambda: optcore.projection_simplex([torch.ones(2, dtype=torch.int64)]),
-        "projection_simplex: expected real floating gradients, got i64[2]",
+        "projection_simplex: expected real floating tensors, got i64[2]",
     ),
     (
         lambda: optcore.keep_params_in(3),

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from optcore._leafwise import check_gradient, check_shapes
-from optcore._tree import Tree, describe, flatten_like, tree_flatten, tree_unflatten
+from optcore._leafwise import check_gradient
+from optcore._tree import Tree, describe, flatten_like, path_to, tree_flatten, tree_unflatten
 
 
 def hvp(loss: Callable[..., torch.Tensor], params: Tree, vector: Tree, *args: Any) -> Tree:
@@ -186,7 +186,7 @@ class _Flat:
         self._leaves, self._spec = tree_flatten(tree)
         for leaf in self._leaves:
             if leaf is not None:
-                check_gradient(who, leaf)
+                check_gradient(who, leaf, "parameters")
         present = [leaf for leaf in self._leaves if leaf is not None]
         self._sizes = [leaf.numel() for leaf in present]
         self.vector = (
@@ -196,7 +196,12 @@ class _Flat:
     def joined(self, who: str, like: Tree) -> torch.Tensor:
         """Another tree of this structure as a vector."""
         leaves = flatten_like(who, "vector differs from params", self._spec, like)
-        check_shapes(who, leaves, self._leaves, self._tree)
+        for index, (own, other) in enumerate(zip(self._leaves, leaves, strict=True)):
+            if own is not None and (other is None or own.shape != other.shape):
+                raise ValueError(
+                    f"{who}: expected a vector like its parameter {describe(own)}, got "
+                    f"{describe(other)}, at {path_to(self._tree, index)}"
+                )
         parts = [v for v, own in zip(leaves, self._leaves, strict=True) if own is not None]
         return torch.cat([part.reshape(-1) for part in parts]).to(self.vector)
 

@@ -162,14 +162,14 @@ def check_shapes(who: str, grads: Sequence[Any], like: Sequence[Any], tree: Tree
             )
 
 
-def check_gradient(who: str, grad: Any) -> None:
+def check_gradient(who: str, grad: Any, what: str = "gradients") -> None:
     """Refuse what the formulas would treat wrongly: no tensor, sparse, complex, integers."""
     if not isinstance(grad, torch.Tensor):
         raise TypeError(f"{who}: expected a tree of tensors and None, got a {describe(grad)} leaf")
     if grad.layout is not torch.strided:
-        raise TypeError(f"{who}: expected dense gradients, got {grad.layout}; call .to_dense()")
+        raise TypeError(f"{who}: expected dense {what}, got {grad.layout}; call .to_dense()")
     if not grad.dtype.is_floating_point:
-        raise TypeError(f"{who}: expected real floating gradients, got {describe(grad)}")
+        raise TypeError(f"{who}: expected real floating {what}, got {describe(grad)}")
 
 
 def zeros_like(who: str, params: Tree, *, requires_grad: bool = False) -> Tree:

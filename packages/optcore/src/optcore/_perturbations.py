@@ -77,7 +77,7 @@ class _Perturbed:
         check_seed(who, seed)
         leaves, spec = tree_flatten(x)
         for leaf in leaves:
-            check_gradient(who, leaf)
+            check_gradient(who, leaf, "tensors")
         baseline = None
         if self.use_baseline:
             baseline = self.fun(tree_unflatten(spec, [leaf.detach() for leaf in leaves]))

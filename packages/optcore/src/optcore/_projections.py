@@ -216,7 +216,7 @@ def _together(who: str, project: Callable[..., torch.Tensor], tree: Tree, scale:
     leaves, spec = tree_flatten(tree)
     present = [leaf for leaf in leaves if leaf is not None]
     for leaf in present:
-        check_gradient(who, leaf)
+        check_gradient(who, leaf, "tensors")
     if not sum(leaf.numel() for leaf in present):
         return tree
     joined = torch.cat([leaf.reshape(-1).to(present[0].device) for leaf in present])
