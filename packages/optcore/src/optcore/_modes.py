@@ -29,9 +29,10 @@ def out_of_place(*, first_order: bool = False) -> Iterator[None]:
         first_order: Gradients without a graph are meant: do not warn of them.
 
     Example:
+        >>> import optcore
         >>> before = torch.ones(1)
         >>> with out_of_place():
-        ...     after = apply_updates(before, torch.ones(1))
+        ...     after = optcore.apply_updates(before, torch.ones(1))
         >>> before, after
         (tensor([1.]), tensor([2.]))
     """
