@@ -22,6 +22,10 @@ def falling(count):
     return 0.5 / (1 + count)
 
 
+def slowing(count):
+    return 0.9 + 0.05 * (count > 4)
+
+
 # name: (ours, theirs); optax computes a warm-up in float32, where 1/32 and its eighths are exact
 CASES = {
     "sm3": (lambda: optcore.sm3(lr=0.05), lambda: optax.sm3(0.05)),
@@ -62,6 +66,19 @@ CASES = {
         lambda: optcore.schedule_free(optcore.adam(rising, (0.0, 0.9)), rising, 0.95),
         lambda: optax.contrib.schedule_free(optax.adam(rising, 0.0, 0.9), rising, 0.95),
     ),
+    "optimistic_adam": (
+        lambda: optcore.optimistic_adam(lr=0.02),
+        lambda: optax.optimistic_adam_v2(0.02),
+    ),
+    "ademamix": (lambda: optcore.ademamix(lr=0.02), lambda: optax.contrib.ademamix(0.02)),
+    "ademamix-schedules": (
+        lambda: optcore.ademamix(0.02, (0.9, 0.99, slowing), alpha=rising),
+        lambda: optax.contrib.ademamix(0.02, 0.9, 0.99, slowing, rising),
+    ),
+    "adopt": (lambda: optcore.adopt(lr=0.02), lambda: optax.contrib.adopt(0.02)),
+    "madgrad": (lambda: optcore.madgrad(), lambda: optax.contrib.madgrad(1e-2)),
+    "dadapt_adamw": (lambda: optcore.dadapt_adamw(), lambda: optax.contrib.dadapt_adamw()),
+    "prodigy": (lambda: optcore.prodigy(), lambda: optax.contrib.prodigy()),
 }
 
 
@@ -98,7 +115,8 @@ def theirs(tx):
         return optax.apply_updates(params, updates), state
 
     params = {k: jnp.asarray(v) for k, v in start().items()}
-    state = tx.init(params)
+    # counts of 32 bits make optax compute in float32
+    state = jax.tree.map(lambda a: a.astype("int64") if a.dtype == "int32" else a, tx.init(params))
     for _ in range(STEPS):
         params, state = step(params, state)
     return params, state

@@ -112,6 +112,24 @@ def test_every_optimizer(name):
     same_compiled(optcore.OPTIMIZERS[name].factory(), shapes)
 
 
+def objective(params):
+    return params["w"].cos().sum() + params["rest"][0].square()
+
+
+@pytest.mark.parametrize("name", optcore.INFORMED_OPTIMIZERS)
+def test_every_optimizer_that_is_told_of_the_loss(name):
+    transformation = optcore.INFORMED_OPTIMIZERS[name].factory()
+
+    def step(params, state, grads):
+        extra = {"value": objective(params), "obj_fn": objective}
+        updates, state = transformation.update(grads, state, params, **extra)
+        return optcore.apply_updates(params, updates), state
+
+    compiler = Compiler()
+    close(run(compiler(step), transformation), run(step, transformation))
+    assert 1 <= compiler.graphs <= 2
+
+
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
 def test_transformations(transformation):
     same_compiled(transformation)

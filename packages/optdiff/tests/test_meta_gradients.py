@@ -201,7 +201,8 @@ def test_any_transformation_makes_a_meta_optimizer(tx):
     assert torch.autograd.grad(outer_loss(net, data, targets), phi)[0].abs().min() > 0
 
 
-NOT_HERE = ("MetaOptimizer", "MetaMuon")  # Muon takes matrices only
+# Muon takes matrices only; noise and signs go by the order of the leaves, and a dict is sorted
+NOT_HERE = ("MetaOptimizer", "MetaMuon", "MetaNoisySGD", "MetaSophia")
 EVERY = sorted({n for n in vars(optdiff) if n.startswith("Meta")} - {*NOT_HERE})
 
 
@@ -213,11 +214,24 @@ def test_every_meta_class_takes_the_step_of_its_functional_form(name):
     meta = cls(net, lr=0.05)
     loss = inner_loss(net, phi, data, targets)
     grads = torch.autograd.grad(loss, before.values(), create_graph=True)
-    tx = optcore.OPTIMIZERS[cls.row.name].factory(lr=0.05)
+    tx = cls.row.factory(lr=0.05)
     named = dict(zip(before, grads, strict=True))
-    updates, _ = tx.update(named, tx.init(before), before, inplace=False)
+    updates, _ = tx.update(named, tx.init(before), before, inplace=False, value=loss)
     expected = optcore.apply_updates(before, updates)
     meta.step(loss)
     for key, value in net.named_parameters():
         torch.testing.assert_close(value, expected[key], rtol=1e-12, atol=1e-12)
         assert not value.is_leaf
+
+
+def test_meta_sophia_is_told_the_objective_of_parameters_by_name():
+    net = nn.Linear(2, 1, bias=False)
+    start, rate = net.weight, torch.tensor(0.1, requires_grad=True)
+    meta = optdiff.MetaSophia(
+        net, lr=rate, eps=1e-3, gamma=1.0, weight_decay=0.0, clip_threshold=None, update_interval=1
+    )
+    for _ in range(2):  # the first estimate serves the second step
+        loss = net.weight.pow(4).sum()
+        meta.step(loss, obj_fn=lambda params: params["weight"].pow(4).sum())
+    found = torch.autograd.grad(net.weight.sum(), (start, rate))
+    assert all(g.isfinite().all() and g.abs().min() > 0 for g in found)

@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Composable, differentiable gradient transformations and optimizers for PyTorch.
 
-Layout: `_transform` (what a transformation is, update modes, apply_updates), `_hyperparams` and
-`_leafwise` (what formulas are made of), `_deferred` and `_tensorlist` (many leaves at a time in
-place), `_kept` (what a class keeps from step to step), `_chain`, `_masking`, `_partition`,
-`_control`, `_accumulation`, `_lookahead`, `_adapters`, `_inject` (combinators), `_scaling`,
+Layout: `_transform` (what a transformation is), `_modes` (when a step overwrites), `_apply`
+(apply_updates), `_tokens` (how values compare), `_hyperparams` and `_leafwise` (what formulas are
+made of), `_deferred` and `_tensorlist` (many leaves at a time in place), `_kept` (what a class
+keeps from step to step), `_chain`, `_masking`, `_partition`, `_choice`, `_control`,
+`_accumulation`, `_lookahead`, `_sam`, `_plateau`, `_adapters`, `_inject` (combinators), `_scaling`,
 `_weight_decay`, `_norms`, `_clipping`, `_normalization`, `_param_scaling`, `_repairs`, `_hooks`,
-`_averaging`, `_noise` (transformations of no single optimizer), `_schedules`, `_warmup`,
-`_piecewise`, `_tree_math`, `_moment_rules` (what Adam and its relatives share), then one file per
-optimizer or family (`_adam`, `_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other
-packages), `_optimizers` (the table), `optim` (torch.optim classes derived from it), `_param_group`,
-`_torch_state` (from and to torch.optim), `_schedule_free_optim` (classes that switch between
-training and evaluation), `_wolfe` (line searches on numbers), `_line` (the line they see),
-`_linesearch`, `_reuse`, `_two_loop`, `_lbfgs`, `_lbfgs_class`, `func` (FuncOptimizer). Everything
-public stands here.
+`_averaging`, `_noise`, `_privacy`, `_monitoring`, `_proximal` (transformations of no single
+optimizer), `_projections`, `_perturbations`, `_curvature` (functions), `_schedules`, `_warmup`,
+`_piecewise`, `_tree_math`, `_moment_rules` (what Adam and its relatives share), `_anchor`
+(parameters that a state keeps), `_matrix_root`, then one file per optimizer or family (`_adam`,
+`_momentum`, `_rmsprop`, `_sign`, ...), `_kernels` (those of other packages), `_optimizers` (the
+table), `_optimizer` and `_class_state` (any transformation as a `torch.optim.Optimizer`), `optim`
+(classes derived from the table), `_param_group`, `_torch_state` (from and to torch.optim),
+`_schedule_free_optim` (classes that switch between training and evaluation), `_wolfe` (line
+searches on numbers), `_line` (the line they see), `_backtracking`, `_zoom`, `_reuse`, `_two_loop`,
+`_lbfgs`, `_lbfgs_class`, `func` (FuncOptimizer), `_lazy` (what is imported when first used).
+Everything public stands here.
 """
+
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING
+from typing import Any as _Any
 
 from optcore._accumulation import MultiSteps as MultiSteps
 from optcore._accumulation import MultiStepsState as MultiStepsState
@@ -36,6 +44,7 @@ from optcore._adam import adam as adam
 from optcore._adam import adamw as adamw
 from optcore._adam import scale_by_adam as scale_by_adam
 from optcore._adamax import adamax as adamax
+from optcore._adamax import adamaxw as adamaxw
 from optcore._adamax import scale_by_adamax as scale_by_adamax
 from optcore._adan import ScaleByAdanState as ScaleByAdanState
 from optcore._adan import adan as adan
@@ -45,9 +54,15 @@ from optcore._adapters import named_chain as named_chain
 from optcore._adapters import stateless as stateless
 from optcore._adapters import stateless_with_tree_map as stateless_with_tree_map
 from optcore._adapters import with_extra_args_support as with_extra_args_support
+from optcore._ademamix import ScaleByAdemamixState as ScaleByAdemamixState
+from optcore._ademamix import ademamix as ademamix
+from optcore._ademamix import scale_by_ademamix as scale_by_ademamix
+from optcore._adopt import adopt as adopt
+from optcore._adopt import scale_by_adopt as scale_by_adopt
 from optcore._amsgrad import ScaleByAmsgradState as ScaleByAmsgradState
 from optcore._amsgrad import amsgrad as amsgrad
 from optcore._amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from optcore._apply import apply_updates as apply_updates
 from optcore._asgd import ScaleByAsgdState as ScaleByAsgdState
 from optcore._asgd import asgd as asgd
 from optcore._asgd import scale_by_asgd as scale_by_asgd
@@ -68,6 +83,10 @@ from optcore._control import conditionally_mask as conditionally_mask
 from optcore._control import conditionally_transform as conditionally_transform
 from optcore._control import skip_large_updates as skip_large_updates
 from optcore._control import skip_not_finite as skip_not_finite
+from optcore._dadapt import DAdaptAdamWState as DAdaptAdamWState
+from optcore._dadapt import ProdigyState as ProdigyState
+from optcore._dadapt import dadapt_adamw as dadapt_adamw
+from optcore._dadapt import prodigy as prodigy
 from optcore._fromage import fromage as fromage
 from optcore._hooks import nan_to_num_hook as nan_to_num_hook
 from optcore._hooks import register_hook as register_hook
@@ -78,26 +97,19 @@ from optcore._kernels import KernelsStatus as KernelsStatus
 from optcore._kernels import kernels_status as kernels_status
 from optcore._layerwise import lamb as lamb
 from optcore._layerwise import lars as lars
-from optcore._lbfgs import ScaleByLBFGSState as ScaleByLBFGSState
-from optcore._lbfgs import lbfgs as lbfgs
-from optcore._lbfgs import scale_by_lbfgs as scale_by_lbfgs
-from optcore._lbfgs_class import LBFGS as LBFGS
-from optcore._linesearch import BacktrackingLinesearchInfo as BacktrackingLinesearchInfo
-from optcore._linesearch import (
-    ScaleByBacktrackingLinesearchState as ScaleByBacktrackingLinesearchState,
-)
-from optcore._linesearch import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
-from optcore._linesearch import ZoomLinesearchInfo as ZoomLinesearchInfo
-from optcore._linesearch import scale_by_backtracking_linesearch as scale_by_backtracking_linesearch
-from optcore._linesearch import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+from optcore._lazy import MODULE_OF as _MODULE_OF
 from optcore._lookahead import LookaheadParams as LookaheadParams
 from optcore._lookahead import LookaheadState as LookaheadState
 from optcore._lookahead import lookahead as lookahead
+from optcore._madgrad import ScaleByMadgradState as ScaleByMadgradState
+from optcore._madgrad import madgrad as madgrad
+from optcore._madgrad import scale_by_madgrad as scale_by_madgrad
 from optcore._masking import MaskedNode as MaskedNode
 from optcore._masking import MaskedState as MaskedState
 from optcore._masking import freeze as freeze
 from optcore._masking import masked as masked
 from optcore._masking import set_to_zero as set_to_zero
+from optcore._modes import out_of_place as out_of_place
 from optcore._moment_rules import ScaleByAdamState as ScaleByAdamState
 from optcore._momentum import TraceState as TraceState
 from optcore._momentum import sgd as sgd
@@ -107,9 +119,11 @@ from optcore._muon import muon as muon
 from optcore._muon import scale_by_muon as scale_by_muon
 from optcore._nadam import ScaleByNadamState as ScaleByNadamState
 from optcore._nadam import nadam as nadam
+from optcore._nadam import nadamw as nadamw
 from optcore._nadam import scale_by_nadam as scale_by_nadam
 from optcore._noise import AddNoiseState as AddNoiseState
 from optcore._noise import add_noise as add_noise
+from optcore._noise import noisy_sgd as noisy_sgd
 from optcore._normalization import centralize as centralize
 from optcore._normalization import normalize as normalize
 from optcore._normalization import normalize_by_update_norm as normalize_by_update_norm
@@ -118,6 +132,11 @@ from optcore._norms import unitwise_norm as unitwise_norm
 from optcore._novograd import ScaleByNovogradState as ScaleByNovogradState
 from optcore._novograd import novograd as novograd
 from optcore._novograd import scale_by_novograd as scale_by_novograd
+from optcore._optimistic import ScaleByOptimisticGradientState as ScaleByOptimisticGradientState
+from optcore._optimistic import optimistic_adam as optimistic_adam
+from optcore._optimistic import optimistic_gradient_descent as optimistic_gradient_descent
+from optcore._optimistic import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+from optcore._optimizers import INFORMED_OPTIMIZERS as INFORMED_OPTIMIZERS
 from optcore._optimizers import OPTIMIZERS as OPTIMIZERS
 from optcore._param_scaling import scale_by_param_block_norm as scale_by_param_block_norm
 from optcore._param_scaling import scale_by_param_block_rms as scale_by_param_block_rms
@@ -130,13 +149,14 @@ from optcore._piecewise import cosine_onecycle_schedule as cosine_onecycle_sched
 from optcore._piecewise import linear_onecycle_schedule as linear_onecycle_schedule
 from optcore._piecewise import piecewise_constant_schedule as piecewise_constant_schedule
 from optcore._piecewise import piecewise_interpolate_schedule as piecewise_interpolate_schedule
+from optcore._polyak import polyak_sgd as polyak_sgd
+from optcore._polyak import scale_by_polyak as scale_by_polyak
 from optcore._radam import radam as radam
 from optcore._radam import scale_by_radam as scale_by_radam
 from optcore._repairs import ZeroNansState as ZeroNansState
 from optcore._repairs import keep_params_nonnegative as keep_params_nonnegative
 from optcore._repairs import nan_to_num as nan_to_num
 from optcore._repairs import zero_nans as zero_nans
-from optcore._reuse import value_and_grad_from_state as value_and_grad_from_state
 from optcore._rmsprop import ScaleByRmsState as ScaleByRmsState
 from optcore._rmsprop import ScaleByRStdDevState as ScaleByRStdDevState
 from optcore._rmsprop import rmsprop as rmsprop
@@ -154,9 +174,6 @@ from optcore._schedule_free import ScheduleFreeState as ScheduleFreeState
 from optcore._schedule_free import schedule_free as schedule_free
 from optcore._schedule_free import schedule_free_eval_params as schedule_free_eval_params
 from optcore._schedule_free import schedule_free_train_params as schedule_free_train_params
-from optcore._schedule_free_optim import ScheduleFreeAdamW as ScheduleFreeAdamW
-from optcore._schedule_free_optim import ScheduleFreeOptimizer as ScheduleFreeOptimizer
-from optcore._schedule_free_optim import ScheduleFreeSGD as ScheduleFreeSGD
 from optcore._schedule_free_rows import schedule_free_adamw as schedule_free_adamw
 from optcore._schedule_free_rows import schedule_free_sgd as schedule_free_sgd
 from optcore._schedules import constant_schedule as constant_schedule
@@ -164,6 +181,9 @@ from optcore._schedules import cosine_decay_schedule as cosine_decay_schedule
 from optcore._schedules import exponential_decay as exponential_decay
 from optcore._schedules import linear_schedule as linear_schedule
 from optcore._schedules import polynomial_schedule as polynomial_schedule
+from optcore._shampoo import ScaleByShampooState as ScaleByShampooState
+from optcore._shampoo import scale_by_shampoo as scale_by_shampoo
+from optcore._shampoo import shampoo as shampoo
 from optcore._sign import ScaleByLionState as ScaleByLionState
 from optcore._sign import lion as lion
 from optcore._sign import scale_by_lion as scale_by_lion
@@ -173,11 +193,16 @@ from optcore._sign import signum as signum
 from optcore._sm3 import ScaleBySM3State as ScaleBySM3State
 from optcore._sm3 import scale_by_sm3 as scale_by_sm3
 from optcore._sm3 import sm3 as sm3
+from optcore._soap import ScaleBySoapState as ScaleBySoapState
+from optcore._soap import scale_by_soap as scale_by_soap
+from optcore._soap import soap as soap
+from optcore._sophia import SophiaState as SophiaState
+from optcore._sophia import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
+from optcore._sophia import scale_by_sophia as scale_by_sophia
+from optcore._sophia import sophia as sophia
 from optcore._transform import EmptyState as EmptyState
 from optcore._transform import GradientTransformation as GradientTransformation
 from optcore._transform import ScheduleState as ScheduleState
-from optcore._transform import apply_updates as apply_updates
-from optcore._transform import out_of_place as out_of_place
 from optcore._tree import ParamDict as ParamDict
 from optcore._tree import describe as describe
 from optcore._tree import map_tensors as map_tensors
@@ -208,37 +233,130 @@ from optcore._yogi import scale_by_yogi as scale_by_yogi
 from optcore._yogi import yogi as yogi
 from optcore.func import FuncOptimizer as FuncOptimizer
 from optcore.func import check_loss as check_loss
-from optcore.optim import ASGD as ASGD
-from optcore.optim import LARS as LARS
-from optcore.optim import SGD as SGD
-from optcore.optim import SM3 as SM3
-from optcore.optim import AdaBelief as AdaBelief
-from optcore.optim import AdaDelta as AdaDelta
-from optcore.optim import Adadelta as Adadelta
-from optcore.optim import Adafactor as Adafactor
-from optcore.optim import AdaGrad as AdaGrad
-from optcore.optim import Adagrad as Adagrad
-from optcore.optim import Adam as Adam
-from optcore.optim import AdaMax as AdaMax
-from optcore.optim import Adamax as Adamax
-from optcore.optim import AdamW as AdamW
-from optcore.optim import Adan as Adan
-from optcore.optim import AMSGrad as AMSGrad
-from optcore.optim import Fromage as Fromage
-from optcore.optim import Lamb as Lamb
-from optcore.optim import Lion as Lion
-from optcore.optim import Muon as Muon
-from optcore.optim import NAdam as NAdam
-from optcore.optim import NovoGrad as NovoGrad
-from optcore.optim import Optimizer as Optimizer
-from optcore.optim import RAdam as RAdam
-from optcore.optim import RMSProp as RMSProp
-from optcore.optim import RMSprop as RMSprop
-from optcore.optim import Rprop as Rprop
-from optcore.optim import SignSGD as SignSGD
-from optcore.optim import Signum as Signum
-from optcore.optim import Yogi as Yogi
-from optcore.optim import derive_class as derive_class
-from optcore.optim import from_torch as from_torch
+
+if TYPE_CHECKING:
+    from optcore._backtracking import BacktrackingLinesearchInfo as BacktrackingLinesearchInfo
+    from optcore._backtracking import (
+        ScaleByBacktrackingLinesearchState as ScaleByBacktrackingLinesearchState,
+    )
+    from optcore._backtracking import (
+        scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
+    )
+    from optcore._curvature import fisher_diag as fisher_diag
+    from optcore._curvature import ggn_diag as ggn_diag
+    from optcore._curvature import hessian_diag as hessian_diag
+    from optcore._curvature import hvp as hvp
+    from optcore._lbfgs import ScaleByLBFGSState as ScaleByLBFGSState
+    from optcore._lbfgs import lbfgs as lbfgs
+    from optcore._lbfgs import scale_by_lbfgs as scale_by_lbfgs
+    from optcore._lbfgs_class import LBFGS as LBFGS
+    from optcore._monitoring import MonitorState as MonitorState
+    from optcore._monitoring import SnapshotState as SnapshotState
+    from optcore._monitoring import measure_with_ema as measure_with_ema
+    from optcore._monitoring import monitor as monitor
+    from optcore._monitoring import snapshot as snapshot
+    from optcore._optimizer import Optimizer as Optimizer
+    from optcore._perturbations import Gumbel as Gumbel
+    from optcore._perturbations import Normal as Normal
+    from optcore._perturbations import make_fenchel_young_loss as make_fenchel_young_loss
+    from optcore._perturbations import make_perturbed_fun as make_perturbed_fun
+    from optcore._plateau import ReduceLROnPlateauState as ReduceLROnPlateauState
+    from optcore._plateau import reduce_on_plateau as reduce_on_plateau
+    from optcore._privacy import (
+        differentially_private_aggregate as differentially_private_aggregate,
+    )
+    from optcore._privacy import per_example_global_norm_clip as per_example_global_norm_clip
+    from optcore._privacy import per_example_layer_norm_clip as per_example_layer_norm_clip
+    from optcore._projections import projection_box as projection_box
+    from optcore._projections import projection_hypercube as projection_hypercube
+    from optcore._projections import projection_l1_ball as projection_l1_ball
+    from optcore._projections import projection_l1_sphere as projection_l1_sphere
+    from optcore._projections import projection_l2_ball as projection_l2_ball
+    from optcore._projections import projection_l2_sphere as projection_l2_sphere
+    from optcore._projections import projection_linf_ball as projection_linf_ball
+    from optcore._projections import projection_linf_sphere as projection_linf_sphere
+    from optcore._projections import projection_non_negative as projection_non_negative
+    from optcore._projections import projection_simplex as projection_simplex
+    from optcore._proximal import keep_params_in as keep_params_in
+    from optcore._proximal import prox_elastic_net as prox_elastic_net
+    from optcore._proximal import prox_group_lasso as prox_group_lasso
+    from optcore._proximal import prox_l1 as prox_l1
+    from optcore._proximal import prox_non_negative_l1 as prox_non_negative_l1
+    from optcore._proximal import proximal_step as proximal_step
+    from optcore._reuse import value_and_grad_from_state as value_and_grad_from_state
+    from optcore._sam import SAMState as SAMState
+    from optcore._sam import sam as sam
+    from optcore._schedule_free_optim import ScheduleFreeAdamW as ScheduleFreeAdamW
+    from optcore._schedule_free_optim import ScheduleFreeOptimizer as ScheduleFreeOptimizer
+    from optcore._schedule_free_optim import ScheduleFreeSGD as ScheduleFreeSGD
+    from optcore._zoom import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
+    from optcore._zoom import ZoomLinesearchInfo as ZoomLinesearchInfo
+    from optcore._zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+    from optcore.optim import ADOPT as ADOPT
+    from optcore.optim import ASGD as ASGD
+    from optcore.optim import LARS as LARS
+    from optcore.optim import MADGRAD as MADGRAD
+    from optcore.optim import SGD as SGD
+    from optcore.optim import SM3 as SM3
+    from optcore.optim import SOAP as SOAP
+    from optcore.optim import AdaBelief as AdaBelief
+    from optcore.optim import AdaDelta as AdaDelta
+    from optcore.optim import Adadelta as Adadelta
+    from optcore.optim import Adafactor as Adafactor
+    from optcore.optim import AdaGrad as AdaGrad
+    from optcore.optim import Adagrad as Adagrad
+    from optcore.optim import Adam as Adam
+    from optcore.optim import AdaMax as AdaMax
+    from optcore.optim import Adamax as Adamax
+    from optcore.optim import AdamaxW as AdamaxW
+    from optcore.optim import AdamW as AdamW
+    from optcore.optim import Adan as Adan
+    from optcore.optim import AdEMAMix as AdEMAMix
+    from optcore.optim import AMSGrad as AMSGrad
+    from optcore.optim import DAdaptAdamW as DAdaptAdamW
+    from optcore.optim import Fromage as Fromage
+    from optcore.optim import Lamb as Lamb
+    from optcore.optim import Lion as Lion
+    from optcore.optim import Muon as Muon
+    from optcore.optim import NAdam as NAdam
+    from optcore.optim import NAdamW as NAdamW
+    from optcore.optim import NoisySGD as NoisySGD
+    from optcore.optim import NovoGrad as NovoGrad
+    from optcore.optim import OptimisticAdam as OptimisticAdam
+    from optcore.optim import OptimisticGradientDescent as OptimisticGradientDescent
+    from optcore.optim import PolyakSGD as PolyakSGD
+    from optcore.optim import Prodigy as Prodigy
+    from optcore.optim import RAdam as RAdam
+    from optcore.optim import RMSProp as RMSProp
+    from optcore.optim import RMSprop as RMSprop
+    from optcore.optim import Rprop as Rprop
+    from optcore.optim import Shampoo as Shampoo
+    from optcore.optim import SignSGD as SignSGD
+    from optcore.optim import Signum as Signum
+    from optcore.optim import Sophia as Sophia
+    from optcore.optim import Yogi as Yogi
+    from optcore.optim import derive_class as derive_class
+    from optcore.optim import from_torch as from_torch
 
 __version__ = "0.1.0"
+
+__all__ = [
+    name
+    for name, value in {**globals(), **_MODULE_OF}.items()
+    if not name.startswith("_") and name != "TYPE_CHECKING" and not isinstance(value, _ModuleType)
+]
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _MODULE_OF and name != "optim":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"{__name__}.{_MODULE_OF.get(name, name)}")
+    value = getattr(module, name) if name in _MODULE_OF else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF} - {"TYPE_CHECKING"})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._control import as_flag, check_int, cond
+from optcore._choice import as_flag, check_int, cond
 from optcore._leafwise import add_scaled, fit, leafwise, zeros_like
 from optcore._masking import check_transformation, zeros
 from optcore._scaling import identity

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from optcore._hyperparams import Hyperparam, check_betas
@@ -18,6 +19,7 @@ from optcore._moment_rules import (
 )
 from optcore._rows import OptimizerRow
 from optcore._transform import GradientTransformation
+from optcore._tree import Tree
 
 
 def scale_by_adamax(
@@ -89,10 +91,55 @@ def adamax(
     return descend("adamax", scale_by_adamax(b1, b2, eps), lr, weight_decay, maximize)
 
 
+def adamaxw(
+    lr: Hyperparam = 2e-3,
+    betas: tuple[Hyperparam, Hyperparam] = (0.9, 0.999),
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam = 1e-4,
+    *,
+    mask: Tree | Callable[[Tree], Tree] | None = None,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Adamax with decoupled decay: :math:`\theta' = \theta - \eta\,(u_t + \lambda\,\theta)`.
+
+    Args:
+        lr: Learning rate :math:`\eta \ge 0`.
+        betas: ``(b1, b2)``, each in ``[0, 1)``.
+        eps: Added to the magnitude of each gradient, >= 0.
+        weight_decay: Rate :math:`\lambda \ge 0`; needs ``params`` in ``update`` unless it is 0.
+        mask: Which parameters decay; see :func:`add_decayed_weights`.
+        maximize: Ascend instead of descend (the decay still shrinks).
+
+    State:
+        That of :func:`scale_by_adamax`, inside the tuple of a :func:`chain`.
+
+    Differentiable:
+        As :func:`scale_by_adamax`, and in ``lr``, ``weight_decay`` and the parameters.
+
+    Raises:
+        ValueError: A hyperparameter outside its range.
+
+    Example:
+        >>> import torch
+        >>> opt = adamaxw(lr=0.1, weight_decay=0.5)
+        >>> params = [torch.ones(1)]
+        >>> opt.update([torch.full((1,), 3.0)], opt.init(params), params)[0]
+        [tensor([-0.1500])]
+
+    Reference:
+        Kingma and Ba, 2015, arXiv:1412.6980, Algorithm 2, with the decay of Loshchilov and Hutter,
+        2019, arXiv:1711.05101. Equals ``optax.adamaxw``.
+    """
+    b1, b2 = check_betas("adamaxw", betas)
+    rule = scale_by_adamax(b1, b2, eps)
+    return descend("adamaxw", rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
+
+
+_TORCH_KEYS = {"count": "step", "mu": "exp_avg", "nu": "exp_inf"}
+
 ROWS = (
-    OptimizerRow(
-        adamax, "Adamax", {"count": "step", "mu": "exp_avg", "nu": "exp_inf"}, also=("AdaMax",)
-    ),
+    OptimizerRow(adamax, "Adamax", _TORCH_KEYS, also=("AdaMax",)),
+    OptimizerRow(adamaxw, "AdamaxW", _TORCH_KEYS),
 )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._deferred import defers
-from optcore._hyperparams import Hyperparam, check_range, is_zero
+from optcore._hyperparams import Hyperparam, check_range, check_triple, is_zero
 from optcore._leafwise import (
     Tick,
     add_scaled,
@@ -124,11 +124,9 @@ def adan(
     """
     check_range("adan", "lr", lr, 0.0)
     check_range("adan", "weight_decay", weight_decay, 0.0)
-    if not isinstance(betas, (tuple, list)) or len(betas) != 3:
-        raise TypeError(f"adan: expected betas as a triple, got {type(betas).__name__}")
     return chain(
         *uphill("adan", maximize),
-        scale_by_adan(*betas, eps, eps_root),
+        scale_by_adan(*check_triple("adan", "betas", betas), eps, eps_root),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         scale_by_learning_rate(lr),
     ).named("adan")

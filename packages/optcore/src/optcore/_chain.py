@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from optcore._deferred import Deferred, defers, settled
-from optcore._transform import GradientTransformation, under_transform
+from optcore._modes import under_transform
+from optcore._transform import GradientTransformation
 from optcore._tree import Tree, describe
 
 

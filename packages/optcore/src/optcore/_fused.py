@@ -14,22 +14,28 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._apply import apply_updates
 from optcore._hyperparams import at_count, is_number
 from optcore._kernels import whole_step
 from optcore._leafwise import Tick, check_gradient, check_shapes, ticks_of
-from optcore._transform import GradientTransformation, ScheduleState, apply_updates
+from optcore._transform import GradientTransformation, ScheduleState
 from optcore._tree import Tree, flatten_like, path_to, tree_flatten, tree_unflatten
 
 
 def take_step(
-    transformation: GradientTransformation, grads: Tree, state: Tree, params: Tree, inplace: bool
+    transformation: GradientTransformation,
+    grads: Tree,
+    state: Tree,
+    params: Tree,
+    inplace: bool,
+    extra: Mapping[str, Any],
 ) -> tuple[Tree, Tree]:
     """New parameters and state, the mode already decided."""
     naming = Naming(transformation._name)
     fused = FusedStep.of(naming, transformation, grads, state, params, inplace)
     if fused is not None:
         return fused.taken()
-    updates, state = transformation.apply(grads, state, params, inplace, {})
+    updates, state = transformation.apply(grads, state, params, inplace, extra)
     return apply_updates(params, updates, inplace=inplace), state
 
 

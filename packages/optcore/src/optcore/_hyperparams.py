@@ -87,6 +87,29 @@ def check_number(who: str, name: str, value: float, low: float = -math.inf) -> N
     check_range(who, name, value, low)
 
 
+def check_single(
+    who: str,
+    name: str,
+    value: Hyperparam,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_high: bool = False,
+) -> None:
+    """As :func:`check_range`, for what is one for all parameters: no tree, no axes.
+
+    Raises:
+        TypeError: No number, schedule or 0-d floating tensor.
+        ValueError: A number outside the range, or not finite.
+    """
+    tree = isinstance(value, (dict, list, tuple))
+    if tree or (isinstance(value, torch.Tensor) and value.ndim):
+        raise TypeError(
+            f"{who}: expected {name} as one value for all parameters, got {describe(value)}"
+        )
+    check_range(who, name, value, low, high, open_high=open_high)
+
+
 def check_flag(who: str, name: str, value: bool) -> None:
     """Refuse what is no bool: a string such as ``"no"`` would count as True.
 
@@ -117,6 +140,17 @@ def check_pair(who: str, name: str, values: Sequence[Any]) -> tuple[Any, Any]:
         size = f" of {len(values)}" if isinstance(values, (tuple, list)) else ""
         raise TypeError(f"{who}: expected {name} as a pair, got {describe(values)}{size}")
     return values[0], values[1]
+
+
+def check_triple(who: str, name: str, values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Refuse what is not three values.
+
+    Raises:
+        TypeError: No tuple or list, or one of another length.
+    """
+    if not isinstance(values, (tuple, list)) or len(values) != 3:
+        raise TypeError(f"{who}: expected {name} as a triple, got {type(values).__name__}")
+    return values[0], values[1], values[2]
 
 
 def check_betas(who: str, betas: Sequence[Hyperparam]) -> tuple[Hyperparam, Hyperparam]:

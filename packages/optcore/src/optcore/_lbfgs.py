@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._backtracking import scale_by_backtracking_linesearch
 from optcore._chain import chain
-from optcore._control import check_int, cond
+from optcore._choice import check_int, cond
 from optcore._hyperparams import Hyperparam, check_range
 from optcore._leafwise import Tick, counts_like, leafwise, zeros_like
-from optcore._linesearch import scale_by_backtracking_linesearch, scale_by_zoom_linesearch
 from optcore._norms import at_least, total_norm
 from optcore._scaling import scale_by_learning_rate
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree, describe, tree_leaves, tree_map, tree_structure, tree_unflatten
 from optcore._two_loop import Pair, inner, two_loop
+from optcore._zoom import scale_by_zoom_linesearch
 
 _WHO = "scale_by_lbfgs"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from optcore._control import check_int
+from optcore._choice import check_int
 from optcore._leafwise import check_gradient
 from optcore._line import as_number, check_number
 from optcore._tree import describe

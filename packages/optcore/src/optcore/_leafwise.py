@@ -16,8 +16,8 @@ from optcore._deferred import Deferred, Rule, settled
 from optcore._hyperparams import Hyperparam, check_broadcast, is_number, per_leaf
 from optcore._kernel_rules import KernelRule
 from optcore._kernels import Kernel
+from optcore._modes import under_transform
 from optcore._tensorlist import TensorList
-from optcore._transform import under_transform
 from optcore._tree import (
     Tree,
     describe,
@@ -134,21 +134,21 @@ def _check_leaves(
 def check_shapes(who: str, grads: Sequence[Any], like: Sequence[Any], tree: Tree) -> None:
     """Refuse a gradient of another shape than what belongs to its parameter."""
     for index, (grad, own) in enumerate(zip(grads, like, strict=True)):
-        if grad is not None and own is not None and own.shape != grad.shape:
+        if grad is not None and isinstance(own, torch.Tensor) and own.shape != grad.shape:
             raise ValueError(
                 f"{who}: expected a gradient like its parameter {describe(own)}, got "
                 f"{describe(grad)}, at {path_to(tree, index)}"
             )
 
 
-def check_gradient(who: str, grad: Any) -> None:
+def check_gradient(who: str, grad: Any, what: str = "gradients") -> None:
     """Refuse what the formulas would treat wrongly: no tensor, sparse, complex, integers."""
     if not isinstance(grad, torch.Tensor):
         raise TypeError(f"{who}: expected a tree of tensors and None, got a {describe(grad)} leaf")
     if grad.layout is not torch.strided:
-        raise TypeError(f"{who}: expected dense gradients, got {grad.layout}; call .to_dense()")
+        raise TypeError(f"{who}: expected dense {what}, got {grad.layout}; call .to_dense()")
     if not grad.dtype.is_floating_point:
-        raise TypeError(f"{who}: expected real floating gradients, got {describe(grad)}")
+        raise TypeError(f"{who}: expected real floating {what}, got {describe(grad)}")
 
 
 def zeros_like(who: str, params: Tree, *, requires_grad: bool = False) -> Tree:

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import torch
 
+from optcore._apply import apply_updates
 from optcore._leafwise import check_gradient
 from optcore._masking import MaskedNode
-from optcore._transform import apply_updates, under_transform
+from optcore._modes import under_transform
 from optcore._tree import (
     Tree,
     describe,
@@ -243,3 +245,26 @@ def check_number(
         least = f"> {low:g}" if open_low else f">= {low:g}"
         most = f" and < {high:g}" if high < math.inf else " and finite" if finite else ""
         raise ValueError(f"{who}: expected {name} {least}{most}, got {value}")
+
+
+def scalar(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def owned(grad: Tree, line: Line) -> Tree:
+    """A gradient for the state: a copy if it is the caller's."""
+    if grad is not line.grad:
+        return grad
+    return tree_map(lambda g: None if g is None else g.detach().clone(), grad)
+
+
+def warn_of(who: str, start: Trial, outcome: Outcome) -> None:
+    trial, _, decrease, curvature = outcome
+    result = f"a step of {trial.step:g}" if trial.step else "no step"
+    warnings.warn(
+        f"{who}: expected a step that satisfies the conditions, took {result} after "
+        f"{outcome.evaluations} evaluations; value {start.value:g} and slope {start.slope:g} at "
+        f"the start, decrease error {decrease:g}, curvature error {curvature:g}",
+        UserWarning,
+        stacklevel=2,
+    )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._control import check_int, cond
+from optcore._choice import check_int, cond
 from optcore._hyperparams import Hyperparam, check_range
 from optcore._leafwise import ema, leafwise
 from optcore._masking import check_transformation

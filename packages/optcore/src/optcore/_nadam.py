@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -134,6 +135,57 @@ def nadam(
     return descend("nadam", rule, lr, weight_decay, maximize, decoupled_weight_decay)
 
 
+def nadamw(
+    lr: Hyperparam = 2e-3,
+    betas: tuple[Hyperparam, Hyperparam] = (0.9, 0.999),
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam = 1e-4,
+    *,
+    mask: Tree | Callable[[Tree], Tree] | None = None,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Nesterov Adam with decoupled weight decay, and no schedule of the momentum.
+
+    :math:`\theta' = \theta - \eta\,(u_t + \lambda\,\theta)` with :math:`u_t` of
+    :func:`scale_by_nadam` at ``constant_momentum=True``.
+
+    Args:
+        lr: Learning rate :math:`\eta \ge 0`.
+        betas: ``(b1, b2)``, each in ``[0, 1)``.
+        eps: Added to the root, >= 0.
+        weight_decay: Rate :math:`\lambda \ge 0`; needs ``params`` in ``update`` unless it is 0.
+        mask: Which parameters decay; see :func:`add_decayed_weights`.
+        maximize: Ascend instead of descend (the decay still shrinks).
+
+    State:
+        That of :func:`scale_by_nadam`, inside the tuple of a :func:`chain`.
+
+    Differentiable:
+        As :func:`scale_by_nadam`, and in ``lr``, ``weight_decay`` and the parameters.
+
+    Raises:
+        ValueError: A hyperparameter outside its range.
+
+    Differs:
+        ``torch.optim.NAdam(decoupled_weight_decay=True)`` has the schedule: that is
+        ``nadam(decoupled_weight_decay=True)``.
+
+    Example:
+        >>> import torch
+        >>> opt = nadamw(lr=0.1, weight_decay=0.5)
+        >>> params = [torch.ones(1)]
+        >>> opt.update([torch.full((1,), 3.0)], opt.init(params), params)[0]
+        [tensor([-0.1974])]
+
+    Reference:
+        Dozat, 2016, "Incorporating Nesterov momentum into Adam", with the decay of Loshchilov and
+        Hutter, 2019, arXiv:1711.05101. Equals ``optax.nadamw``.
+    """
+    b1, b2 = check_betas("nadamw", betas)
+    rule = scale_by_nadam(b1, b2, eps, constant_momentum=True)
+    return descend("nadamw", rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
+
+
 _TORCH_KEYS = {
     "count": "step",
     "mu": "exp_avg",
@@ -141,7 +193,7 @@ _TORCH_KEYS = {
     "mu_product": "mu_product",
 }
 
-ROWS = (OptimizerRow(nadam, "NAdam", _TORCH_KEYS),)
+ROWS = (OptimizerRow(nadam, "NAdam", _TORCH_KEYS), OptimizerRow(nadamw, "NAdamW", _TORCH_KEYS))
 
 
 def _nadam_init(params: Tree, **_: Any) -> ScaleByNadamState:

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range
 from optcore._leafwise import check_gradient, leafwise
 from optcore._norms import safe_sqrt, times
+from optcore._rows import OptimizerRow
+from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation, new_count
 from optcore._tree import Tree, describe, tree_flatten, tree_unflatten
 
@@ -68,20 +71,82 @@ def add_noise(
     who = "add_noise"
     check_range(who, "eta", eta, 0.0)
     check_range(who, "gamma", gamma)
-    if isinstance(seed, torch.Tensor):
-        if seed.dtype is not torch.int64 or seed.ndim:
-            raise TypeError(f"{who}: expected seed as an int or i64[], got {describe(seed)}")
-    elif not isinstance(seed, int) or isinstance(seed, bool):
-        raise TypeError(f"{who}: expected seed as an int or i64[], got {describe(seed)}")
+    check_seed(who, seed)
     return GradientTransformation(
         _noise_init, _noise_update, {"eta": eta, "gamma": gamma}, {"seed": seed}, name=who
     )
 
 
+def noisy_sgd(
+    lr: Hyperparam = 1e-3,
+    eta: Hyperparam = 0.01,
+    gamma: Hyperparam = 0.55,
+    seed: int | torch.Tensor = 0,
+    *,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Gradient descent with noise that fades: :math:`\theta' = \theta - \eta_l\,(g + \sigma_t z)`.
+
+    Args:
+        lr: Learning rate :math:`\eta_l \ge 0`.
+        eta: Variance of the noise at the first update, >= 0.
+        gamma: How fast it fades; the paper uses 0.55.
+        seed: Of the noise; see :func:`add_noise`.
+        maximize: Ascend instead of descend.
+
+    State:
+        That of :func:`add_noise`, inside the tuple of a :func:`chain`.
+
+    Differentiable:
+        As :func:`add_noise`, and in ``lr``.
+
+    Raises:
+        TypeError: A hyperparameter is no number, schedule, tensor or tree of such, ``seed`` no int.
+        ValueError: A hyperparameter outside its range.
+
+    Differs:
+        The numbers are not those of optax, which takes a JAX key. In a class every parameter group
+        has the stream of the seed to itself.
+
+    Example:
+        >>> opt = noisy_sgd(lr=0.1, eta=0.0)
+        >>> opt.update([torch.ones(1)], opt.init([torch.ones(1)]))[0]
+        [tensor([-0.1000])]
+
+    Reference:
+        Neelakantan et al., 2015, arXiv:1511.06807, equations 1-2.
+    """
+    check_range("noisy_sgd", "lr", lr, 0.0)
+    return chain(
+        *uphill("noisy_sgd", maximize), add_noise(eta, gamma, seed), scale_by_learning_rate(lr)
+    ).named("noisy_sgd")
+
+
+ROWS = (OptimizerRow(noisy_sgd, "NoisySGD"),)
+
+
 def _noise_init(params: Tree, *, eta: Any, gamma: Any, seed: int | torch.Tensor) -> AddNoiseState:
-    if not isinstance(seed, torch.Tensor):
-        seed = torch.tensor((seed + 2**63) % 2**64 - 2**63)  # its low 64 bits
-    return AddNoiseState(new_count(), seed)
+    return AddNoiseState(new_count(), seed_of(seed))
+
+
+def check_seed(who: str, seed: int | torch.Tensor) -> None:
+    """Refuse what names no stream.
+
+    Raises:
+        TypeError: Neither an int nor an int64 tensor ``()``.
+    """
+    if isinstance(seed, torch.Tensor):
+        if seed.dtype is not torch.int64 or seed.ndim:
+            raise TypeError(f"{who}: expected seed as an int or i64[], got {describe(seed)}")
+    elif not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"{who}: expected seed as an int or i64[], got {describe(seed)}")
+
+
+def seed_of(seed: int | torch.Tensor) -> torch.Tensor:
+    """A seed as it stands in states."""
+    if isinstance(seed, torch.Tensor):
+        return seed
+    return torch.tensor((seed + 2**63) % 2**64 - 2**63)  # its low 64 bits
 
 
 def _noise_update(
@@ -101,12 +166,12 @@ def _noise_update(
         return grad + times(noise, safe_sqrt(variance))
 
     grads, spec = tree_flatten(updates)
-    keys = _keys(state.seed, state.count, len(grads))
+    keys = keys_of(state.seed, state.count, len(grads))
     noises: list[torch.Tensor | None] = []
     for leaf, grad in enumerate(grads):
         if grad is not None:
             check_gradient("add_noise", grad)
-        noises.append(None if grad is None else _normal(keys[leaf], grad))
+        noises.append(None if grad is None else normal(keys[leaf], grad))
     (updates,) = leafwise(
         "add_noise", noisy, updates, params=tree_unflatten(spec, noises), eta=eta, gamma=gamma
     )
@@ -117,7 +182,7 @@ def _noise_update(
 _WORD = 2**32 - 1
 
 
-def _keys(seed: torch.Tensor, count: torch.Tensor, leaves: int) -> torch.Tensor:
+def keys_of(seed: torch.Tensor, count: torch.Tensor, leaves: int) -> torch.Tensor:
     """Two words per leaf: ``(leaves, 2)``."""
     words = torch.arange(2)
     for part in (seed & _WORD, (seed >> 32) & _WORD, count & _WORD):
@@ -125,13 +190,17 @@ def _keys(seed: torch.Tensor, count: torch.Tensor, leaves: int) -> torch.Tensor:
     return _mix(words ^ torch.arange(leaves)[:, None])
 
 
-def _normal(key: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def normal(key: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Standard normal numbers, of which the two words of ``key`` determine every one."""
+    return (2**0.5 * torch.erfinv(2 * uniform(key, like) - 1)).to(like.dtype)
+
+
+def uniform(key: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Numbers in ``(0, 1)``, alike, in float64."""
     first, second = key.to(like.device).unbind()
     place = torch.arange(like.numel(), device=like.device).view(like.shape)
     bits = _mix((_mix(place ^ first) + second) & _WORD)
-    uniform = (bits.to(torch.float64) + 0.5) * 2.0**-32
-    return (2**0.5 * torch.erfinv(2 * uniform - 1)).to(like.dtype)
+    return (bits.to(torch.float64) + 0.5) * 2.0**-32
 
 
 def _mix(word: torch.Tensor) -> torch.Tensor:

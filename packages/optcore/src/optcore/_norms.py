@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from optcore._leafwise import check_gradient, fit, leafwise
-from optcore._transform import under_transform
+from optcore._modes import under_transform
 from optcore._tree import Tree, tree_leaves, tree_map
 
 

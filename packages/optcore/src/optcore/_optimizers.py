@@ -11,20 +11,30 @@ from optcore import (
     _adam,
     _adamax,
     _adan,
+    _ademamix,
+    _adopt,
     _amsgrad,
     _asgd,
+    _dadapt,
     _fromage,
     _layerwise,
+    _madgrad,
     _momentum,
     _muon,
     _nadam,
+    _noise,
     _novograd,
+    _optimistic,
+    _polyak,
     _radam,
     _rmsprop,
     _rprop,
     _schedule_free_rows,
+    _shampoo,
     _sign,
     _sm3,
+    _soap,
+    _sophia,
     _yogi,
 )
 from optcore._rows import OptimizerRow
@@ -52,6 +62,19 @@ _FAMILIES = (
     _sm3,
     _fromage,
     _schedule_free_rows,
+    _noise,
+    _optimistic,
+    _ademamix,
+    _adopt,
+    _madgrad,
+    _dadapt,
+    _shampoo,
+    _soap,
 )
 
 OPTIMIZERS: dict[str, OptimizerRow] = {row.name: row for family in _FAMILIES for row in family.ROWS}
+
+# Those whose update asks for more than gradients, as an extra argument: ``value``, ``obj_fn``.
+INFORMED_OPTIMIZERS: dict[str, OptimizerRow] = {
+    row.name: row for row in (*_polyak.ROWS, *_sophia.ROWS)
+}

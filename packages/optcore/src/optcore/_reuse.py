@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from optcore._backtracking import ScaleByBacktrackingLinesearchState
 from optcore._line import Evaluation, check_function, refuse_transforms
-from optcore._linesearch import ScaleByBacktrackingLinesearchState, ScaleByZoomLinesearchState
 from optcore._tree import Tree, tree_leaves
+from optcore._zoom import ScaleByZoomLinesearchState
 
 
 def value_and_grad_from_state(

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._anchor import clones, first_or_kept
 from optcore._hyperparams import Hyperparam, Schedule, check_range
 from optcore._leafwise import Tick, add_scaled, counts_like, fit, leafwise
 from optcore._masking import MaskedNode, check_transformation
-from optcore._transform import GradientTransformation, under_transform
+from optcore._transform import GradientTransformation
 from optcore._tree import (
     Tree,
     describe,
@@ -246,21 +247,11 @@ def _schedule_free_init(
     state_dtype: torch.dtype | None,
     **_: Any,
 ) -> ScheduleFreeState:
-    def clone(param: Any) -> Any:
-        if param is None:
-            return None
-        if not isinstance(param, torch.Tensor) or not param.dtype.is_floating_point:
-            raise TypeError(
-                f"schedule_free: expected real floating parameters, got {describe(param)}"
-            )
-        # the first update starts from the parameters given then, so this carries no graph
-        return param.detach().to(state_dtype or param.dtype, copy=True)
-
     def shared(value: float) -> Tree:
         one = torch.tensor(value, dtype=torch.float64)
         return tree_map(lambda z: None if z is None else one, zs)
 
-    zs = tree_map(clone, params)
+    zs = clones("schedule_free", params, state_dtype)
     return ScheduleFreeState(
         b1=shared(1.0),  # before the first update the parameters are their own average
         weight_sum=shared(0.0),
@@ -300,7 +291,7 @@ def _schedule_free_update(
         towards, along, *weights = tick.derive(
             _weights, old_b1, weight_sum, max_lr, lr, b1, weight_lr_power
         )
-        at = _first_or_kept(tick, y, z)
+        at = first_or_kept(tick.count == 1, y, z)
         moved = add_scaled(step * fit(along, step), at - y, towards)
         new_z = at.add_(step) if inplace and at is z else (at + step).to(z.dtype)
         return moved.to(y.dtype), new_z, *weights
@@ -323,14 +314,6 @@ def _schedule_free_update(
         weight_lr_power=weight_lr_power,
     )
     return updates, ScheduleFreeState(own_b1, weight_sum, count, max_lr, base_state, z)
-
-
-def _first_or_kept(tick: Tick, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """The kept iterate, but in the first update the parameters, whose graph it shall have."""
-    first, start = tick.count == 1, y.to(z.dtype)
-    if under_transform():
-        return torch.where(first, start, z)
-    return start if first else z
 
 
 def _weights(

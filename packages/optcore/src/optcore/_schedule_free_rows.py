@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._control import check_int
+from optcore._choice import check_int
 from optcore._hyperparams import Hyperparam, check_betas, check_range, is_scheduled
 from optcore._leafwise import Tick, ema_square
 from optcore._moment_rules import adam_step, descend, with_moments

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import torch
 
 from optcore._hyperparams import Schedule
-from optcore._transform import differentiates, show, token
+from optcore._modes import differentiates
+from optcore._tokens import show, token
 from optcore._tree import describe
 
 Value: TypeAlias = "float | torch.Tensor"

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradient transformations as values, the update modes, and how updates reach parameters."""
+"""Gradient transformations as values."""
 
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd import forward_ad
 
 from optcore._deferred import settled
 from optcore._hyperparams import (
@@ -23,21 +20,22 @@ from optcore._hyperparams import (
     is_scheduled,
     per_leaf,
 )
+from optcore._modes import (
+    OUT_OF_PLACE,
+    carries_no_graph,
+    differentiates,
+    mark_no_graph,
+    warn_no_graph,
+)
+from optcore._tokens import show, token
 from optcore._tree import (
     Tree,
     describe,
     flatten_like,
-    path_to,
     tensors_in,
-    tree_flatten,
     tree_leaves,
     tree_structure,
-    tree_unflatten,
 )
-
-_NO_GRAPH = "_optcore_update_without_graph"  # mark on updates whose caller asked for a graph
-_OUT_OF_PLACE = ContextVar("out_of_place", default=False)
-_FIRST_ORDER = ContextVar("first_order", default=False)
 
 
 class EmptyState(NamedTuple):
@@ -195,14 +193,14 @@ class GradientTransformation:
             )
         if inplace is None:
             given = (updates, state, extra, list(self.tensors(state)))
-            inplace = not (differentiates(given, params) or _OUT_OF_PLACE.get())
-        elif inplace is False and _carries_no_graph(updates):
+            inplace = not (differentiates(given, params) or OUT_OF_PLACE.get())
+        elif inplace is False and carries_no_graph(updates):
             if any(p.grad_fn is not None for p in tensors_in([params])):
-                _warn_no_graph(self._name)
+                warn_no_graph(self._name)
             else:  # apply_updates may see parameters that are not leaves
                 given = updates
                 updates, state = self.apply(updates, state, params, False, extra)
-                return _mark_no_graph(updates, given), state
+                return mark_no_graph(updates, given), state
         with torch.no_grad() if inplace else nullcontext():
             return self.apply(updates, state, params, inplace, extra)
 
@@ -232,7 +230,13 @@ class GradientTransformation:
         return updates, ScheduleState(state.count + 1, inner)
 
     def step(
-        self, grads: Tree, state: Tree, params: Tree, *, inplace: bool | None = None
+        self,
+        grads: Tree,
+        state: Tree,
+        params: Tree,
+        *,
+        inplace: bool | None = None,
+        **extra: Any,
     ) -> tuple[Tree, Tree]:
         """One step: :meth:`update`, then :func:`apply_updates`.
 
@@ -244,6 +248,7 @@ class GradientTransformation:
             state: What :meth:`init` or the previous step returned.
             params: The parameters.
             inplace: As in :meth:`update`.
+            extra: As in :meth:`update`.
 
         Returns:
             The new parameters and the new state.
@@ -261,10 +266,10 @@ class GradientTransformation:
         from optcore._fused import take_step  # _fused.py builds on this module
 
         if inplace is None:
-            given = (grads, state, list(self.tensors(state)))
-            inplace = not (differentiates(given, params) or _OUT_OF_PLACE.get())
+            given = (grads, state, extra, list(self.tensors(state)))
+            inplace = not (differentiates(given, params) or OUT_OF_PLACE.get())
         with torch.no_grad() if inplace else nullcontext():
-            return take_step(self, grads, state, params, inplace)
+            return take_step(self, grads, state, params, inplace, extra)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -372,38 +377,6 @@ def _declares_extra(update: Callable[..., Any]) -> bool:
 _declares_extra_cached = lru_cache(maxsize=1024)(_declares_extra)
 
 
-class _Identity:
-    """Compares a tensor by identity and keeps it alive, so that its id stays its own."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: torch.Tensor) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
-def token(tree: Tree) -> tuple[Any, ...]:
-    """What compares and hashes as a tree of values does, tensors by identity."""
-    leaves, spec = tree_flatten(tree)
-    return (spec, *(_Identity(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves))
-
-
-def show(value: Any) -> str:
-    """A hyperparameter as ``repr`` shows it: tensors without contents, functions by name."""
-    if isinstance(value, torch.Tensor):
-        return describe(value)
-    if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(show, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{k!r}: {show(v)}' for k, v in value.items())}}}"
-    return getattr(value, "__qualname__", None) or repr(value)
-
-
 def _is_schedule_state(node: object) -> bool:
     return isinstance(node, ScheduleState)
 
@@ -416,153 +389,3 @@ def new_count() -> torch.Tensor:
 def stateless_init(params: Tree, **_: Any) -> EmptyState:
     """``init`` of a transformation that remembers nothing."""
     return EmptyState()
-
-
-@contextmanager
-def out_of_place(*, first_order: bool = False) -> Iterator[None]:
-    """Inside, ``inplace=None`` means False: for loops that differentiate what looks constant.
-
-    Args:
-        first_order: Gradients without a graph are meant: do not warn of them.
-
-    Example:
-        >>> before = torch.ones(1)
-        >>> with out_of_place():
-        ...     after = apply_updates(before, torch.ones(1))
-        >>> before, after
-        (tensor([1.]), tensor([2.]))
-    """
-    tokens = _OUT_OF_PLACE.set(True), _FIRST_ORDER.set(first_order)
-    try:
-        yield
-    finally:
-        _OUT_OF_PLACE.reset(tokens[0])
-        _FIRST_ORDER.reset(tokens[1])
-
-
-def differentiates(trees: Iterable[Tree], params: Tree = None) -> bool:
-    """Whether something in these trees is being differentiated, or a parameter is not a leaf."""
-    if torch.compiler.is_compiling():
-        return True
-    transformed = under_transform()
-    for tensor in tensors_in(trees):
-        if tensor.requires_grad or (transformed and _is_transformed(tensor)):
-            return True
-    for tensor in tensors_in([params]):
-        if tensor.grad_fn is not None or (transformed and _is_transformed(tensor)):
-            return True
-    return False
-
-
-def under_transform() -> bool:
-    """Whether the code runs under torch.compile, a torch.func transform or forward-mode AD."""
-    # No public query exists for either; both are plain attribute reads, cheaper than any tensor op.
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._functorch.maybe_current_level() is not None
-        or forward_ad._current_level >= 0
-    )
-
-
-def _is_transformed(tensor: torch.Tensor) -> bool:
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return True
-    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
-
-
-def _carries_no_graph(updates: Tree) -> bool:
-    if under_transform():
-        return False
-    found = False
-    for tensor in tensors_in([updates]):
-        if tensor.requires_grad:
-            return False
-        found = True
-    return found
-
-
-def _mark_no_graph(updates: Tree, given: Tree) -> Tree:
-    own = {id(tensor) for tensor in tensors_in([given])}  # a user's gradient stays as it is
-    for tensor in tensors_in([updates]):
-        if not tensor.requires_grad and id(tensor) not in own:
-            setattr(tensor, _NO_GRAPH, True)
-    return updates
-
-
-def _warn_no_graph(who: str) -> None:
-    if _FIRST_ORDER.get():
-        return
-    warnings.warn(
-        f"{who}: expected gradients with a graph for inplace=False, got gradients without one "
-        "although the parameters have one, so nothing flows through this step's gradients; call "
-        "torch.autograd.grad(..., create_graph=True), or drop inplace=False for a first-order step",
-        UserWarning,
-        stacklevel=3,
-    )
-
-
-def apply_updates(params: Tree, updates: Tree, *, inplace: bool | None = None) -> Tree:
-    r"""Add updates to parameters: :math:`\theta' = \theta + u`.
-
-    Args:
-        params: Tree of tensors.
-        updates: Tree like ``params``; a None leaf leaves its parameter alone. A tensor that stands
-            at several leaves is one parameter: it gets the sum of their updates and stays one.
-        inplace: False: new tensors, differentiable in both arguments. True: parameters are
-            overwritten and returned. None: True only if no update requires grad or was made with
-            ``inplace=False``, and every parameter is a leaf outside any transform.
-
-    Returns:
-        The new parameters, in the dtype of the old ones.
-
-    Raises:
-        TypeError: A leaf is neither a tensor nor None, or an integer parameter has an update.
-        ValueError: Different structures or shapes; no parameter is changed then.
-
-    Example:
-        >>> import torch
-        >>> apply_updates({"w": torch.ones(2)}, {"w": torch.full((2,), -0.5)})
-        {'w': tensor([0.5000, 0.5000])}
-    """
-    who = "apply_updates"
-    old, spec = tree_flatten(params)
-    steps = flatten_like(who, "updates differ from params", spec, updates)
-    for index, (p, u) in enumerate(zip(old, steps, strict=True)):
-        if u is None or p is None:
-            continue
-        if not (isinstance(p, torch.Tensor) and isinstance(u, torch.Tensor)):
-            raise TypeError(
-                f"{who}: expected tensors, got a parameter {describe(p)} and an update "
-                f"{describe(u)}, at leaf {path_to(params, index)}"
-            )
-        if not (p.dtype.is_floating_point or p.dtype.is_complex):
-            raise TypeError(
-                f"{who}: expected a floating parameter, got {describe(p)}, at leaf "
-                f"{path_to(params, index)}; give it the update None"
-            )
-        if u.shape != p.shape:
-            raise ValueError(
-                f"{who}: expected an update like its parameter {describe(p)}, got {describe(u)}, "
-                f"at leaf {path_to(params, index)}"
-            )
-    marked = any(getattr(u, _NO_GRAPH, False) for u in steps if u is not None)
-    if inplace is None:
-        inplace = not (marked or differentiates([steps], old) or _OUT_OF_PLACE.get())
-    if marked and any(p is not None and p.grad_fn is not None for p in old):
-        _warn_no_graph(who)
-    if inplace:
-        moving = [i for i in range(len(old)) if old[i] is not None and steps[i] is not None]
-        with torch.no_grad():
-            if moving:
-                torch._foreach_add_([old[i] for i in moving], [steps[i] for i in moving])
-        return params
-    moved: dict[torch.Tensor, torch.Tensor] = {}  # hashed by identity: tied leaves stay tied
-    for p, u in zip(old, steps, strict=True):
-        if u is not None and p is not None:
-            moved[p] = _moved(moved.get(p, p), u)
-    return tree_unflatten(spec, [p if p is None else moved.get(p, p) for p in old])
-
-
-def _moved(param: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
-    new = param + update
-    return new if new.dtype == param.dtype else new.to(param.dtype)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from optcore._transform import GradientTransformation, apply_updates
+from optcore._apply import apply_updates
+from optcore._transform import GradientTransformation
 from optcore._tree import (
     Tree,
     describe,
@@ -72,7 +73,9 @@ class FuncOptimizer:
         self.transformation = transformation
         self.state: Tree = None
 
-    def step(self, loss: torch.Tensor, params: Tree, *, inplace: bool | None = None) -> Tree:
+    def step(
+        self, loss: torch.Tensor, params: Tree, *, inplace: bool | None = None, **extra: Any
+    ) -> Tree:
         """Parameters after one step on ``loss``.
 
         Args:
@@ -81,6 +84,7 @@ class FuncOptimizer:
             inplace: False: the result is differentiable, through the gradients too. True:
                 ``params`` are overwritten. None: new tensors, detached leaves; the state that is
                 kept has no graph of this step.
+            extra: Arguments for transformations that ask for some; ``value`` is the loss.
 
         Returns:
             Parameters like ``params``.
@@ -103,12 +107,13 @@ class FuncOptimizer:
         grads = tree_unflatten(spec, [None if p is None else next(found) for p in trained])
         own = tree_unflatten(spec, trained)
         state = self.transformation.init(own) if self.state is None else self.state
+        extra = {"value": loss if inplace is False else loss.detach(), **extra}
         if inplace is None:  # the buffers may be overwritten, the parameters not
-            updates, after = self.transformation.update(grads, state, own)
+            updates, after = self.transformation.update(grads, state, own, **extra)
             moved = apply_updates(params, updates, inplace=False)
             self.state = _without_graph(after, state)
             return tree_map(_as_leaf, moved, params)
-        moved, after = self.transformation.step(grads, state, own, inplace=inplace)
+        moved, after = self.transformation.step(grads, state, own, inplace=inplace, **extra)
         self.state = after if inplace is False else _without_graph(after, state)
         return params if inplace else tree_map(_moved_or_not, moved, params)
 

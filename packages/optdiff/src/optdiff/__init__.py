@@ -57,23 +57,36 @@ from optdiff.meta import MetaAdagrad as MetaAdagrad
 from optdiff.meta import MetaAdam as MetaAdam
 from optdiff.meta import MetaAdaMax as MetaAdaMax
 from optdiff.meta import MetaAdamax as MetaAdamax
+from optdiff.meta import MetaAdamaxW as MetaAdamaxW
 from optdiff.meta import MetaAdamW as MetaAdamW
 from optdiff.meta import MetaAdan as MetaAdan
+from optdiff.meta import MetaAdEMAMix as MetaAdEMAMix
+from optdiff.meta import MetaADOPT as MetaADOPT
 from optdiff.meta import MetaAMSGrad as MetaAMSGrad
 from optdiff.meta import MetaASGD as MetaASGD
+from optdiff.meta import MetaDAdaptAdamW as MetaDAdaptAdamW
 from optdiff.meta import MetaFromage as MetaFromage
 from optdiff.meta import MetaLamb as MetaLamb
 from optdiff.meta import MetaLARS as MetaLARS
 from optdiff.meta import MetaLion as MetaLion
+from optdiff.meta import MetaMADGRAD as MetaMADGRAD
 from optdiff.meta import MetaMuon as MetaMuon
 from optdiff.meta import MetaNAdam as MetaNAdam
+from optdiff.meta import MetaNAdamW as MetaNAdamW
+from optdiff.meta import MetaNoisySGD as MetaNoisySGD
 from optdiff.meta import MetaNovoGrad as MetaNovoGrad
+from optdiff.meta import MetaOptimisticAdam as MetaOptimisticAdam
+from optdiff.meta import MetaOptimisticGradientDescent as MetaOptimisticGradientDescent
 from optdiff.meta import MetaOptimizer as MetaOptimizer
+from optdiff.meta import MetaPolyakSGD as MetaPolyakSGD
+from optdiff.meta import MetaProdigy as MetaProdigy
 from optdiff.meta import MetaRAdam as MetaRAdam
 from optdiff.meta import MetaRMSProp as MetaRMSProp
 from optdiff.meta import MetaRMSprop as MetaRMSprop
 from optdiff.meta import MetaSGD as MetaSGD
+from optdiff.meta import MetaShampoo as MetaShampoo
 from optdiff.meta import MetaSM3 as MetaSM3
+from optdiff.meta import MetaSophia as MetaSophia
 from optdiff.meta import MetaYogi as MetaYogi
 from optdiff.state import ModuleState as ModuleState
 from optdiff.state import extract_state_dict as extract_state_dict
@@ -85,8 +98,10 @@ from optdiff.state import stop_gradient as stop_gradient
 # Without the modules: their star import would take the place of ``from torch import nn``.
 __all__ = [
     "DifferentiableOptimizer",
+    "MetaADOPT",
     "MetaAMSGrad",
     "MetaASGD",
+    "MetaAdEMAMix",
     "MetaAdaBelief",
     "MetaAdaDelta",
     "MetaAdaGrad",
@@ -97,15 +112,24 @@ __all__ = [
     "MetaAdam",
     "MetaAdamW",
     "MetaAdamax",
+    "MetaAdamaxW",
     "MetaAdan",
+    "MetaDAdaptAdamW",
     "MetaFromage",
     "MetaLARS",
     "MetaLamb",
     "MetaLion",
+    "MetaMADGRAD",
     "MetaMuon",
     "MetaNAdam",
+    "MetaNAdamW",
+    "MetaNoisySGD",
     "MetaNovoGrad",
+    "MetaOptimisticAdam",
+    "MetaOptimisticGradientDescent",
     "MetaOptimizer",
+    "MetaPolyakSGD",
+    "MetaProdigy",
     "MetaRAdam",
     "MetaRMSProp",
     "MetaRMSprop",
@@ -113,6 +137,8 @@ __all__ = [
     "MetaSM3",
     "MetaScheduleFreeAdamW",
     "MetaScheduleFreeSGD",
+    "MetaShampoo",
+    "MetaSophia",
     "MetaYogi",
     "ModuleState",
     "Replay",

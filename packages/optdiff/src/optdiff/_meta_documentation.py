@@ -28,8 +28,12 @@ def documentation(name: str, class_name: str, factory: Callable[..., Any]) -> st
         summary=doc.splitlines()[0],
         args=sections["Args"].rstrip(),
         reference=sections["Reference"].rstrip(),
+        told=_TOLD.get(name, ""),
     )
 
+
+# what the step of an example has to be told beside the loss
+_TOLD = {"sophia": ', obj_fn=lambda params: (params["weight"] - 3).square().sum()'}
 
 _TEMPLATE = """Differentiable steps of :func:`optcore.{name}` on the parameters of a module.
 
@@ -52,7 +56,7 @@ Example:
     >>> net = torch.nn.Linear(1, 1, bias=False)
     >>> rate = torch.tensor(0.1, requires_grad=True)
     >>> opt = {cls}(net, lr=rate)
-    >>> opt.step((net.weight - 3).square().sum())
+    >>> opt.step((net.weight - 3).square().sum(){told})
     >>> torch.autograd.grad(net.weight.sum(), rate)[0].shape
     torch.Size([])
 

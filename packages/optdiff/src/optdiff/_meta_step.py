@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +33,7 @@ def differentiable_step(
     parts: Sequence[StepPart],
     create_graph: bool,
     change: Callable[[list[torch.Tensor | None]], Sequence[torch.Tensor | None]] = list,
+    extra: Mapping[str, Any] | None = None,
 ) -> list[tuple[ParamDict, Any]]:
     """New parameters and states of some parts after a step on one loss, in the graph.
 
@@ -42,6 +43,7 @@ def differentiable_step(
         parts: What moves.
         create_graph: Whether the gradients have a graph.
         change: Changes the list of gradients.
+        extra: Arguments for transformations that ask for some, beside ``value``, the loss.
     """
     who = f"{who}.step"
     if isinstance(loss, torch.Tensor) and is_wrapped(loss) and not loss.requires_grad:
@@ -64,7 +66,8 @@ def differentiable_step(
             )
         grads = iter(change(list(found)))
         results = []
+        informed = {"value": loss if create_graph else loss.detach(), **(extra or {})}
         for transformation, params, state in parts:
             own = ParamDict((name, next(grads)) for name in params)
-            results.append(transformation.step(own, state, params, inplace=False))
+            results.append(transformation.step(own, state, params, inplace=False, **informed))
     return results

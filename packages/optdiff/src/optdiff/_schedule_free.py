@@ -60,14 +60,14 @@ class ScheduleFreeMetaOptimizer(TableMetaOptimizer):
                 back = {id(now[name]): param for name, param in old.items() if name in now}
                 replace_tensors(module, back)
 
-    def step(self, loss: torch.Tensor) -> None:
+    def step(self, loss: torch.Tensor, **extra: Any) -> None:
         """As :meth:`MetaOptimizer.step`.
 
         Raises:
             RuntimeError: The modules hold the average.
         """
         self._check_trains("step")
-        super().step(loss)
+        super().step(loss, **extra)
 
     def _duplicate(self, *parts: Any) -> MetaOptimizer:
         self._check_trains("copy")

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from optcore import (
+    INFORMED_OPTIMIZERS,
     OPTIMIZERS,
     GradientTransformation,
     OptimizerRow,
@@ -119,11 +120,13 @@ class MetaOptimizer:
         self._places.append(places_of(module, params))
 
     @uncompiled
-    def step(self, loss: torch.Tensor) -> None:
+    def step(self, loss: torch.Tensor, **extra: Any) -> None:
         """Replace the parameters by those after one step on ``loss``.
 
         Args:
-            loss: Scalar ``()`` that depends on the parameters of the module.
+            loss: Scalar ``()`` that depends on the parameters of the module. It is also the
+                ``value`` of transformations that ask for it.
+            extra: Other arguments that they ask for; parameters are dicts by name.
 
         Raises:
             TypeError: ``loss`` is not a tensor.
@@ -138,7 +141,9 @@ class MetaOptimizer:
             StepPart(self.transformation, params, state)
             for params, (state, _) in zip(groups, grown, strict=True)
         ]
-        results = differentiable_step(type(self).__name__, loss, parts, not self.first_order)
+        results = differentiable_step(
+            type(self).__name__, loss, parts, not self.first_order, extra=extra
+        )
         for index, (module, old, (new, state)) in enumerate(
             zip(self._modules, groups, results, strict=True)
         ):
@@ -231,7 +236,7 @@ def derive(
     name: str, base: type[TableMetaOptimizer] = TableMetaOptimizer, module: str = __name__
 ) -> Any:
     """The Meta class of a row of optcore's table, documented by what the row's factory says."""
-    row = OPTIMIZERS[name]
+    row = {**OPTIMIZERS, **INFORMED_OPTIMIZERS}[name]
     cls = derive_class(row, base, module, "Meta")
     cls.__doc__ = documentation(name, cls.__name__, row.factory) or cls.__doc__
     return cls
@@ -259,6 +264,19 @@ MetaLARS = derive("lars")
 MetaLion = derive("lion")
 MetaSM3 = derive("sm3")
 MetaFromage = derive("fromage")
+MetaAdamaxW = derive("adamaxw")
+MetaNAdamW = derive("nadamw")
+MetaNoisySGD = derive("noisy_sgd")
+MetaOptimisticGradientDescent = derive("optimistic_gradient_descent")
+MetaOptimisticAdam = derive("optimistic_adam")
+MetaAdEMAMix = derive("ademamix")
+MetaADOPT = derive("adopt")
+MetaMADGRAD = derive("madgrad")
+MetaDAdaptAdamW = derive("dadapt_adamw")
+MetaProdigy = derive("prodigy")
+MetaPolyakSGD = derive("polyak_sgd")
+MetaShampoo = derive("shampoo")
+MetaSophia = derive("sophia")
 
 
 def _outside_the_graph(tensor: torch.Tensor) -> torch.Tensor:

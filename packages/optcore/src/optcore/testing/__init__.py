@@ -25,8 +25,10 @@ In pytest, parametrize over :func:`checks_for`. ``CASES`` holds every optimizer 
 of optcore; :mod:`optcore.testing.reference` plain formulas of the optimizers. Importing this module
 needs nothing but what optcore needs.
 
-Layout: `_case` (what a row is), `_optimizer_cases`, `_transform_cases`, `_combinator_cases` (the
-table), `_trajectory` (what checks run), `_conduct`, `_leaves`, `_derivatives` (the checks).
+Layout: `_case` (what a row is), `_case_rows`, `_optimizer_cases`, `_moment_cases`, `_mixed_cases`,
+`_transform_cases`, `_tool_cases`, `_combinator_cases`, `_informed_cases` (the table), `_trajectory`
+(what checks run), `_conduct`, `_leaves`, `_derivatives` (the checks), `catalogue` (the README's
+table).
 """
 
 from __future__ import annotations
@@ -50,9 +52,12 @@ from optcore.testing._derivatives import check_gradients as check_gradients
 from optcore.testing._derivatives import check_jvp as check_jvp
 from optcore.testing._derivatives import check_vmap as check_vmap
 from optcore.testing._derivatives import check_zero_gradient as check_zero_gradient
+from optcore.testing._informed_cases import INFORMED
 from optcore.testing._leaves import check_dtypes as check_dtypes
 from optcore.testing._leaves import check_edge_trees as check_edge_trees
+from optcore.testing._mixed_cases import MIXED
 from optcore.testing._optimizer_cases import OPTIMIZERS
+from optcore.testing._tool_cases import TOOLS
 from optcore.testing._transform_cases import TRANSFORMS
 
 for _public in (Case, ConformanceError):
@@ -66,7 +71,9 @@ def _table(*rows: Case) -> Mapping[str, Case]:
     return MappingProxyType(table)
 
 
-CASES: Mapping[str, Case] = _table(*OPTIMIZERS, *TRANSFORMS, *COMBINATORS)
+CASES: Mapping[str, Case] = _table(
+    *OPTIMIZERS, *MIXED, *TRANSFORMS, *TOOLS, *COMBINATORS, *INFORMED
+)
 
 
 def checks_for(case: Case) -> tuple[Callable[[Case], None], ...]:

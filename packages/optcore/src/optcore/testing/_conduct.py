@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optcore._transform import EmptyState, GradientTransformation, apply_updates
+from optcore._apply import apply_updates
+from optcore._transform import EmptyState, GradientTransformation
 from optcore._tree import describe, tree_leaves, tree_structure
 from optcore.testing._case import ERRORS, Case, reports_errors
 from optcore.testing._trajectory import (

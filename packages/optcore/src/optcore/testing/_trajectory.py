@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optcore._transform import GradientTransformation, apply_updates
+from optcore._apply import apply_updates
+from optcore._transform import GradientTransformation
 from optcore._tree import (
     Tree,
     describe,
