@@ -226,9 +226,7 @@ class Optimizer(ClassState, torch.optim.Optimizer):
     def _check_ready(self) -> None:
         """Refuse a step that must not be taken now."""
 
-    def _prepared(
-        self, index: int, group: dict[str, Any], extra: dict[str, Any]
-    ) -> Ready | None:
+    def _prepared(self, index: int, group: dict[str, Any], extra: dict[str, Any]) -> Ready | None:
         """The step of a group; None if nothing there has a gradient."""
         found = [p.grad for p in group["params"]]
         present = [p for p, g in zip(group["params"], found, strict=True) if g is not None]
