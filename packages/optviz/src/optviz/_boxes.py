@@ -95,8 +95,11 @@ def _notes(node: Node, show: Sequence[str]) -> list[str]:
         notes += [f"{name} = {value}" for name, value in attributes.items()]
     if "saved" in show:
         notes += [f"{s.name}: {s.dtype}{list(s.shape)}" for s in node.saved]
+        notes += [f"{name}: unpacked by a hook" for name in node.by_hooks]
     if node.freed:
         notes.append("freed")
+    if node.overwritten:
+        notes.append("overwritten")
     return notes
 
 

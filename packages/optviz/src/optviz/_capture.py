@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from optviz._functions import attributes_of, dtype_name, made_by, saved_tensors
+from optviz._functions import attributes_of, dtype_name, kept_by, made_by
 from optviz._identity import key_of, key_of_function, number_of
 from optviz._names import Names
 from optviz._nodes import Edge, Node, Saved, Scope
@@ -140,9 +140,9 @@ class _Capture:
         self._leaves: dict[tuple[Any, ...], int] = {}
         for index, (function, following) in enumerate(zip(walk.functions, walk.following)):
             self.nodes.append(self._node(index, function))
-            for slot, (below, _) in enumerate(following):
+            for slot, (below, output) in enumerate(following):
                 if below is not None:
-                    self.edges.append(Edge(walk.index[below], index, slot))
+                    self.edges.append(Edge(walk.index[below], index, slot, output=output))
             self._recognise_apply(index, following)
 
     def _recognise_apply(self, index: int, following: Sequence[tuple[Any, int]]) -> None:
@@ -172,7 +172,8 @@ class _Capture:
         if variable is not None:
             self._leaves[key] = index
             return self._leaf(index, self._names.by_key.get(key, ""), variable, key)
-        saved, freed = self._saved(function)
+        kept = kept_by(function)
+        saved = tuple(self._saved(name, tensor) for name, tensor in kept.tensors)
         scopes, order = self._attribution.of(function._sequence_nr())
         name = function.name()
         shape, dtype = made_by(function)
@@ -194,7 +195,9 @@ class _Capture:
             saved,
             attributes,
             custom,
-            freed,
+            kept.freed,
+            tuple(kept.overwritten),
+            tuple(kept.by_hooks),
             statistics_of(function),
             key=key,
         )
@@ -221,7 +224,8 @@ class _Capture:
         view = (("view", "yes"),) if tensor._is_view() else ()
         shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
         self.nodes.append(Node(index, "output", name, shape, dtype, attributes=view))
-        self.edges.append(Edge(source, index, 0))
+        output = 0 if tensor.grad_fn is None else tensor.output_nr
+        self.edges.append(Edge(source, index, 0, output=output))
 
     def _leaf_index(self, name: str, tensor: torch.Tensor) -> int:
         key = key_of(tensor)
@@ -235,16 +239,9 @@ class _Capture:
         if tensor.grad_fn is None:
             self._leaf_index(name, tensor)
 
-    def _saved(self, function: Any) -> tuple[tuple[Saved, ...], bool]:
-        found: list[Saved] = []
-        try:
-            for name, tensor in saved_tensors(function):
-                storage, size = self._storage(tensor)
-                shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
-                found.append(Saved(name, shape, dtype, size, storage))
-        except RuntimeError:  # "Trying to ... a second time": backward has freed them
-            return tuple(found), True
-        return tuple(found), False
+    def _saved(self, name: str, tensor: torch.Tensor) -> Saved:
+        storage, size = self._storage(tensor)
+        return Saved(name, tuple(tensor.shape), dtype_name(tensor.dtype), size, storage)
 
     def _storage(self, tensor: torch.Tensor) -> tuple[int, int]:
         """A number for the memory of a tensor, and how much it is."""

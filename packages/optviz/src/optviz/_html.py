@@ -93,10 +93,11 @@ def _details(graph: Graph, index: int) -> dict[str, Any]:
         told["custom"] = 1
     if node.statistics:
         told["statistics"] = [f"{name} = {value}" for name, value in node.statistics]
-    if node.freed:
-        told["saved"] = ["freed by a backward pass"]
-    elif node.saved:
-        told["saved"] = [f"{s.name}: {s.dtype}{list(s.shape)}, {s.bytes} B" for s in node.saved]
+    saved = [f"{s.name}: {s.dtype}{list(s.shape)}, {s.bytes} B" for s in node.saved]
+    saved += [f"{name}: overwritten in place" for name in node.overwritten]
+    saved += [f"{name}: unpacked by a hook" for name in node.by_hooks]
+    if saved := saved + ["freed by a backward pass"] * node.freed:
+        told["saved"] = saved
     if node.attributes:
         told["attributes"] = [f"{name} = {value}" for name, value in node.attributes]
     return told

@@ -49,6 +49,8 @@ class Node:
     attributes: tuple[tuple[str, str], ...] = ()
     custom: bool = False  # a torch.autograd.Function written in Python
     freed: bool = False  # its saved tensors are gone: backward has run
+    overwritten: tuple[str, ...] = ()  # saved tensors that were changed in place since
+    by_hooks: tuple[str, ...] = ()  # saved tensors that a hook unpacks, of unknown size
     statistics: tuple[tuple[str, str], ...] = ()  # what a solver or a kernel tells of its work
     storage: int | None = None  # of a leaf
     key: tuple[Any, ...] = field(default=(), compare=False)  # finds it again; holds no tensor
@@ -76,3 +78,4 @@ class Edge:
     slot: int
     norm: float | None = None  # of the gradient, where flow() has measured it
     state: str = ""  # "", "nan", "inf", "zero" or "never", likewise
+    output: int = 0  # which of the results of ``source``

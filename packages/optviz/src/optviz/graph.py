@@ -147,8 +147,11 @@ class Graph:
         return iter(sorted(targets))
 
     def _downstream(self, start: int) -> set[int]:
-        reached = {start}
-        for node in range(start, len(self.nodes)):
+        return self._downstream_of({start})
+
+    def _downstream_of(self, starts: set[int]) -> set[int]:
+        reached = set(starts)
+        for node in range(min(starts, default=len(self.nodes)), len(self.nodes)):
             if node in reached:
                 reached.update(edge.target for edge in self._consumers[node])
         return reached
@@ -165,7 +168,9 @@ class Graph:
     ) -> int | dict[str, int]:
         """Memory that the graph keeps for its backward pass, without that of its leaves.
 
-        What shares a storage is counted once, at the node that came first.
+        What shares a storage is counted once, at the node that came first. Tensors that a hook
+        unpacks (checkpoints, offloading) are not counted: ``node.by_hooks`` names them, and
+        outlines and pages tell how many there are.
 
         Args:
             by: None: the sum. ``"scope"``: by the names of all scopes, joined by ``/``;
