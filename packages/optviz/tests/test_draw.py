@@ -240,6 +240,17 @@ ERRORS = {
     "inputs": (lambda: optviz.draw(leaf(), 3), TypeError, "draw: expected a mapping of tensors"),
     "name": (lambda: optviz.draw(leaf(), {"w": 3}), TypeError, r"got int, at \['w'\]"),
     "show": (lambda: optviz.draw(leaf(), show=["x"]), ValueError, "draw: expected show among"),
+    "show as a string": (
+        lambda: optviz.draw(leaf(), show="saved"),
+        TypeError,
+        "draw: expected show as a list of names, got 'saved'",
+    ),
+    "engine of another format": (
+        lambda: optviz.draw(leaf()).save("x.html", engine="dot"),
+        ValueError,
+        "expected a .svg for engine 'dot', got x.html",
+    ),
+    "truth": (lambda: optviz.draw(leaf()).node(True), TypeError, "a name or an id, got bool"),
     "node": (lambda: optviz.draw(leaf()).node("x"), KeyError, "expected a node of this graph"),
     "several": (lambda: optviz.draw(leaf() * 1 * 1).node("Mul"), KeyError, "got 2; give its id"),
     "which": (lambda: optviz.draw(leaf()).node(1.5), TypeError, "a name or an id, got float"),

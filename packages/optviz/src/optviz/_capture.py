@@ -43,7 +43,7 @@ def draw(
         show: Any of ``"saved"``, ``"attributes"``, ``"shapes"``: what pictures print on every node.
 
     Raises:
-        TypeError: No tensor among the outputs, or inputs of another kind.
+        TypeError: No tensor among the outputs, inputs of another kind, or ``show`` as one string.
         ValueError: An output without a graph, or ``show`` of something unknown.
 
     Example:
@@ -52,6 +52,8 @@ def draw(
         >>> draw({"loss": (w * w).sum()}, {"w": w})
         Graph(ops=2, leaves=1, outputs=1, edges=4, saved_bytes=0)
     """
+    if isinstance(show, str):
+        raise TypeError(f"draw: expected show as a list of names, got {show!r}; write [{show!r}]")
     shown = tuple(show)
     if unknown := [name for name in shown if name not in SHOWN]:
         raise ValueError(f"draw: expected show among {list(SHOWN)}, got {unknown}")
@@ -63,7 +65,22 @@ def draw(
         capture.add_output(name, tensor)
     for name, tensor in known.shown:
         capture.add_unreached(name, tensor)
-    return Graph(tuple(capture.nodes), tuple(capture.edges), fold, shown)
+    return Graph(_renumbered(capture.nodes), tuple(capture.edges), fold, shown)
+
+
+def _renumbered(nodes: list[Node]) -> tuple[Node, ...]:
+    """Entries into scopes, counted over this graph: what ran before must not tell."""
+    counted: dict[int, int] = {}
+    found: dict[tuple[Scope, ...], tuple[Scope, ...]] = {}
+    for node in nodes:
+        if node.scopes not in found:
+            found[node.scopes] = tuple(
+                replace(scope, entry=counted.setdefault(scope.entry, len(counted)))
+                for scope in node.scopes
+            )
+    return tuple(
+        replace(node, scopes=found[node.scopes]) if node.scopes else node for node in nodes
+    )
 
 
 def named_outputs(who: str, outputs: Any) -> list[tuple[str, torch.Tensor]]:

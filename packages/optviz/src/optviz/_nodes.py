@@ -25,7 +25,7 @@ class Scope:
     """One entry into a scope: a name alone may be used many times."""
 
     name: str
-    entry: int  # which entry, counted over the program
+    entry: int  # which entry, counted over the graph
     kind: str = "scope"  # scope, step, forward, gradient, transform, apply, fused
 
 

@@ -71,7 +71,7 @@ class Graph:
             return which
         if isinstance(which, torch.Tensor):
             return self._by_key.get(key_of(which))
-        if isinstance(which, int):
+        if isinstance(which, int) and not isinstance(which, bool):
             return self.nodes[which] if 0 <= which < len(self.nodes) else None
         if not isinstance(which, str):
             raise TypeError(
@@ -221,18 +221,20 @@ class Graph:
                 installed then.
 
         Raises:
-            ValueError: Another suffix or engine.
+            ValueError: Another suffix or engine, or ``engine="dot"`` for another format.
             RuntimeError: ``engine="dot"`` without the program.
         """
         path = Path(path)
-        kind = path.suffix.lstrip(".")
+        kind = path.suffix.lstrip(".").lower()
         if kind not in _WRITERS:
             raise ValueError(
                 f"Graph.save: expected a file name ending in {', '.join(_WRITERS)}, got {path.name}"
             )
         if engine not in ("own", "dot"):
             raise ValueError(f"Graph.save: expected engine 'own' or 'dot', got {engine!r}")
-        if engine == "dot" and kind == "svg":
+        if engine == "dot" and kind != "svg":
+            raise ValueError(f"Graph.save: expected a .svg for engine 'dot', got {path.name}")
+        if engine == "dot":
             from optviz._dot import rendered
 
             path.write_text(rendered(self), encoding="utf-8")

@@ -87,6 +87,8 @@ function draw() {
     for (const lane of place.lanes)
       over("lane", place.x + lane.x + lane.width / 2, place.y + HEADER + 8, lane.name, "middle");
   }
+  for (const lane of drawn.lanes)  // outside of all frames
+    over("lane", PAD + lane.x + lane.width / 2, PAD + 8, lane.name, "middle");
   for (const {arrow, label} of drawn.routes) {
     const flow = flowOf(arrow.edges);
     if (label && flow.text) over(flow.bad ? "bad" : "flow", label[0], label[1] + 4, flow.text, "middle");
