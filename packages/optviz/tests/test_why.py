@@ -323,8 +323,43 @@ def sign(phi):
     return phi, (torch.sgn(phi) * weights()).sum()
 
 
+class Apart(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, lr, x, y):
+        ctx.groups = (1, 2)
+        return lr * x, lr * y
+
+    @staticmethod
+    def backward(ctx, g, h):
+        return None, g, h
+
+
+def apart(phi):
+    made = Apart.apply(torch.tensor(2.0), phi * 3, weights())
+    return phi, made[1].sum()
+
+
+def test_what_does_not_mix_is_followed_apart():
+    phi, w = torch.tensor(1.5, requires_grad=True), weights()
+    first, second = Apart.apply(phi, phi * 3, w)
+    graph = optviz.draw({"first": first, "second": second.sum()}, {"phi": phi, "w": w})
+    assert graph.why_no_grad("w", "first")
+    assert not graph.why_no_grad("w", "second")
+    assert not graph.why_no_grad("phi", "second")
+
+
+def fused(phi):
+    optdiff = pytest.importorskip("optdiff")
+    pytest.importorskip("optcore_accel")
+    net = torch.nn.Linear(2, 1)
+    inner = optdiff.MetaAdam(net, lr=0.1, use_accelerated_op=True)
+    inner.step((phi * net.weight).sum() + net.bias.sum())
+    assert not optviz.why_no_grad(phi, net.weight.sum())
+    return phi, net.bias.sum()
+
+
 @pytest.mark.parametrize("recorded", [False, True])
-@pytest.mark.parametrize("program", [other_result, other_thread, rounded_down, sign])
+@pytest.mark.parametrize("program", [fused, apart, other_result, other_thread, rounded_down, sign])
 def test_no_path_is_seen_where_there_is_none(program, recorded):
     phi = torch.tensor(1.5, requires_grad=True)
     with [optviz.scope("plain"), optviz.record()][recorded]:
@@ -407,7 +442,7 @@ UNRECORDED = {
 RECORDED = {
     **UNRECORDED,
     "no_path": lambda phi: [phi.exp(), weights().sum()][1],
-    "never_used": lambda phi: weights().sum(),
+    "never_used": lambda phi: (torch.full_like(phi, 3.0) * weights()).sum(),
     "requires_grad": lambda phi: (phi.requires_grad_(False) * weights()).sum(),
 }
 

@@ -13,7 +13,7 @@ from optviz._functions import attributes_of, dtype_name, kept_by, made_by
 from optviz._identity import key_of, key_of_function, number_of
 from optviz._names import Names
 from optviz._nodes import Edge, Node, Saved, Scope
-from optviz._statistics import statistics_of
+from optviz._statistics import groups_of, statistics_of
 from optviz.graph import Graph
 from optviz.scopes import Attribution
 
@@ -215,6 +215,7 @@ class _Capture:
             kept.freed,
             tuple(kept.overwritten),
             tuple(kept.by_hooks),
+            groups_of(function) if custom else None,
             statistics_of(function),
             key=key,
         )

@@ -51,6 +51,7 @@ class Node:
     freed: bool = False  # its saved tensors are gone: backward has run
     overwritten: tuple[str, ...] = ()  # saved tensors that were changed in place since
     by_hooks: tuple[str, ...] = ()  # saved tensors that a hook unpacks, of unknown size
+    groups: tuple[int, int] | None = None  # as a Function told: from input k on, n apart
     statistics: tuple[tuple[str, str], ...] = ()  # what a solver or a kernel tells of its work
     storage: int | None = None  # of a leaf
     key: tuple[Any, ...] = field(default=(), compare=False)  # finds it again; holds no tensor

@@ -55,13 +55,12 @@ def along_paths(
         result = taken.output_nr if taken is not None and taken.grad_fn is not None else None
     if source.id == made_by(graph, target)[0].id and _other_result(graph, target, loss, result):
         return None
-    start = {e.target for e in graph._consumers[source.id] if result in (None, e.output)}
-    reached = graph._downstream_of(start)
-    between = (reached & graph._upstream(target.id)) | {source.id}
+    everything = set(range(len(graph.nodes)))
+    between = _reached(graph, source.id, result, everything) & graph._upstream(target.id)
     if target.id not in between:
         return None
     flat = {i for i in between if _is_flat(graph.nodes[i])}
-    if not _connected(graph, start, source.id, target.id, between - flat):
+    if target.id not in _reached(graph, source.id, result, between - flat):
         first = graph.nodes[min(flat)]
         return Answer(
             "zero_derivative",
@@ -69,7 +68,7 @@ def along_paths(
             first.name,
         )
     raising = {i for i in between - flat if graph.nodes[i].label == "NotImplemented"}
-    if not _connected(graph, start, source.id, target.id, between - flat - raising):
+    if target.id not in _reached(graph, source.id, result, between - flat - raising):
         return Answer(
             "non_differentiable",
             f"no gradient reaches {named}: an operation on the way has no derivative in torch, and "
@@ -77,8 +76,9 @@ def along_paths(
         )
     custom = {i for i in between - flat if graph.nodes[i].custom}
     path = f"a path leads from the loss to {named}"
-    if not _connected(graph, start, source.id, target.id, between - flat - custom):
-        through = ", ".join(dict.fromkeys(graph.nodes[i].name for i in sorted(custom)))
+    untold = {i for i in custom if graph.nodes[i].groups is None}
+    if target.id not in _reached(graph, source.id, result, between - flat - untold):
+        through = ", ".join(dict.fromkeys(graph.nodes[i].name for i in sorted(untold)))
         path += (
             f", through Functions written in Python ({through}): the graph does not tell which of "
             "their inputs their outputs depend on"
@@ -119,16 +119,35 @@ def _is_flat(node: Node) -> bool:
     return node.label == "Div" and dict(node.attributes).get("rounding_mode") in ("floor", "trunc")
 
 
-def _connected(graph: Graph, start: set[int], source: int, target: int, allowed: set[int]) -> bool:
+def _reached(graph: Graph, source: int, result: int | None, allowed: set[int]) -> set[int]:
+    """The nodes that data of a node gets to, or of one of its results.
+
+    Where a Function told which inputs its outputs depend on, only those are followed.
+    """
     if source not in allowed:
-        return False
-    if source == target:
-        return True
-    reached = start & allowed
-    for node in sorted(allowed):
-        if node in reached:
-            reached.update({edge.target for edge in graph._consumers[node]} & allowed)
-    return target in reached
+        return set()
+    reached: dict[int, set[int] | None] = {source: None}  # groups of outputs; None: all
+    for node in range(source, len(graph.nodes)):
+        if node not in reached:
+            continue
+        groups, told = reached[node], graph.nodes[node].groups
+        for edge in graph._consumers[node]:
+            if node == source and result not in (None, edge.output):
+                continue
+            if groups is not None and told is not None and edge.output % told[1] not in groups:
+                continue
+            if edge.target in allowed:
+                _arrive(reached, graph.nodes[edge.target], edge.slot)
+    return set(reached)
+
+
+def _arrive(reached: dict[int, set[int] | None], node: Node, slot: int) -> None:
+    if node.groups is None or slot < node.groups[0]:
+        reached[node.id] = None
+        return
+    known = reached.setdefault(node.id, set())
+    if known is not None:
+        known.add((slot - node.groups[0]) % node.groups[1])
 
 
 def _returned_none(param: torch.Tensor, loss: torch.Tensor) -> str | None:

@@ -18,6 +18,7 @@ from torch.overrides import resolve_name
 
 from optviz._identity import number_of
 from optviz._recording import (
+    BY_SHAPE,
     DETACHING,
     LEAVING,
     Event,
@@ -89,6 +90,8 @@ class _Recorder(Derivatives):
             result = differentiate(func, args, kwargs)
         else:
             result = func(*args, **kwargs)
+        if name.endswith("_like") or name in BY_SHAPE:
+            given = []
         given += self._recording.numbers_in((args, kwargs))
         if func is torch.Tensor.backward:
             keeps = kwargs.get("create_graph", args[3] if len(args) > 3 else False)

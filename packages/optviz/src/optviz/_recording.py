@@ -21,6 +21,8 @@ LEAVING = (
     *("__float__", "__int__", "__index__", "__bool__"),
 )
 _MOST_NUMBERS = 10_000  # of one list that are recognised again
+# What they make has nothing of their tensor but its shape.
+BY_SHAPE = ("new_zeros", "new_ones", "new_empty", "new_empty_strided", "new_full")
 DETACHING = ("detach", "detach_", "data")
 _OURS = ("torch", "optcore", "optcore_accel", "optdiff", "treeops", "optviz")
 

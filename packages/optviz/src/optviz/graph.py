@@ -147,11 +147,8 @@ class Graph:
         return iter(sorted(targets))
 
     def _downstream(self, start: int) -> set[int]:
-        return self._downstream_of({start})
-
-    def _downstream_of(self, starts: set[int]) -> set[int]:
-        reached = set(starts)
-        for node in range(min(starts, default=len(self.nodes)), len(self.nodes)):
+        reached = {start}
+        for node in range(start, len(self.nodes)):
             if node in reached:
                 reached.update(edge.target for edge in self._consumers[node])
         return reached
