@@ -65,22 +65,7 @@ def draw(
         capture.add_output(name, tensor)
     for name, tensor in known.shown:
         capture.add_unreached(name, tensor)
-    return Graph(_renumbered(capture.nodes), tuple(capture.edges), fold, shown)
-
-
-def _renumbered(nodes: list[Node]) -> tuple[Node, ...]:
-    """Entries into scopes, counted over this graph: what ran before must not tell."""
-    counted: dict[int, int] = {}
-    found: dict[tuple[Scope, ...], tuple[Scope, ...]] = {}
-    for node in nodes:
-        if node.scopes not in found:
-            found[node.scopes] = tuple(
-                replace(scope, entry=counted.setdefault(scope.entry, len(counted)))
-                for scope in node.scopes
-            )
-    return tuple(
-        replace(node, scopes=found[node.scopes]) if node.scopes else node for node in nodes
-    )
+    return Graph(tuple(capture.nodes), tuple(capture.edges), fold, shown)
 
 
 def named_outputs(who: str, outputs: Any) -> list[tuple[str, torch.Tensor]]:
@@ -155,6 +140,8 @@ class _Capture:
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self._leaves: dict[tuple[Any, ...], int] = {}
+        self._entries: dict[int, int] = {}
+        self._scopes: dict[int, tuple[Scope, ...]] = {}  # by ids of what the attribution holds
         for index, (function, following) in enumerate(zip(walk.functions, walk.following)):
             self.nodes.append(self._node(index, function))
             for slot, (below, output) in enumerate(following):
@@ -192,6 +179,7 @@ class _Capture:
         kept = kept_by(function)
         saved = tuple(self._saved(name, tensor) for name, tensor in kept.tensors)
         scopes, order = self._attribution.of(function._sequence_nr())
+        scopes = self._renumbered(scopes)
         name = function.name()
         shape, dtype = made_by(function)
         custom = isinstance(function, torch.autograd.function.BackwardCFunction)
@@ -219,6 +207,17 @@ class _Capture:
             statistics_of(function),
             key=key,
         )
+
+    def _renumbered(self, scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
+        """Entries counted over this graph: what ran before must not tell."""
+        found = self._scopes.get(id(scopes))
+        if found is None:
+            entries = self._entries
+            self._scopes[id(scopes)] = found = tuple(
+                replace(scope, entry=entries.setdefault(scope.entry, len(entries) + 1))
+                for scope in scopes
+            )
+        return found
 
     def _leaf(self, index: int, name: str, tensor: torch.Tensor, key: tuple[Any, ...]) -> Node:
         return Node(

@@ -23,14 +23,9 @@ class Kept:
 def kept_by(function: Any) -> Kept:
     """The tensors that a function keeps, those in tuples too, without running hooks of theirs."""
     kept = Kept()
-    for attribute in _saved_attributes(type(function)):
-        name = attribute[len("_saved_") :]
-        raw_name = f"_raw{attribute}"
-        if not hasattr(type(function), raw_name):  # a number or the like
-            continue
+    for name, attribute, raw in _saved_attributes(type(function))[0]:
         try:
-            raw = getattr(function, raw_name)
-            if _unpacks(raw):
+            if _unpacks(getattr(function, raw)):
                 kept.by_hooks.append(name)
                 continue
             _take(kept, name, getattr(function, attribute))
@@ -38,9 +33,9 @@ def kept_by(function: Any) -> Kept:
             _note_loss(kept, name, error)
     if isinstance(function, torch.autograd.function.BackwardCFunction):
         try:
-            raw = function._raw_saved_tensors  # type: ignore[attr-defined]
-            if _unpacks(raw):
-                kept.by_hooks += [f"saved[{index}]" for index in range(len(raw))]
+            saved = function._raw_saved_tensors  # type: ignore[attr-defined]
+            if _unpacks(saved):
+                kept.by_hooks += [f"saved[{index}]" for index in range(len(saved))]
             else:
                 _take(kept, "saved", function.saved_tensors)
         except RuntimeError as error:
@@ -76,9 +71,7 @@ def _note_loss(kept: Kept, name: str, error: RuntimeError) -> None:
 def attributes_of(function: Any) -> tuple[tuple[str, str], ...]:
     """What a function knows besides tensors: numbers and words."""
     found: list[tuple[str, str]] = []
-    for attribute in _saved_attributes(type(function)):
-        if hasattr(type(function), f"_raw{attribute}"):  # a tensor
-            continue
+    for attribute in _saved_attributes(type(function))[1]:
         try:
             value = getattr(function, attribute)
         except RuntimeError:  # freed
@@ -99,9 +92,12 @@ def _is_plain(value: Any) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _saved_attributes(kind: type) -> tuple[str, ...]:
-    names = [name for name in dir(kind) if name.startswith("_saved_")]
-    return tuple(name for name in names if name != "_saved_tensors")
+def _saved_attributes(kind: type) -> tuple[tuple[tuple[str, str, str], ...], tuple[str, ...]]:
+    """What functions of a kind save: tensors by name, attribute and raw attribute; and the rest."""
+    names = [name for name in dir(kind) if name.startswith("_saved_") and name != "_saved_tensors"]
+    tensors = [name for name in names if hasattr(kind, f"_raw{name}")]
+    told = tuple((name[len("_saved_") :], name, f"_raw{name}") for name in tensors)
+    return told, tuple(name for name in names if name not in tensors)
 
 
 def made_by(function: Any) -> tuple[tuple[int, ...] | None, str]:
