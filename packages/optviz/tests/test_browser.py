@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ PLACES = """
 <script>
 window.addEventListener("load", () => {
   const rects = [...document.querySelectorAll("#world rect")];
-  const numbers = [...document.querySelectorAll("#world text.flow")];
+  const numbers = [...document.querySelectorAll("#world text.flow, #world text.lane")];
   const found = (list, names) => list.map(e => names.map(name => Number(e.getAttribute(name))));
   document.body.dataset.report = JSON.stringify({
     rects: found(rects, ["x", "y", "width", "height"]), numbers: found(numbers, ["x", "y"]),
@@ -142,6 +143,31 @@ def test_the_page_works(scheme, tmp_path):
     assert all([*report["arrows"], *report["zoom"], report["wheel"], report["drag"]])
 
 
+OPENS = """
+<script>
+window.addEventListener("load", () => {
+  const shown = () => document.querySelectorAll("#world .item").length, counts = [shown()];
+  for (let level = 0; level < 3; level++) {
+    const closed = document.querySelector('#world .item[aria-expanded="false"]');
+    closed.focus();
+    closed.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true}));
+    counts.push(shown());
+  }
+  document.body.dataset.report = JSON.stringify(counts);
+});
+</script>
+"""
+
+
+def test_a_long_chain_opens_in_parts(tmp_path):
+    y = torch.ones(1, requires_grad=True)
+    for _ in range(20_000):
+        y = y * 1.0
+    counts = reported(optviz.draw(y).to_html(), OPENS, tmp_path)
+    assert sorted(set(counts)) == counts
+    assert counts[-1] < 200
+
+
 def test_light_and_dark_differ(tmp_path):
     page = with_hidden_scope().to_html()
     light, dark = (reported(page, PROBE, tmp_path, scheme) for scheme in ("light", "dark"))
@@ -153,12 +179,13 @@ def test_light_and_dark_differ(tmp_path):
     assert brightness[1][0] < brightness[1][1]
 
 
-def test_the_page_places_boxes_as_the_svg_does(tmp_path):
+@pytest.mark.parametrize("scope", [optviz.scope, lambda _: nullcontext()], ids=["framed", "plain"])
+def test_the_page_places_boxes_as_the_svg_does(scope, tmp_path):
     w, v = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
-    with optviz.record(), optviz.scope("inner"):
+    with optviz.record(), scope("inner"):
         y = (w.exp() * v.tanh() + w * v).sum()
         (g,) = torch.autograd.grad(y, w, create_graph=True)
-    with optviz.scope("outer"):
+    with scope("outer"):
         loss = (g * w + g.exp() * v).sum() + y
     graph = optviz.flow(optviz.draw({"loss": loss}, {"w": w, "v": v}), loss)
     svg = ET.fromstring(graph.to_svg())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import optviz
 
@@ -115,6 +116,46 @@ def test_freed_buffers_are_told():
     assert optviz.draw(loss, names).node("Mul").freed
 
 
+def test_what_was_overwritten_is_not_called_freed():
+    y = leaf(2).exp()
+    y.mul_(2)
+    node = optviz.draw(y.sum()).node("Exp")
+    assert (node.overwritten, node.freed) == (("result",), False)
+    assert "overwritten" in optviz.draw(y.sum()).to_txt()
+
+
+def test_checkpoints_are_not_run_to_be_drawn():
+    runs, saved = [], []
+    norm = nn.BatchNorm1d(2)
+
+    def block(x):
+        runs.append(1)
+        y = norm(x).exp()
+        saved.append(weakref.ref(y.untyped_storage()))
+        return y.sin()
+
+    x = leaf(3, 2)
+    loss = checkpoint(block, x * 1, use_reentrant=False).sum()
+    gc.collect()
+    alive = [reference() is not None for reference in saved]
+    graph = optviz.draw(loss, {"x": x})
+    optviz.make_dot(loss, {"x": x}, show_attrs=True, show_saved=True)
+    assert not optviz.why_no_grad(x, loss)
+    gc.collect()
+    assert (len(runs), norm.num_batches_tracked.item()) == (1, 1)
+    assert [reference() is not None for reference in saved] == alive
+    assert graph.node("Exp").by_hooks == ("result",)
+    assert graph.saved_bytes() < 16
+    assert "saved and 8 unpacked by hooks" in graph.to_txt()
+    assert "result: unpacked by a hook" in graph.to_html()
+
+
+def test_results_of_one_operation_are_told_apart():
+    first, second = (leaf(4) * 2).split(2)
+    graph = optviz.draw({"first": first, "second": second})
+    assert [e.output for e in graph.edges if graph.nodes[e.target].kind == "output"] == [0, 1]
+
+
 def test_tensors_saved_in_tuples_are_found():
     index = torch.tensor([0, 1])
     graph = optviz.draw(leaf(2, 2)[index, index].sum())
@@ -199,6 +240,17 @@ ERRORS = {
     "inputs": (lambda: optviz.draw(leaf(), 3), TypeError, "draw: expected a mapping of tensors"),
     "name": (lambda: optviz.draw(leaf(), {"w": 3}), TypeError, r"got int, at \['w'\]"),
     "show": (lambda: optviz.draw(leaf(), show=["x"]), ValueError, "draw: expected show among"),
+    "show as a string": (
+        lambda: optviz.draw(leaf(), show="saved"),
+        TypeError,
+        "draw: expected show as a list of names, got 'saved'",
+    ),
+    "engine of another format": (
+        lambda: optviz.draw(leaf()).save("x.html", engine="dot"),
+        ValueError,
+        "expected a .svg for engine 'dot', got x.html",
+    ),
+    "truth": (lambda: optviz.draw(leaf()).node(True), TypeError, "a name or an id, got bool"),
     "node": (lambda: optviz.draw(leaf()).node("x"), KeyError, "expected a node of this graph"),
     "several": (lambda: optviz.draw(leaf() * 1 * 1).node("Mul"), KeyError, "got 2; give its id"),
     "which": (lambda: optviz.draw(leaf()).node(1.5), TypeError, "a name or an id, got float"),

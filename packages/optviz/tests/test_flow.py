@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import optviz
 
@@ -67,3 +68,42 @@ def test_what_another_loss_needs_is_never_visited():
     assert "never" in graph.to_svg()
     assert "never" in graph.to_txt()
     assert "never" in graph.to_dot()
+
+
+def test_squares_may_overflow():
+    w = torch.ones(4, requires_grad=True)
+    loss = (w * 1e200).sum() * 1e50 + (w * 1e250).sum() * 1e-300
+    graph = optviz.flow(optviz.draw(loss, {"w": w}), loss)
+    assert max(edge.norm for edge in graph.edges) == pytest.approx(2e250)
+    for kind in ("svg", "html", "dot", "json", "txt"):
+        assert getattr(graph, f"to_{kind}")()
+
+
+def test_a_norm_beyond_all_numbers_is_infinite():
+    w = torch.ones(4, requires_grad=True)
+    loss = (w * 1e308).sum()
+    graph = optviz.flow(optviz.draw(loss, {"w": w}), loss)
+    assert "inf" in {edge.state for edge in graph.edges}
+    for kind in ("svg", "html", "dot", "json", "txt"):
+        assert getattr(graph, f"to_{kind}")()
+
+
+class Raises(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, _):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "program",
+    [Raises.apply, lambda w: checkpoint(torch.exp, w * 1, use_reentrant=True)],
+)
+def test_a_backward_pass_that_fails_says_what_to_do(program):
+    w = torch.ones((), requires_grad=True)
+    loss = program(w)
+    with pytest.raises(RuntimeError, match="flow: expected a loss whose backward pass runs"):
+        optviz.flow(optviz.draw(loss, {"w": w}), loss)

@@ -2,6 +2,7 @@
 """Steps and stages of the siblings' optimizers, their solvers and estimates."""
 
 import pickle
+import sys
 
 import pytest
 import torch
@@ -81,3 +82,20 @@ def test_steps_are_counted_in_the_scope_around_them():
 def test_an_instrumented_optimizer_refuses_to_pickle():
     with pytest.raises(TypeError, match="pickle the original"):
         pickle.dumps(optviz.instrument(optcore.sgd(lr=0.1)))
+
+
+def test_a_step_costs_as_much_late_as_early():
+    net = torch.nn.Linear(1, 1, bias=False)
+    inner = optviz.instrument(optdiff.MetaSGD(net, lr=0.1))
+    calls = []
+    for _ in range(40):
+        calls.append(0)
+
+        def count(_, event, __):
+            calls[-1] += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        inner.step(net.weight.sum() ** 2)
+        sys.setprofile(None)
+        optdiff.stop_gradient(net, inner)
+    assert calls[-1] <= 1.1 * calls[4]

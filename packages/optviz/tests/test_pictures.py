@@ -119,6 +119,74 @@ def test_notebooks():
     assert html.unescape(page[1]) == graph.to_html()
 
 
+def test_names_may_look_like_parts_of_the_page():
+    w = torch.ones(2, requires_grad=True)
+    page = optviz.draw((w * 2).sum(), {"@SCRIPT@ @DATA@": w}).to_html()
+    assert "@SCRIPT@ @DATA@" in [box["l"] for box in page_data(page)["boxes"]]
+    assert page.count("JSON.parse") == 1
+
+
+def test_names_may_hold_any_character(tmp_path):
+    w = torch.ones(2, requires_grad=True)
+    with optviz.scope("bell \x07"):
+        y = w * 2
+    graph = optviz.draw({"end \x00": y.sum()}, {"half \ud800": w})
+    assert "half \ufffd" in ET.fromstring(graph.to_svg()).itertext()
+    for kind in ("svg", "html", "dot", "json", "txt"):
+        assert graph.save(tmp_path / f"graph.{kind}").stat().st_size
+
+
+def test_an_empty_graph_is_drawn():
+    graph = optviz.Graph((), ())
+    assert boxes(graph.to_svg()) == []
+    for kind in ("html", "dot", "json", "txt"):
+        assert getattr(graph, f"to_{kind}")()
+
+
+def test_what_ran_before_is_not_told():
+    def run():
+        w = torch.ones(2, requires_grad=True)
+        with optviz.scope("a"):
+            y = w.exp()
+        with optviz.scope("a"):
+            return optviz.draw((y * w).sum(), {"w": w})
+
+    first, second = run(), run()
+    assert first == second
+    assert first.to_json() == second.to_json()
+    assert first.to_html() == second.to_html()
+
+
+def test_a_long_stretch_opens_in_parts():
+    children = {}
+    for index, box in enumerate(page_data(optviz.draw(chain(5_000)).to_html())["boxes"]):
+        children.setdefault(box["p"], []).append(index)
+    assert max(map(len, children.values())) <= 40
+
+
+def test_lanes_outside_of_all_scopes_have_names():
+    w = torch.ones(2, requires_grad=True)
+    with optviz.record():
+        (g,) = torch.autograd.grad(w.exp().sum(), w, create_graph=True)
+    texts = [e.text for e in ET.fromstring(optviz.draw((g * w).sum()).to_svg()).iter()]
+    assert texts.count("first derivative") == 2  # the other one in the legend
+
+
+def test_arrows_into_a_frame_run_side_by_side():
+    v, w = (torch.ones(2, requires_grad=True) for _ in range(2))
+    with optviz.scope("inner"):
+        y = w.exp().exp().exp() * v + w
+    svg = ET.fromstring(optviz.draw((y * v).sum(), {"v": v, "w": w}).to_svg())
+    lines = [line.get("d") for line in svg.iter("{http://www.w3.org/2000/svg}path")]
+    straight = [part for line in lines for part in re.findall(r"L[\d.]+ [\d.]+", line)]
+    assert len(straight) == len(set(straight)) > 0
+
+
+def test_suffixes_may_be_large(tmp_path):
+    path = small().save(tmp_path / "GRAPH.SVG")
+    assert path.read_text(encoding="utf-8") == small().to_svg()
+
+
 def test_the_page_loads_nothing():
     loading = r"""(?:src|href)=["'](?!#)|@import|fetch\(|url\((?!#)"""
     assert re.findall(loading, small().to_html()) == []
@@ -190,6 +258,7 @@ def test_the_command_draws_examples(tmp_path):
     written = ["implicit.svg", "maml.html", "maml.svg", "zero_order.svg"]
     assert sorted(path.name for path in tmp_path.iterdir()) == written
     assert CliRunner().invoke(app, ["example", "--steps", "0"]).exit_code == 2
+    assert "Inner steps." in CliRunner().invoke(app, ["example", "--help"]).output
 
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="torch names its own nodes")

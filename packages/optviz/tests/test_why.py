@@ -4,10 +4,13 @@
 import copy
 import gc
 import linecache
+import re
+import threading
 import weakref
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 import optviz
 
@@ -163,6 +166,58 @@ def copied(phi):
     return copy.deepcopy(net)(torch.ones(1, 2)).sum()  # here
 
 
+def data_replaced(phi):
+    net = torch.nn.Linear(2, 1)
+    net.weight.data = phi * torch.ones(1, 2)  # here
+    return net(torch.ones(1, 2)).sum()
+
+
+def entry_set_without_grad(phi):
+    buffer = torch.zeros(2)
+    with torch.no_grad():
+        buffer[1] = phi * 2  # here
+    return (buffer * weights()).sum()
+
+
+def entry_of_data_set(phi):
+    w = weights()
+    w.data[0] = phi  # here
+    return (w**2).sum()
+
+
+def index_of_largest(phi):
+    index = (phi * torch.arange(2.0)).max(0)[1]  # here
+    return weights()[index]
+
+
+def index_of_top(phi):
+    _values, index = (phi * torch.arange(2.0)).topk(1)  # here
+    return weights()[index].sum()
+
+
+def rank(phi):
+    order = (phi * torch.arange(2.0)).sort().indices  # here
+    return weights()[order][0]
+
+
+def list_of_numbers(phi):
+    c = (phi * torch.ones(2)).tolist()  # here
+    return (torch.tensor(c) * weights()).sum()
+
+
+def array_copied(phi):
+    with torch.no_grad():
+        c = phi.numpy()  # here
+    return (torch.tensor(c) * weights()).sum()
+
+
+def recorded_within(phi):
+    c = phi.detach()  # here
+    with optviz.record():
+        w = weights() * 2
+    return (c * w).sum()
+
+
 CUTS = {
     missing_create_graph: "create_graph",
     apply_in_place: "in_place",
@@ -185,6 +240,15 @@ CUTS = {
     first_of_two: "detach",
     applied_in_place: "no_grad",
     copied: "detach",
+    data_replaced: "in_place",
+    entry_set_without_grad: "no_grad",
+    entry_of_data_set: "in_place",
+    index_of_largest: "integer",
+    index_of_top: "integer",
+    rank: "integer",
+    list_of_numbers: "item",
+    array_copied: "item",
+    recorded_within: "detach",
 }
 
 
@@ -201,6 +265,164 @@ def test_the_cut_is_named_with_its_line(program):
     assert answer.where in str(answer)
 
 
+@pytest.mark.parametrize("ask", [("phi", "loss"), ("twice", "loss")])
+def test_names_are_answered_as_tensors_are(ask):
+    phi = torch.tensor(1.5, requires_grad=True)
+    with optviz.record():
+        twice = phi * 2
+        loss = (twice.detach() * weights()).sum()
+    answer = optviz.draw({"loss": loss, "twice": twice}, {"phi": phi}).why_no_grad(*ask)
+    assert answer.kind == "detach"
+
+
+def logged(phi):
+    inner = (phi * weights() ** 2).sum()
+    inner.item()  # logged
+    return (weights() ** 2).sum()
+
+
+def branched(phi):
+    w = weights()
+    return w.sum() if phi * 2 > 1 else -w.sum()  # logged
+
+
+@pytest.mark.parametrize("program", [logged, branched])
+def test_numbers_that_were_taken_are_told_and_not_blamed(program):
+    phi = torch.tensor(1.5, requires_grad=True)
+    with optviz.record():
+        loss = program(phi)
+    answer = optviz.why_no_grad(phi, loss)
+    assert answer.kind == "no_path"
+    path, line = re.search(r" at (\S+):(\d+)\)", str(answer)).groups()
+    assert linecache.getline(path, int(line)).endswith("# logged\n")
+
+
+def other_result(phi):
+    first, second = (phi * torch.ones(4)).split(2)
+    return first, second.sum()
+
+
+def other_thread(phi):
+    made = []
+
+    def work(tensor):
+        made.append((tensor * 2.0).exp())
+
+    for tensor in (phi, weights()):
+        thread = threading.Thread(target=work, args=(tensor,))
+        thread.start()
+        thread.join()
+    return made[0], made[1].sum()
+
+
+def rounded_down(phi):
+    return phi, (torch.div(phi, 2.0, rounding_mode="floor") * weights()).sum()
+
+
+def sign(phi):
+    return phi, (torch.sgn(phi) * weights()).sum()
+
+
+class Apart(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, lr, x, y):
+        ctx.groups = (1, 2)
+        return lr * x, lr * y
+
+    @staticmethod
+    def backward(ctx, g, h):
+        return None, g, h
+
+
+def apart(phi):
+    made = Apart.apply(torch.tensor(2.0), phi * 3, weights())
+    return phi, made[1].sum()
+
+
+def test_what_does_not_mix_is_followed_apart():
+    phi, w = torch.tensor(1.5, requires_grad=True), weights()
+    first, second = Apart.apply(phi, phi * 3, w)
+    graph = optviz.draw({"first": first, "second": second.sum()}, {"phi": phi, "w": w})
+    assert graph.why_no_grad("w", "first")
+    assert not graph.why_no_grad("w", "second")
+    assert not graph.why_no_grad("phi", "second")
+
+
+def fused(phi):
+    optdiff = pytest.importorskip("optdiff")
+    pytest.importorskip("optcore_accel")
+    net = torch.nn.Linear(2, 1)
+    inner = optdiff.MetaAdam(net, lr=0.1, use_accelerated_op=True)
+    inner.step((phi * net.weight).sum() + net.bias.sum())
+    assert not optviz.why_no_grad(phi, net.weight.sum())
+    return phi, net.bias.sum()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("program", [fused, apart, other_result, other_thread, rounded_down, sign])
+def test_no_path_is_seen_where_there_is_none(program, recorded):
+    phi = torch.tensor(1.5, requires_grad=True)
+    with [optviz.scope("plain"), optviz.record()][recorded]:
+        param, loss = program(phi)
+    (found,) = torch.autograd.grad(loss, param, retain_graph=True, allow_unused=True)
+    assert found is None or found == 0
+    assert optviz.why_no_grad(param, loss)
+
+
+class Both(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        return 2 * x, 2 * y
+
+    @staticmethod
+    def backward(ctx, g, h):
+        return 2 * g, 2 * h
+
+
+class Raises(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, _):
+        raise NotImplementedError
+
+
+def reentrant(phi):
+    return torch.utils.checkpoint.checkpoint(torch.exp, phi * 2, use_reentrant=True)
+
+
+@pytest.mark.parametrize(
+    "program", [lambda phi: Both.apply(phi, weights())[1].sum(), Raises.apply, reentrant]
+)
+def test_what_functions_hide_is_said(program):
+    phi = torch.tensor(1.5, requires_grad=True)
+    answer = optviz.why_no_grad(phi, program(phi))
+    assert answer.kind == "path"
+    assert "the graph does not tell which of their inputs" in str(answer)
+
+
+def test_what_another_thread_reads_is_not_denied():
+    phi = torch.tensor(1.5, requires_grad=True)
+    with optviz.record():
+        thread = threading.Thread(target=phi.exp)
+        thread.start()
+        thread.join()
+        loss = weights().sum()
+    assert "no recorded operation of this thread" in str(optviz.why_no_grad(phi, loss))
+
+
+def test_a_checkpoint_that_closes_over_the_parameter():
+    phi = torch.tensor(1.5, requires_grad=True)
+    with optviz.record():
+        made = torch.utils.checkpoint.checkpoint(lambda x: phi * x, weights(), use_reentrant=True)
+        loss = (made * weights()).sum()
+    answer = optviz.why_no_grad(phi, loss)
+    assert answer.op == "CheckpointFunction"
+    assert "no path of the graph reaches the parameter: it was read inside" in str(answer)
+
+
 class ReturnsNone(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -214,12 +436,13 @@ class ReturnsNone(torch.autograd.Function):
 UNRECORDED = {
     "custom": lambda phi: ReturnsNone.apply(phi) * weights().sum(),
     "zero_derivative": lambda phi: ((3 * phi).round() * weights()).sum(),
+    "non_differentiable": lambda phi: (phi // 2 * weights()).sum(),
     "no_path": lambda phi: weights().sum(),
 }
 RECORDED = {
     **UNRECORDED,
     "no_path": lambda phi: [phi.exp(), weights().sum()][1],
-    "never_used": lambda phi: weights().sum(),
+    "never_used": lambda phi: (torch.full_like(phi, 3.0) * weights()).sum(),
     "requires_grad": lambda phi: (phi.requires_grad_(False) * weights()).sum(),
 }
 
@@ -303,3 +526,39 @@ def test_a_recording_keeps_no_tensor_alive():
     gc.collect()
     assert [reference() for reference in references] == [None, None, None]
     assert [event.cut for event in recording.cuts] == ["detach"]
+
+
+INDEX = torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda w: torch.zeros(2).scatter_add(0, INDEX, w),
+        lambda w: torch.zeros(2).index_add(0, INDEX, w),
+        lambda w: torch.nn.functional.scaled_dot_product_attention(
+            *[w.expand(1, 1, 2, 2)] * 3, torch.ones(2, 2)
+        ),
+        lambda w: torch.func.grad(lambda v: (v * v.detach()).sum())(w),
+        lambda w: torch.vmap(lambda v: v * v.detach())(w),
+        lambda w: (w.expand(2, 2).to_sparse().detach().to_dense() * w).sum(),
+        torch.compile(lambda w: (w * w).sum(), backend="eager", fullgraph=True),
+    ],
+)
+def test_recording_disturbs_no_program(program):
+    w = weights()
+    expected = program(w)
+    with optviz.record():
+        assert torch.equal(program(w), expected)
+
+
+def test_recording_a_first_order_unroll():
+    optdiff = pytest.importorskip("optdiff")
+    phi = torch.tensor(1.5, requires_grad=True)
+
+    def step(w, _, phi):
+        return w - 0.1 * torch.func.grad(lambda v: (phi * v**2).sum())(w)
+
+    with optviz.record():
+        found = optdiff.unroll(step, torch.ones(2), 2, phi, first_order=True)
+    assert torch.equal(found, optdiff.unroll(step, torch.ones(2), 2, phi, first_order=True))

@@ -151,6 +151,7 @@ class _Step(_Node):
         signature, *tensors = inputs
         ctx.signature = signature
         ctx.statistics = signature.statistics()
+        ctx.groups = (signature.tensors, signature.leaves)  # leaves do not mix, scalars reach all
         first = signature.tensors
         kept = list(tensors)
         if signature.steps and not signature.decays:

@@ -4,7 +4,8 @@
 _capture     from live autograd functions to plain data (_functions: what one tells of itself)
 _nodes, graph    that data and its answers         _statistics  what solvers tell of their work
 scopes       which part of a program made a node   _instrument  the same of optimizers
-_record      what happens to tensors while a program runs       _why  why a gradient is missing
+_record, _recording   what happens to tensors while a program runs
+_why, _paths          why a gradient is missing
 _flow        how much gradient flows               _boxes, _fold    what a picture shows
 _layout, _ranks  where                             _svg, _html, _dot, _text  pictures
 _make_dot    as torchviz draws it                  layout.js, viewer.js, viewer.html  the page
@@ -19,8 +20,8 @@ from optviz._nodes import Edge as Edge
 from optviz._nodes import Node as Node
 from optviz._nodes import Saved as Saved
 from optviz._nodes import Scope as Scope
+from optviz._paths import Answer as Answer
 from optviz._record import record as record
-from optviz._why import Answer as Answer
 from optviz._why import why_no_grad as why_no_grad
 from optviz.graph import Graph as Graph
 from optviz.scopes import scope as scope

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -27,16 +27,15 @@ def main() -> None:
 
 
 @app.command()
-def example(out: Path = Path("."), steps: int = 3, folded: bool = True) -> None:
+def example(
+    out: Annotated[Path, typer.Option(help="The folder, made if it is missing.")] = Path("."),
+    steps: Annotated[int, typer.Option(help="Inner steps.")] = 3,
+    folded: Annotated[bool, typer.Option(help="Show repeated steps once.")] = True,
+) -> None:
     """Write pictures of MAML by Adam and its kin, with the meta-gradients measured.
 
     maml.svg and maml.html: inner steps of Adam, unrolled. implicit.svg: the same inner problem
     solved and differentiated implicitly. zero_order.svg: a loss of unknown derivative.
-
-    Args:
-        out: The folder, made if it is missing.
-        steps: Inner steps.
-        folded: Show repeated steps once.
     """
     if steps < 1:
         raise typer.BadParameter(f"expected at least 1 inner step, got {steps}")

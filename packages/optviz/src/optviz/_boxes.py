@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,14 @@ from optviz._statistics import told_statistics
 from optviz.graph import Graph
 
 _LANES = ("forward", "first derivative", "second derivative", "third derivative")
+
+
+_FORBIDDEN = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def well_formed(text: str) -> str:
+    """A name without what XML 1.0 forbids: control characters and lone surrogates."""
+    return _FORBIDDEN.sub("\ufffd", text)
 
 
 @dataclass
@@ -27,6 +36,10 @@ class Box:
     parent: Box | None = field(default=None, repr=False)
     index: int = -1
     open: bool = False
+
+    def __post_init__(self) -> None:
+        self.label = well_formed(self.label)
+        self.notes = tuple(map(well_formed, self.notes))
 
     def nodes(self) -> list[int]:
         """Ids of the nodes in it."""
@@ -95,8 +108,11 @@ def _notes(node: Node, show: Sequence[str]) -> list[str]:
         notes += [f"{name} = {value}" for name, value in attributes.items()]
     if "saved" in show:
         notes += [f"{s.name}: {s.dtype}{list(s.shape)}" for s in node.saved]
+        notes += [f"{name}: unpacked by a hook" for name in node.by_hooks]
     if node.freed:
         notes.append("freed")
+    if node.overwritten:
+        notes.append("overwritten")
     return notes
 
 

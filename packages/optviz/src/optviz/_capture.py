@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from optviz._functions import attributes_of, dtype_name, made_by, saved_tensors
+from optviz._functions import attributes_of, dtype_name, kept_by, made_by
 from optviz._identity import key_of, key_of_function, number_of
 from optviz._names import Names
 from optviz._nodes import Edge, Node, Saved, Scope
-from optviz._statistics import statistics_of
+from optviz._statistics import groups_of, statistics_of
 from optviz.graph import Graph
 from optviz.scopes import Attribution
 
@@ -43,7 +43,7 @@ def draw(
         show: Any of ``"saved"``, ``"attributes"``, ``"shapes"``: what pictures print on every node.
 
     Raises:
-        TypeError: No tensor among the outputs, or inputs of another kind.
+        TypeError: No tensor among the outputs, inputs of another kind, or ``show`` as one string.
         ValueError: An output without a graph, or ``show`` of something unknown.
 
     Example:
@@ -52,6 +52,8 @@ def draw(
         >>> draw({"loss": (w * w).sum()}, {"w": w})
         Graph(ops=2, leaves=1, outputs=1, edges=4, saved_bytes=0)
     """
+    if isinstance(show, str):
+        raise TypeError(f"draw: expected show as a list of names, got {show!r}; write [{show!r}]")
     shown = tuple(show)
     if unknown := [name for name in shown if name not in SHOWN]:
         raise ValueError(f"draw: expected show among {list(SHOWN)}, got {unknown}")
@@ -138,11 +140,13 @@ class _Capture:
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self._leaves: dict[tuple[Any, ...], int] = {}
+        self._entries: dict[int, int] = {}
+        self._scopes: dict[int, tuple[Scope, ...]] = {}  # by ids of what the attribution holds
         for index, (function, following) in enumerate(zip(walk.functions, walk.following)):
             self.nodes.append(self._node(index, function))
-            for slot, (below, _) in enumerate(following):
+            for slot, (below, output) in enumerate(following):
                 if below is not None:
-                    self.edges.append(Edge(walk.index[below], index, slot))
+                    self.edges.append(Edge(walk.index[below], index, slot, output=output))
             self._recognise_apply(index, following)
 
     def _recognise_apply(self, index: int, following: Sequence[tuple[Any, int]]) -> None:
@@ -172,8 +176,10 @@ class _Capture:
         if variable is not None:
             self._leaves[key] = index
             return self._leaf(index, self._names.by_key.get(key, ""), variable, key)
-        saved, freed = self._saved(function)
+        kept = kept_by(function)
+        saved = tuple(self._saved(name, tensor) for name, tensor in kept.tensors)
         scopes, order = self._attribution.of(function._sequence_nr())
+        scopes = self._renumbered(scopes)
         name = function.name()
         shape, dtype = made_by(function)
         custom = isinstance(function, torch.autograd.function.BackwardCFunction)
@@ -194,10 +200,24 @@ class _Capture:
             saved,
             attributes,
             custom,
-            freed,
+            kept.freed,
+            tuple(kept.overwritten),
+            tuple(kept.by_hooks),
+            groups_of(function) if custom else None,
             statistics_of(function),
             key=key,
         )
+
+    def _renumbered(self, scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
+        """Entries counted over this graph: what ran before must not tell."""
+        found = self._scopes.get(id(scopes))
+        if found is None:
+            entries = self._entries
+            self._scopes[id(scopes)] = found = tuple(
+                replace(scope, entry=entries.setdefault(scope.entry, len(entries) + 1))
+                for scope in scopes
+            )
+        return found
 
     def _leaf(self, index: int, name: str, tensor: torch.Tensor, key: tuple[Any, ...]) -> Node:
         return Node(
@@ -221,7 +241,8 @@ class _Capture:
         view = (("view", "yes"),) if tensor._is_view() else ()
         shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
         self.nodes.append(Node(index, "output", name, shape, dtype, attributes=view))
-        self.edges.append(Edge(source, index, 0))
+        output = 0 if tensor.grad_fn is None else tensor.output_nr
+        self.edges.append(Edge(source, index, 0, output=output))
 
     def _leaf_index(self, name: str, tensor: torch.Tensor) -> int:
         key = key_of(tensor)
@@ -235,16 +256,9 @@ class _Capture:
         if tensor.grad_fn is None:
             self._leaf_index(name, tensor)
 
-    def _saved(self, function: Any) -> tuple[tuple[Saved, ...], bool]:
-        found: list[Saved] = []
-        try:
-            for name, tensor in saved_tensors(function):
-                storage, size = self._storage(tensor)
-                shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
-                found.append(Saved(name, shape, dtype, size, storage))
-        except RuntimeError:  # "Trying to ... a second time": backward has freed them
-            return tuple(found), True
-        return tuple(found), False
+    def _saved(self, name: str, tensor: torch.Tensor) -> Saved:
+        storage, size = self._storage(tensor)
+        return Saved(name, tuple(tensor.shape), dtype_name(tensor.dtype), size, storage)
 
     def _storage(self, tensor: torch.Tensor) -> tuple[int, int]:
         """A number for the memory of a tensor, and how much it is."""

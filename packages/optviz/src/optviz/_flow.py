@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -32,7 +33,8 @@ def flow(graph: Graph, loss: torch.Tensor, grad_output: torch.Tensor | None = No
     Raises:
         TypeError: ``loss`` is no tensor.
         ValueError: ``loss`` is not in the graph.
-        RuntimeError: A backward pass has freed what it needs (torch's error).
+        RuntimeError: The backward pass fails: an earlier one has freed what it needs, a checkpoint
+            is reentrant, or a Function written in Python raises.
 
     Example:
         >>> import torch, optviz
@@ -68,6 +70,14 @@ def flow(graph: Graph, loss: torch.Tensor, grad_output: torch.Tensor | None = No
     try:
         if leaves:
             torch.autograd.grad(loss, leaves, at_loss, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise RuntimeError(
+            f"flow: expected a loss whose backward pass runs, got {type(error).__name__} in it: "
+            f"{str(error).splitlines()[0] if str(error) else ''}; keep the graph in earlier passes "
+            "(retain_graph=True) and checkpoint with use_reentrant=False"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -104,8 +114,16 @@ def _size(gradient: torch.Tensor) -> tuple[float, str]:
         return float("nan"), "nan"
     if values.isinf().any():
         return float("inf"), "inf"
-    norm = float(torch.linalg.vector_norm(values.double()))
-    return norm, "" if norm else "zero"
+    return _root_of_squares(values.double())
+
+
+def _root_of_squares(values: torch.Tensor) -> tuple[float, str]:
+    """Scaled first: squares overflow and vanish long before their numbers do."""
+    largest = float(values.max()) if values.numel() else 0.0
+    if not largest:
+        return 0.0, "zero"
+    norm = largest * float(torch.linalg.vector_norm(values / largest))
+    return (norm, "inf") if math.isinf(norm) else (norm, "")
 
 
 # From where on a gradient is drawn as exploding or vanishing, the worst first.
@@ -137,7 +155,7 @@ def edge_state(edges: list[Edge]) -> tuple[float | None, str]:
     norms = [edge.norm for edge in edges]
     if any(norm is None for norm in norms):
         return None, ""
-    norm = sum(value**2 for value in norms if value is not None) ** 0.5
+    norm = math.hypot(*(value for value in norms if value is not None))
     if norm:
-        return norm, ""
+        return norm, "inf" if math.isinf(norm) else ""
     return 0.0, "zero" if any(edge.state == "zero" for edge in edges) else "never"

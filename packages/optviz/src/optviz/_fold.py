@@ -60,7 +60,8 @@ def _stretches(children: list[Box]) -> list[Box]:
             continue
         if len(run) > _STRETCH:
             name = lane_name(run[0].order) if run[0].order else "operations"
-            found.append(Box(name, "stretch", run[0].order, children=run, first=run[0].first))
+            inside = _chunks(run)
+            found.append(Box(name, "stretch", run[0].order, children=inside, first=run[0].first))
         else:
             found += run
         run = []
@@ -118,7 +119,7 @@ def _signature(box: Box) -> tuple[Any, ...]:
 
 def _chunks(children: list[Box]) -> list[Box]:
     while len(children) > _CHUNK:
-        size = max(2, -(-len(children) // _CHUNK))
+        size = -(-len(children) // -(-len(children) // _CHUNK))  # parts alike, none too large
         parts = [children[at : at + size] for at in range(0, len(children), size)]
         children = [_chunk(part) for part in parts]
     return children
@@ -188,6 +189,11 @@ def told_bytes(size: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
+def _is_short(box: Box) -> bool:
+    """A stretch that shows operations when it is opened, not mere parts of it."""
+    return box.kind == "stretch" and not any(child.kind == "stretch" for child in box.children)
+
+
 def _open(root: Box, fold: bool) -> None:
     """Open boxes level by level, scopes before mere stretches, while the picture stays small."""
     root.open = True
@@ -195,7 +201,7 @@ def _open(root: Box, fold: bool) -> None:
     while True:
         closed = [box for box in shown if box.children]
         scopes = [box for box in closed if box.kind not in ("repeat", "leaves", "stretch")]
-        choices = [scopes, [box for box in closed if box.kind == "stretch"]] if fold else [closed]
+        choices = [scopes, [box for box in closed if _is_short(box)]] if fold else [closed]
         for inside in filter(None, choices):
             after = len(shown) + sum(len(box.children) - 1 for box in inside)
             if not fold or after <= MOST - 20:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -24,14 +25,15 @@ def to_html(graph: Graph, title: str = "autograd graph") -> str:
     own = files("optviz")
     script = "".join((own / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     data = json.dumps(_data(graph), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    return (
-        (own / "viewer.html")
-        .read_text(encoding="utf-8")
-        .replace("@TITLE@", html.escape(title))
-        .replace("@STYLE@", STYLE.replace("svg {", ":root {"))
-        .replace("@DATA@", data)
-        .replace("@SCRIPT@", script)
-    )
+    parts = {
+        "@TITLE@": html.escape(title),
+        "@STYLE@": STYLE.replace("svg {", ":root {"),
+        "@DATA@": data,
+        "@SCRIPT@": script,
+    }
+    page = (own / "viewer.html").read_text(encoding="utf-8")
+    # In one pass: a tensor may be named like a part.
+    return re.sub("|".join(parts), lambda found: parts[found[0]], page)
 
 
 def to_frame(graph: Graph) -> str:
@@ -93,10 +95,11 @@ def _details(graph: Graph, index: int) -> dict[str, Any]:
         told["custom"] = 1
     if node.statistics:
         told["statistics"] = [f"{name} = {value}" for name, value in node.statistics]
-    if node.freed:
-        told["saved"] = ["freed by a backward pass"]
-    elif node.saved:
-        told["saved"] = [f"{s.name}: {s.dtype}{list(s.shape)}, {s.bytes} B" for s in node.saved]
+    saved = [f"{s.name}: {s.dtype}{list(s.shape)}, {s.bytes} B" for s in node.saved]
+    saved += [f"{name}: overwritten in place" for name in node.overwritten]
+    saved += [f"{name}: unpacked by a hook" for name in node.by_hooks]
+    if saved := saved + ["freed by a backward pass"] * node.freed:
+        told["saved"] = saved
     if node.attributes:
         told["attributes"] = [f"{name} = {value}" for name, value in node.attributes]
     return told

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 _numbers: WeakIdKeyDictionary = WeakIdKeyDictionary()
 _count = itertools.count()
+_MARK = "optviz"  # in the metadata of a function
 
 
 def number_of(tensor: torch.Tensor) -> int:
@@ -21,6 +22,11 @@ def number_of(tensor: torch.Tensor) -> int:
     return number
 
 
+def fresh_number() -> int:
+    """A number for something that is no tensor."""
+    return next(_count)
+
+
 def key_of(tensor: torch.Tensor) -> tuple[Any, ...]:
     """What finds the node of a tensor: the operation that made it, or the leaf itself."""
     if tensor.grad_fn is None:
@@ -29,8 +35,20 @@ def key_of(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def key_of_function(fn: Any) -> tuple[Any, ...]:
-    """What finds an autograd function again: its place in the order in which all were made."""
+    """What finds an autograd function again: its place in the order in which its thread made them.
+
+    Threads count by themselves, hence a mark that no other function has.
+    """
     variable = getattr(fn, "variable", None)
     if variable is not None:
         return ("leaf", number_of(variable))
-    return ("op", fn._sequence_nr(), fn.name())
+    metadata = fn.metadata
+    mark = metadata.get(_MARK)
+    if mark is None:
+        metadata[_MARK] = mark = next(_count)
+    return ("op", fn._sequence_nr(), fn.name(), mark)
+
+
+def end_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What finds a tensor among all that its operation made."""
+    return (*key_of(tensor), 0 if tensor.grad_fn is None else tensor.output_nr)

@@ -25,6 +25,7 @@ LONGEST = 34  # characters of a line
 IN, OUT = -1, -2  # where arrows come into a frame and leave it
 
 Point: TypeAlias = tuple[float, float]
+_Way: TypeAlias = tuple[int, tuple[int, int]]  # a frame, and from where to where in it
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Drawing:
     height: float
     placed: list[Placed]  # outer boxes first
     routes: list[Route]
+    lanes: list[tuple[str, float, float]] = field(default_factory=list)  # outside of all frames
 
 
 @dataclass
@@ -111,16 +113,23 @@ def laid_out(root: Box, graph: Graph) -> Drawing:
                 lanes = frames[child.index].lanes
             where[child.index] = Placed(child, x, y, item.width, item.height, lanes)
             placed.append(where[child.index])
+    through = [
+        _through(arrow, frame, source, target)
+        for arrow, (frame, source, target) in zip(shown, meeting)
+    ]
+    beside: dict[_Way, dict[int, int]] = defaultdict(dict)  # arrows that share a way, in order
+    for number in sorted(range(len(shown)), key=lambda k: where[shown[k].source.index].x):
+        for way in through[number]:
+            beside[way][number] = len(beside[way])
     routes = []
-    for arrow, (frame, source, target) in zip(shown, meeting):
-        ways = [(_above(box), (box.index, OUT)) for box in _within(arrow.source, frame)]
-        ways.append((frame, (source.index, target.index)))
-        inwards = [(_above(box), (IN, box.index)) for box in _within(arrow.target, frame)]
+    for number, arrow in enumerate(shown):
         points: list[Point] = []
-        for box, key in [*ways, *reversed(inwards)]:
-            left, top = corners[box.index]
-            way = frames[box.index].waypoints.get(key, [])
-            for item in way:  # straight past the boxes of its rank
+        for way in through[number]:
+            left, top = corners[way[0]]
+            together = beside[way]
+            place = together[number] - (len(together) - 1) / 2
+            left += place * min(4.0, 16.0 / len(together))
+            for item in frames[way[0]].waypoints.get(way[1], []):  # straight past its rank
                 points.append((left + item.x, top + item.y))
                 points.append((left + item.x, top + item.y + item.height))
         start, end = where[arrow.source.index], where[arrow.target.index]
@@ -128,7 +137,15 @@ def laid_out(root: Box, graph: Graph) -> Drawing:
         routes.append(Route(arrow, [first, *points, (end.x + end.width / 2, end.y)]))
     _spread_ends(routes, where, measured)
     whole = frames[root.index]
-    return Drawing(whole.width + 2 * PAD, whole.height + 2 * PAD, placed, routes)
+    return Drawing(whole.width + 2 * PAD, whole.height + 2 * PAD, placed, routes, whole.lanes)
+
+
+def _through(arrow: Arrow, frame: Box, source: Box, target: Box) -> list[_Way]:
+    """The ways that an arrow takes through frames, from its source to its target."""
+    ways = [(_above(box).index, (box.index, OUT)) for box in _within(arrow.source, frame)]
+    ways.append((frame.index, (source.index, target.index)))
+    inwards = [(_above(box).index, (IN, box.index)) for box in _within(arrow.target, frame)]
+    return [*ways, *reversed(inwards)]
 
 
 def _meeting(arrow: Arrow) -> tuple[Box, Box, Box]:
@@ -211,7 +228,7 @@ def _frame(
     for item in every:
         ranks[item.rank].append(item)
     put_in_order(ranks)
-    lanes = columns(ranks, box.parent is not None)
+    lanes = columns(ranks)
     top = PAD if box.parent is None else HEADER + PAD
     if lanes:
         top += LINE + 20.0
@@ -231,7 +248,8 @@ def _frame(
     for item in every:
         item.x += shift
     lanes = [(name, x + shift, size) for name, x, size in lanes]
-    return _Frame(items, ways, width, top - GAP_Y + PAD, lanes)
+    height = top - GAP_Y + PAD if ranks else PAD
+    return _Frame(items, ways, width, height, lanes)
 
 
 def _lines_above(item: Item, numbers: Mapping[int, int]) -> int:

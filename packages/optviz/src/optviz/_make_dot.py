@@ -10,7 +10,7 @@ import torch
 from graphviz import Digraph
 
 from optviz._capture import Walk
-from optviz._functions import saved_tensors
+from optviz._functions import kept_by
 from optviz._identity import key_of, key_of_function, number_of
 from optviz._names import Names
 
@@ -122,11 +122,7 @@ class _Drawing:
         custom = isinstance(function, torch.autograd.function.BackwardCFunction)
         if not (custom or self._show_saved):
             return
-        try:
-            kept = list(saved_tensors(function))
-        except RuntimeError:  # freed by a backward pass
-            return
-        for name, tensor in kept:
+        for name, tensor in kept_by(function).tensors:
             ends = [f"f{index}", self._tensor(tensor, "orange", None if custom else name)]
             self._dot.edge(*(reversed(ends) if custom else ends), dir="none")
 
@@ -157,8 +153,12 @@ def _function_label(function: Any, show_attrs: bool, max_chars: int) -> str:
     if not show_attrs:
         return name
     attributes = {}
+    by_hooks = kept_by(function).by_hooks
     for attribute in dir(function):
-        if not attribute.startswith(_SAVED):
+        if not attribute.startswith(_SAVED) or attribute == "_saved_tensors":
+            continue
+        if attribute[len(_SAVED) :] in by_hooks:
+            attributes[attribute[len(_SAVED) :]] = "[unpacked by a hook]"
             continue
         try:
             value = getattr(function, attribute)

@@ -25,7 +25,7 @@ class Scope:
     """One entry into a scope: a name alone may be used many times."""
 
     name: str
-    entry: int  # which entry, counted over the program
+    entry: int  # which entry, counted over the graph
     kind: str = "scope"  # scope, step, forward, gradient, transform, apply, fused
 
 
@@ -49,6 +49,9 @@ class Node:
     attributes: tuple[tuple[str, str], ...] = ()
     custom: bool = False  # a torch.autograd.Function written in Python
     freed: bool = False  # its saved tensors are gone: backward has run
+    overwritten: tuple[str, ...] = ()  # saved tensors that were changed in place since
+    by_hooks: tuple[str, ...] = ()  # saved tensors that a hook unpacks, of unknown size
+    groups: tuple[int, int] | None = None  # as a Function told: from input k on, n apart
     statistics: tuple[tuple[str, str], ...] = ()  # what a solver or a kernel tells of its work
     storage: int | None = None  # of a leaf
     key: tuple[Any, ...] = field(default=(), compare=False)  # finds it again; holds no tensor
@@ -76,3 +79,4 @@ class Edge:
     slot: int
     norm: float | None = None  # of the gradient, where flow() has measured it
     state: str = ""  # "", "nan", "inf", "zero" or "never", likewise
+    output: int = 0  # which of the results of ``source``

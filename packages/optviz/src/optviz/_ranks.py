@@ -107,7 +107,7 @@ def put_in_order(ranks: list[list[Item]]) -> None:
                 item.place = place
 
 
-def columns(ranks: list[list[Item]], named: bool) -> list[tuple[str, float, float]]:
+def columns(ranks: list[list[Item]]) -> list[tuple[str, float, float]]:
     """Set the centres; the lanes, if there are several."""
     orders = sorted({item.lane for row in ranks for item in row})
     left = PAD
@@ -119,7 +119,7 @@ def columns(ranks: list[list[Item]], named: bool) -> list[tuple[str, float, floa
         start = min(item.x - item.width / 2 for item in held)
         end = max(item.x + item.width / 2 for item in held)
         size = end - start
-        if len(orders) > 1 and named:
+        if len(orders) > 1:
             size = max(size, len(lane_name(order)) * CHAR)
         for item in held:
             item.x += left - start + (size - (end - start)) / 2

@@ -5,6 +5,10 @@ An autograd Function written in Python may set ``ctx.statistics`` to a mapping o
 numbers or 0-d tensors. Pictures show them in their order: ``by`` is who made the node; names before
 a colon belong together, and of these ``iterations``, ``solves``, ``residual`` and ``converged`` are
 put into words. A backward pass may add to the mapping.
+
+It may also set ``ctx.groups = (first, count)`` where ``count`` tensors are treated alike: input
+``first + k`` then has to do only with the outputs whose number is ``k`` modulo ``count``, and the
+inputs before ``first`` with all.
 """
 
 from __future__ import annotations
@@ -21,6 +25,14 @@ def statistics_of(function: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(told, Mapping):
         return ()
     return tuple((str(name), _value(value)) for name, value in told.items())
+
+
+def groups_of(function: Any) -> tuple[int, int] | None:
+    """From which input on, and how many, groups of inputs and outputs that do not mix."""
+    told = getattr(function, "groups", None)
+    if isinstance(told, tuple) and len(told) == 2 and all(isinstance(n, int) for n in told):
+        return told if told[1] > 0 else None
+    return None
 
 
 def _value(value: Any) -> str:

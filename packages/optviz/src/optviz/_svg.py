@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
-from optviz._boxes import Box, lane_name
+from optviz._boxes import Box, lane_name, well_formed
 from optviz._flow import MAGNITUDES, edge_state, magnitude
 from optviz._fold import folded
 from optviz._layout import (
@@ -64,7 +64,7 @@ def to_svg(graph: Graph) -> str:
 def svg_of(drawing: Drawing, root: Box, graph: Graph) -> str:
     """A laid-out graph as SVG."""
     colours = legend(root, [edge_state(route.arrow.edges)[0] for route in drawing.routes])
-    width = max(drawing.width, *(len(name) * CHAR + 34 + 2 * PAD for _, name in colours))
+    width = max([drawing.width, *(len(name) * CHAR + 34 + 2 * PAD for _, name in colours)])
     rows = _rows_of(colours, width)
     height = drawing.height + 8 + 20 * len(rows)
     shift = (width - drawing.width) / 2
@@ -85,6 +85,7 @@ def svg_of(drawing: Drawing, root: Box, graph: Graph) -> str:
     parts += [_edge(route) for route in drawing.routes]
     parts += [_box(placed, graph) for placed in closed]
     parts += [_captions(placed) for placed in opened]
+    parts += [_lane(PAD, PAD - HEADER, lane) for lane in drawing.lanes]
     parts += _norms(drawing)
     parts.append("</g>")
     for row, entries in enumerate(rows):
@@ -141,10 +142,13 @@ def _frame(placed: Placed) -> str:
 
 def _captions(placed: Placed) -> str:
     parts = [_text(placed.x + PAD, placed.y + 16, cut(placed.box.label), "title over")]
-    for name, x, width in placed.lanes:
-        middle = placed.x + x + width / 2
-        parts.append(_text(middle, placed.y + HEADER + 8, name, "lane over", "middle"))
+    parts += [_lane(placed.x, placed.y, lane) for lane in placed.lanes]
     return "".join(parts)
+
+
+def _lane(left: float, top: float, lane: tuple[str, float, float]) -> str:
+    name, x, width = lane
+    return _text(left + x + width / 2, top + HEADER + 8, name, "lane over", "middle")
 
 
 def _box(placed: Placed, graph: Graph) -> str:
@@ -154,7 +158,7 @@ def _box(placed: Placed, graph: Graph) -> str:
         node = graph.nodes[box.node]
         full = [node.name, "/".join(node.path), str(list(node.shape or ())), *box.notes]
         full += [f"{name} = {value}" for name, value in (*node.statistics, *node.attributes)]
-    tip = escape("\n".join(line for line in full if line))
+    tip = escape(well_formed("\n".join(line for line in full if line)))
     parts = [f"<g><title>{tip}</title>{_rect(placed, _classes(box, graph))}"]
     for row, line in enumerate(lines_of(box)):
         style = ("title" if box.children else "") if row == 0 else "note"

@@ -55,7 +55,9 @@ def heading(graph: Graph) -> str:
     names = {"ops": "op", "leaves": "leaf", "outputs": "output", "edges": "edge"}
     counts = graph.summary()
     told = [f"{counts[k]} {one if counts[k] == 1 else k}" for k, one in names.items()]
-    return f"{', '.join(told)}, {told_bytes(counts['saved_bytes'])} saved"
+    hooked = sum(len(node.by_hooks) for node in graph.nodes)
+    rest = f" and {hooked} unpacked by hooks" if hooked else ""
+    return f"{', '.join(told)}, {told_bytes(counts['saved_bytes'])} saved{rest}"
 
 
 def to_json(graph: Graph) -> str:

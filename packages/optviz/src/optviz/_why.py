@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from optviz._capture import Walk, draw
-from optviz._identity import key_of, key_of_function, number_of
+from optviz._capture import draw
+from optviz._identity import key_of_function, number_of
 from optviz._nodes import Node
-from optviz._record import LEAVING, Event, Recording, latest
+from optviz._paths import Answer, along_paths, made_by
+from optviz._record import latest
+from optviz._recording import LEAVING, Event, Recording
 from optviz.graph import Graph
-
-# Their derivative is zero wherever there is one.
-_FLAT = ("Sign", "Round", "Floor", "Ceil", "Trunc", "Bernoulli", "Poisson")
 
 _CAUSES = {
     "create_graph": "the gradient was taken without create_graph=True (first_order=True does that)",
@@ -26,32 +24,10 @@ _CAUSES = {
     "integer": "{op} gave integers or booleans, which have no gradient",
     "non_differentiable": "{op} has no derivative",
     "requires_grad": "{op} switched requires_grad off",
+    "inside": "it was read inside the Function {op}, whose forward is outside the graph; "
+    "only a backward of {op} could give it a gradient",
     "new_leaf": "a tensor of its own was made of it, as nn.Parameter(x) does, and read first",
 }
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What :func:`why_no_grad` found; true if there is no gradient, false if there is a path.
-
-    ``kind`` is ``"path"`` (there is one), ``"requires_grad"``, ``"detach"``, ``"no_grad"``,
-    ``"in_place"``, ``"item"``, ``"integer"``, ``"non_differentiable"``, ``"create_graph"``,
-    ``"new_leaf"`` (``nn.Parameter(x)``; its line is that of the first read), ``"custom"`` (a
-    Function's backward returned None), ``"zero_derivative"``, ``"never_used"`` or ``"no_path"``.
-    ``op`` is the operation, ``where`` its line, as far as they are known.
-    """
-
-    kind: str
-    message: str
-    op: str = ""
-    where: str = ""
-    feeds: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return self.kind != "path"
-
-    def __str__(self) -> str:
-        return self.message
 
 
 def why_no_grad(param: torch.Tensor, loss: torch.Tensor) -> Answer:
@@ -91,8 +67,6 @@ def explain(
     """:func:`why_no_grad` in a graph that exists, for tensors, names or ids."""
     named = f"{param!r}" if isinstance(param, str) else "the parameter"
     recording = latest()
-    if recording is not None and isinstance(loss, torch.Tensor) and not _saw(recording, loss):
-        recording = None  # of another program
     if isinstance(param, torch.Tensor) and not param.requires_grad:
         return _frozen(recording, param, named)
     # a tensor may be outside the graph, a wrong name is a mistake
@@ -101,51 +75,67 @@ def explain(
     if source is not None and target is not None:
         if dict(source.attributes).get("requires_grad") == "False":
             return Answer("requires_grad", f"{named} has requires_grad=False")
-        found = _along_paths(graph, source, target, param, loss, named)
+        found = along_paths(graph, source, target, param, loss, named)
         if found is not None:
             return found
-    if recording is not None and isinstance(loss, torch.Tensor) and source is not None:
-        param = param if isinstance(param, torch.Tensor) else source
-    number = _number(param, source)
+    end = number = None
+    left: list[Event] = []
+    if recording is not None:
+        end = _number(recording, graph, loss, target)
+        if not _saw(recording, graph, loss, target, end):
+            recording = None  # of another program
+        else:
+            number = _number(recording, graph, param, source)
     if recording is not None and number is not None:
-        end = number_of(loss) if isinstance(loss, torch.Tensor) else _end(recording, target)
-        cut = _first_cut(recording, number, end)
+        cut, left = _first_cut(recording, number, end)
         if cut is not None:
-            what = _CAUSES[cut.cut].format(op=cut.name)
+            what = _CAUSES["inside" if cut.inside else cut.cut].format(op=cut.name)
             where = f", at {cut.where}" if cut.where else ""
-            return Answer(
-                cut.cut, f"no gradient reaches {named}: {what}{where}", cut.name, cut.where
-            )
+            begin = "no path of the graph" if cut.inside else "no gradient"
+            return Answer(cut.cut, f"{begin} reaches {named}: {what}{where}", cut.name, cut.where)
         if not any(number in event.inputs for event in recording.events):
             return Answer(
-                "never_used", f"no gradient reaches {named}: nothing read it while recording"
+                "never_used",
+                f"no gradient reaches {named}: no recorded operation of this thread read it",
             )
     feeds = _feeds(graph, source)
     if recording is not None and number is not None and not feeds:
         feeds = tuple(dict.fromkeys(e.name for e in recording.events if number in e.inputs))
     told = f"it feeds {', '.join(feeds)}" if feeds else "it feeds nothing in this graph"
     advice = "" if recording is not None else "; run the program under optviz.record() to see why"
+    if left:
+        taken = dict.fromkeys(f"{event.name} at {event.where}" for event in left)
+        places = ", ".join([*taken][:3]) + (", ..." if len(taken) > 3 else "")
+        advice = (
+            f"; numbers were taken from what it feeds ({places}): if the loss was computed from "
+            "those, the gradient ended there"
+        )
     return Answer("no_path", f"no path from the loss to {named}: {told}{advice}", feeds=feeds)
 
 
-def _saw(recording: Recording, loss: torch.Tensor) -> bool:
+def _saw(
+    recording: Recording, graph: Graph, which: Any, node: Node | None, end: int | None
+) -> bool:
     """Whether a tensor, or what it was computed from, came about under a recording."""
-    if number_of(loss) in recording._seen:
+    if end in recording._seen or (end is not None and end in recording._made.values()):
         return True
-    below = [] if loss.grad_fn is None else [fn for fn, _ in loss.grad_fn.next_functions]
-    return any(key_of_function(fn) in recording._made for fn in below if fn is not None)
+    if isinstance(which, torch.Tensor):
+        below = [] if which.grad_fn is None else which.grad_fn.next_functions
+        keys = [(*key_of_function(fn), at) for fn, at in below if fn is not None]
+    else:
+        edges = () if node is None else graph._inputs[made_by(graph, node)[0].id]
+        keys = [(*graph.nodes[edge.source].key, edge.output) for edge in edges]
+    return any(key in recording._made for key in keys)
 
 
-def _number(param: Any, source: Node | None) -> int | None:
-    if isinstance(param, torch.Tensor):
-        return number_of(param)
-    if source is not None and source.kind == "leaf":
-        return int(source.key[1])
-    return None
-
-
-def _end(recording: Recording, target: Node | None) -> int | None:
-    return None if target is None else recording._made.get(target.key)
+def _number(recording: Recording, graph: Graph, which: Any, node: Node | None) -> int | None:
+    """The number under which a recording knows a tensor or a node."""
+    if isinstance(which, torch.Tensor):
+        return number_of(which)
+    if node is None:
+        return None
+    made, output = made_by(graph, node)
+    return int(made.key[1]) if made.kind == "leaf" else recording._made.get((*made.key, output))
 
 
 def _frozen(recording: Recording | None, param: torch.Tensor, named: str) -> Answer:
@@ -157,87 +147,16 @@ def _frozen(recording: Recording | None, param: torch.Tensor, named: str) -> Ans
     return Answer("requires_grad", f"{named} has requires_grad=False{at}", "", where)
 
 
-def _along_paths(
-    graph: Graph, source: Node, target: Node, param: Any, loss: Any, named: str
-) -> Answer | None:
-    """What happens on the paths from one node to another; None if there is none."""
-    between = graph._downstream(source.id) & graph._upstream(target.id)
-    if not between:
-        return None
-    flat = {i for i in between if graph.nodes[i].label in _FLAT}
-    if not _connected(graph, source.id, target.id, between - flat):
-        first = graph.nodes[min(flat)]
-        return Answer(
-            "zero_derivative",
-            f"the gradient of {named} is zero: the derivative of {first.label} is zero everywhere",
-            first.name,
-        )
-    custom = {i for i in between - flat if graph.nodes[i].custom}
-    if not _connected(graph, source.id, target.id, between - flat - custom):
-        both = isinstance(param, torch.Tensor) and isinstance(loss, torch.Tensor)
-        stopped = _returned_none(param, loss) if both else None
-        if stopped is not None:
-            return Answer(
-                "custom",
-                f"no gradient reaches {named}: the backward of {stopped} returned None",
-                stopped,
-            )
-    return Answer("path", f"a path leads from the loss to {named}")
+def _first_cut(
+    recording: Recording, start: int, end: int | None
+) -> tuple[Event | None, list[Event]]:
+    """Follow the data of a tensor in time: where its gradient ended first, and where numbers left.
 
-
-def _connected(graph: Graph, source: int, target: int, allowed: set[int]) -> bool:
-    reached = {source} & allowed
-    for node in sorted(allowed):
-        if node in reached:
-            reached.update({edge.target for edge in graph._consumers[node]} & allowed)
-    return target in reached
-
-
-def _returned_none(param: torch.Tensor, loss: torch.Tensor) -> str | None:
-    """Run a backward pass; the name of the Function where the gradient of ``param`` ended."""
-    stopped: list[str] = []
-    handles = []
-    walk = Walk([loss.grad_fn])
-    leads = _leading_to(walk, param)
-    for function, following in zip(walk.functions, walk.following):
-        if isinstance(function, torch.autograd.function.BackwardCFunction) and function in leads:
-            slots = [i for i, (below, _) in enumerate(following) if below in leads]
-
-            def look(
-                grads: Any, _: Any, slots: list[int] = slots, name: str = function.name()
-            ) -> None:
-                if all(grads[slot] is None for slot in slots):
-                    stopped.append(name)
-
-            handles.append(function.register_hook(look))
-    try:
-        (found,) = torch.autograd.grad(
-            loss, param, torch.ones_like(loss), retain_graph=True, allow_unused=True
-        )
-    except RuntimeError as error:
-        if "second time" not in str(error):  # it ran before: then it could
-            raise
-        return None
-    finally:
-        for handle in handles:
-            handle.remove()
-    return stopped[0] if found is None and stopped else None
-
-
-def _leading_to(walk: Walk, param: torch.Tensor) -> set[Any]:
-    wanted = key_of(param)
-    leads: set[Any] = set()
-    for function, following in zip(walk.functions, walk.following):
-        if key_of_function(function) == wanted or any(below in leads for below, _ in following):
-            leads.add(function)
-    return leads
-
-
-def _first_cut(recording: Recording, start: int, end: int | None) -> Event | None:
-    """Follow the data of a tensor in time; the event at which its gradient ended first."""
+    Numbers are followed where the very object comes back in.
+    """
     events = recording.events
     live, dead = {start}, {}  # dead: still carries the data, cut at that event
-    left: list[int] = []
+    left: list[Event] = []
     for at, event in enumerate(events):
         alive = any(number in live for number in event.inputs)
         cuts = [dead[number] for number in event.inputs if number in dead]
@@ -247,7 +166,7 @@ def _first_cut(recording: Recording, start: int, end: int | None) -> Event | Non
             cuts.append(at)
             alive = False
         if event.name in LEAVING and cuts:
-            left.append(min(cuts))
+            left.append(event)
         for number, tracked in zip(event.outputs, event.tracked):
             if alive and tracked:
                 live.add(number)
@@ -255,11 +174,7 @@ def _first_cut(recording: Recording, start: int, end: int | None) -> Event | Non
             elif cuts and not (number in live and tracked):
                 live.discard(number)
                 dead[number] = min(cuts)
-    if end in dead:
-        return events[dead[end]]
-    if end is not None and end in live:
-        return None
-    return events[min(left)] if left else None
+    return (None if end is None or end not in dead else events[dead[end]]), left
 
 
 def _feeds(graph: Graph, source: Node | None) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class Graph:
             return which
         if isinstance(which, torch.Tensor):
             return self._by_key.get(key_of(which))
-        if isinstance(which, int):
+        if isinstance(which, int) and not isinstance(which, bool):
             return self.nodes[which] if 0 <= which < len(self.nodes) else None
         if not isinstance(which, str):
             raise TypeError(
@@ -165,7 +165,9 @@ class Graph:
     ) -> int | dict[str, int]:
         """Memory that the graph keeps for its backward pass, without that of its leaves.
 
-        What shares a storage is counted once, at the node that came first.
+        What shares a storage is counted once, at the node that came first. Tensors that a hook
+        unpacks (checkpoints, offloading) are not counted: ``node.by_hooks`` names them, and
+        outlines and pages tell how many there are.
 
         Args:
             by: None: the sum. ``"scope"``: by the names of all scopes, joined by ``/``;
@@ -216,18 +218,20 @@ class Graph:
                 installed then.
 
         Raises:
-            ValueError: Another suffix or engine.
+            ValueError: Another suffix or engine, or ``engine="dot"`` for another format.
             RuntimeError: ``engine="dot"`` without the program.
         """
         path = Path(path)
-        kind = path.suffix.lstrip(".")
+        kind = path.suffix.lstrip(".").lower()
         if kind not in _WRITERS:
             raise ValueError(
                 f"Graph.save: expected a file name ending in {', '.join(_WRITERS)}, got {path.name}"
             )
         if engine not in ("own", "dot"):
             raise ValueError(f"Graph.save: expected engine 'own' or 'dot', got {engine!r}")
-        if engine == "dot" and kind == "svg":
+        if engine == "dot" and kind != "svg":
+            raise ValueError(f"Graph.save: expected a .svg for engine 'dot', got {path.name}")
+        if engine == "dot":
             from optviz._dot import rendered
 
             path.write_text(rendered(self), encoding="utf-8")

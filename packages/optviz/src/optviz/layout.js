@@ -49,12 +49,23 @@ function layout(root, shown, data) {
       where.set(child.i, at); placed.push(at);
     }
   }
-  const routes = shown.map(arrow => {
+  const through = new Map(shown.map(arrow => {
     const ways = arrow.out.map(box => [box.parent, box.i + "," + OUT]);
     ways.push([arrow.frame, arrow.from.i + "," + arrow.to.i]);
     ways.push(...arrow.in.map(box => [box.parent, IN + "," + box.i]).reverse());
-    const points = ways.flatMap(([box, key]) => {
-      const [left, top] = corners.get(box.i);
+    return [arrow, ways];
+  }));
+  const sharing = new Map(), name = ([box, key]) => box.i + ":" + key;  // arrows that share a way
+  for (const arrow of [...shown].sort((a, b) => where.get(a.source.i).x - where.get(b.source.i).x))
+    for (const way of through.get(arrow)) {
+      if (!sharing.has(name(way))) sharing.set(name(way), new Map());
+      sharing.get(name(way)).set(arrow, sharing.get(name(way)).size);
+    }
+  const routes = shown.map(arrow => {
+    const points = through.get(arrow).flatMap(([box, key]) => {
+      const together = sharing.get(name([box, key])), [corner, top] = corners.get(box.i);
+      const place = together.get(arrow) - (together.size - 1) / 2;
+      const left = corner + place * Math.min(4, 16 / together.size);
       return (frames.get(box.i).ways.get(key) || []).flatMap(item =>  // straight past its rank
         [[left + item.x, top + item.y], [left + item.x, top + item.y + item.height]]);
     });
@@ -82,7 +93,8 @@ function layout(root, shown, data) {
     }
   }
   const whole = frames.get(root.i);
-  return {width: whole.width + 2 * PAD, height: whole.height + 2 * PAD, placed, routes, where};
+  return {width: whole.width + 2 * PAD, height: whole.height + 2 * PAD, placed, routes, where,
+    lanes: whole.lanes};
 }
 // how far apart arrows end at a box, and how many lines the numbers take that stand above it
 const stepOf = (count, width, labelled) => Math.min(labelled ? LABEL : 12, (width - 12) / count);
@@ -114,7 +126,7 @@ function frame(box, edges, frames, numbers, names) {
   for (const item of every) (rows[item.rank] = rows[item.rank] || []).push(item);
   for (let at = 0; at < rows.length; at++) rows[at] = rows[at] || [];
   order(rows);
-  let lanes = columns(rows, Boolean(box.parent), names);
+  let lanes = columns(rows, names);
   let top = (box.parent ? HEADER + PAD : PAD) + (lanes.length ? LINE + 20 : 0);
   rows.forEach((row, rank) => {
     const room = LABEL_LINE * Math.max(0, ...row.map(linesAbove));
@@ -131,7 +143,7 @@ function frame(box, edges, frames, numbers, names) {
   const width = Math.max(right + PAD, title), shift = (width - right - PAD) / 2;
   for (const item of every) item.x += shift;
   lanes = lanes.map(lane => ({...lane, x: lane.x + shift}));
-  return {items, ways, width, height: top - GAP_Y + PAD, lanes};
+  return {items, ways, width, height: rows.length ? top - GAP_Y + PAD : PAD, lanes};
 }
 function rank(items, edges) {
   const following = new Map(), waiting = new Map();
@@ -188,7 +200,7 @@ function order(rows) {
     }
   }
 }
-function columns(rows, named, names) {
+function columns(rows, names) {
   const orders = [...new Set(rows.flat().map(item => item.lane))].sort((a, b) => a - b);
   let left = PAD;
   const lanes = [];
@@ -198,7 +210,7 @@ function columns(rows, named, names) {
     const start = Math.min(...held.map(item => item.x - item.width / 2));
     const extent = Math.max(...held.map(item => item.x + item.width / 2)) - start;
     const name = names[lane];
-    const width = orders.length > 1 && named ? Math.max(extent, name.length * CHAR) : extent;
+    const width = orders.length > 1 ? Math.max(extent, name.length * CHAR) : extent;
     for (const item of held) item.x += left - start + (width - extent) / 2;
     lanes.push({name, x: left, width});
     left += width + 2 * GAP_X;

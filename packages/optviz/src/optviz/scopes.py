@@ -41,6 +41,8 @@ class _Log(threading.local):
 
     def __init__(self) -> None:
         self.entries: deque[Entry] = deque(maxlen=_KEPT)
+        self.derivatives: deque[Entry] = deque(maxlen=_KEPT)  # that have ended, by their end
+        self.taken: list[Entry] = []  # derivatives that have not
         self.open: list[Entry] = []
         self.number = 0
         self.counts: dict[Any, int] = {}
@@ -179,6 +181,8 @@ class Derivatives(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # a graph of its own
+            return func(*args, **kwargs)
         if func is torch.autograd.grad or func is torch.Tensor.backward:
             return differentiate(func, args, kwargs)
         return func(*args, **kwargs)
@@ -191,12 +195,15 @@ def differentiate(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         given = {"outputs": args[0], "inputs": kwargs.get("inputs")}
     order = 1 + _order_between(_tensors(given.get("outputs")), _tensors(given.get("inputs")))
     entry = noted("", "derivative", now(), None, order)
+    _log.taken.append(entry)
     try:
         # On one thread: on CUDA autograd's own threads would number what they make by themselves.
         with torch.autograd.set_multithreading_enabled(False):
             return func(*args, **kwargs)
     finally:
         entry.end = now()
+        _log.taken.remove(entry)
+        _log.derivatives.append(entry)
 
 
 def _tensors(given: Any) -> list[Any]:
@@ -208,16 +215,22 @@ def _order_between(outputs: Sequence[Any], inputs: Sequence[Any]) -> int:
     """The highest order of the functions that lead from inputs to outputs; None is a leaf."""
     ends = {function for function in inputs if function is not None}
     floor = min((f._sequence_nr() for f in ends), default=0) if len(ends) == len(inputs) else 0
-    attribution = Attribution.now()
     seen: set[Any] = set()
     waiting = [function for function in outputs if function is not None]
-    order = 0
+    numbers: list[int] = []
     while waiting:
         function = waiting.pop()
         if function in seen or function in ends or function._sequence_nr() < floor:
             continue
         seen.add(function)
         if not hasattr(function, "variable"):
-            order = max(order, attribution.of(function._sequence_nr())[1])
+            numbers.append(function._sequence_nr())
         waiting += [below for below, _ in function.next_functions if below is not None]
-    return order
+    first = min(numbers, default=0)
+    noted_since = list(_log.taken)
+    for entry in reversed(_log.derivatives):  # older ones made none of these functions
+        if entry.end is not None and entry.end <= first:
+            break
+        noted_since.append(entry)
+    attribution = Attribution(noted_since, now())
+    return max((attribution.of(number)[1] for number in numbers), default=0)

@@ -31,7 +31,8 @@ function flowOf(edges) {
   for (const state of ["nan", "inf"])
     if (edges.some(edge => edge[1] === state)) return {text: state, state, bad: true};
   if (edges.some(edge => edge[0] === null)) return {text: "", state: ""};
-  const norm = Math.sqrt(sum(edges, edge => edge[0] ** 2));
+  const norm = edges.reduce((whole, edge) => Math.hypot(whole, edge[0]), 0);
+  if (norm === Infinity) return {text: "inf", state: "inf", bad: true};
   if (norm) {
     const size = data.sizes.find(([, limit]) => limit > 1 ? norm > limit : norm < limit);
     return {text: norm.toExponential(1).replace(/(\D)(\d)$/, "$10$2"), state: size ? size[0] : ""};
@@ -86,6 +87,8 @@ function draw() {
     for (const lane of place.lanes)
       over("lane", place.x + lane.x + lane.width / 2, place.y + HEADER + 8, lane.name, "middle");
   }
+  for (const lane of drawn.lanes)  // outside of all frames
+    over("lane", PAD + lane.x + lane.width / 2, PAD + 8, lane.name, "middle");
   for (const {arrow, label} of drawn.routes) {
     const flow = flowOf(arrow.edges);
     if (label && flow.text) over(flow.bad ? "bad" : "flow", label[0], label[1] + 4, flow.text, "middle");
