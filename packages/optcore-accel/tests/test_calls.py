@@ -308,6 +308,34 @@ def test_random_views_against_their_elements():
     assert seen == {True, False}
 
 
+def repeated(shape, strides):
+    """Whether two elements of a view lie at one place."""
+    indices = torch.cartesian_prod(*map(torch.arange, shape)).reshape(-1, len(shape))
+    places = (indices * torch.tensor(strides)).sum(1)
+    return len(places.unique()) < len(places)
+
+
+def test_random_views_of_themselves():
+    """Nested axes or not: refused just where an element has no place of its own."""
+    generator = torch.Generator().manual_seed(0)
+    tx = optcore.sgd(0.1, use_accelerated_op=True)
+    seen = {True: 0, False: 0}
+    for _ in range(300):
+        axes = int(torch.randint(1, 4, (), generator=generator))
+        shape = torch.randint(1, 5, (axes,), generator=generator).tolist()
+        strides = torch.randint(0, 10, (axes,), generator=generator).tolist()
+        param = torch.zeros(100).as_strided(shape, strides)
+        try:
+            tx.step([torch.ones(shape)], tx.init([param]), [param], inplace=True)
+            refusal = False
+        except ValueError as error:
+            refusal = "a view that overlaps itself" in str(error)
+            assert param.eq(0).all()
+        assert refusal == repeated(shape, strides), (shape, strides)
+        seen[refusal] += 1
+    assert min(seen.values()) > 30
+
+
 # ---- words --------------------------------------------------------------------------------------
 
 

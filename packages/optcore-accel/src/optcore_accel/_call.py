@@ -252,7 +252,9 @@ def refuse_frozen_count(who: str, count: torch.Tensor | None, device: torch.devi
     """
     if count is None or device.type != "cuda" or count.is_cuda:
         return
-    if torch.cuda.is_current_stream_capturing():
+    with torch.cuda.device(device):
+        capturing = torch.cuda.is_current_stream_capturing()
+    if capturing:
         raise RuntimeError(
             f"{who}: expected no step count on the CPU while a CUDA graph is captured, got one, "
             "which every replay would repeat; move the counts of the state to the GPU before"
