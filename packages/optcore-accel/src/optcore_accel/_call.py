@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -70,7 +71,7 @@ class Call:
         self._who, self._rule, self._scalars = who, rule, scalars
         self._columns, self._count = columns, count
         self._module = _checked(who, columns, where)
-        self._written = [tensor for column in _written_columns(columns) for tensor in column]
+        self._written = [*chain.from_iterable(_written_columns(columns))]
         frozen = not torch.is_inference_mode_enabled()
         if any(map(torch.Tensor.is_neg, self._written)) or (
             frozen and any(map(torch.Tensor.is_inference, self._written))
