@@ -7,9 +7,9 @@ or from ``TREEOPS_ABSEIL_SOURCE_DIR``. Everything built lies in ``out/gpu-check`
 of each step; a table at the end says how each went, and the exit status is 0 if none failed.
 
 Usage: ``python3 tools/gpu_check.py [--dry-run] [--only STEP ...] [PYTEST ARGUMENTS ...]``. The
-steps: build, tests, memcheck and racecheck (skipped without compute-sanitizer), bench_steps,
-bench_unrolled. ``--only`` runs these and the build; ``--dry-run`` tells what is missing and what
-would run.
+steps: build, tests, memcheck, memcheck_counts and racecheck (skipped without compute-sanitizer),
+bench_steps, bench_unrolled. ``--only`` runs these and the build; ``--dry-run`` tells what is
+missing and what would run.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ raise SystemExit(not optcore_accel.is_available("cuda"))
 """
 # Every access of every rule and dtype, in place, out of place and backward: what memcheck is for.
 WATCHED = "cuda and (float32 or bfloat16) and not updates"
+# Counts that the kernels read, captured and not, by the names of the tests that need a GPU.
+COUNTED = "on_the_gpu or captured or (shared_counts and not stand)"
 
 # An allocation for each tensor: beyond its end is beyond what memcheck lets pass.
 UNCACHED = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)
@@ -133,8 +135,10 @@ def plan(pytest_arguments: list[str]) -> list[Step]:
     checker = shutil.which("compute-sanitizer")
     missing = "" if checker else "compute-sanitizer is not on PATH"
     memory = [*pytest, "-x", "-k", WATCHED, str(tests / "test_memory.py")]
-    # shared memory is used by the sums of the backward pass alone
-    sums = [*pytest, "-x", "-k", "numbers and False", str(tests / "test_cuda.py")]
+    graphs = [str(tests / "test_counts.py"), str(tests / "test_shared_counts.py")]
+    counts = [*pytest, "-x", "-k", COUNTED, *graphs]
+    # every kernel passes its scalars through shared memory, the backward ones their sums too
+    shared = [*pytest, "-x", "-k", f"numbers or {COUNTED}", str(tests / "test_cuda.py"), *graphs]
     watch = [checker or "compute-sanitizer", "--error-exitcode", "9", "--tool"]
     alone = [sys.executable, "-c", "import torch; torch.ones(9, device='cuda').sum().item()"]
     benchmarks = ACCEL / "benchmarks"
@@ -149,9 +153,15 @@ def plan(pytest_arguments: list[str]) -> list[Step]:
             UNCACHED,
             probe=(*watch, "memcheck", *alone),
         ),
+        Step(  # with the cache: what is captured must not allocate
+            "memcheck_counts",
+            [*watch, "memcheck", *counts],
+            missing,
+            probe=(*watch, "memcheck", *alone),
+        ),
         Step(
             "racecheck",
-            [*watch, "racecheck", *sums],
+            [*watch, "racecheck", *shared],
             missing,
             probe=(*watch, "racecheck", *alone),
         ),

@@ -108,21 +108,6 @@ bool TensorView::is_dense() const {
     return true;
 }
 
-bool TensorView::may_overlap_itself() const {
-    if (size <= 1) return false;
-    std::vector<int> order;
-    for (int i = 0; i < ndim; ++i) {
-        if (shape[i] > 1) order.push_back(i);
-    }
-    std::sort(order.begin(), order.end(), [&](int a, int b) { return strides[a] < strides[b]; });
-    std::int64_t reach = 0;  // of what the axes so far span
-    for (int i : order) {
-        if (strides[i] <= reach) return true;
-        reach += (shape[i] - 1) * strides[i];
-    }
-    return false;
-}
-
 char* TensorView::end() const {
     if (size == 0) return data;
     std::int64_t last = 0;
@@ -181,10 +166,48 @@ class Search {
     int patience_ = 1 << 20;
 };
 
+// All steps of a view are multiples of this many bytes; 0 if it has a single element.
+std::int64_t grid_of(const TensorView& view) {
+    std::int64_t grid = 0;
+    for (int axis = 0; axis < view.ndim; ++axis) {
+        if (view.shape[axis] > 1) grid = std::gcd(grid, view.strides[axis]);
+    }
+    return grid * bytes_of(view.dtype);
+}
+
 }  // namespace
+
+// Two elements of a view lie at one place where sum s_i d_i = 0, their places apart by d_i along each
+// axis: one of the d_i is the first that is not 0, and may be taken as positive.
+bool TensorView::may_overlap_itself() const {
+    if (size <= 1) return false;
+    std::vector<Term> axes;
+    for (int i = 0; i < ndim; ++i) {
+        if (shape[i] > 1) axes.push_back({strides[i], shape[i] - 1});
+    }
+    std::sort(axes.begin(), axes.end(),
+              [](const Term& x, const Term& y) { return x.step > y.step; });
+    if (axes.back().step == 0) return true;
+    for (std::size_t first = axes.size(); first-- > 0;) {
+        std::vector<Term> terms = {{axes[first].step, axes[first].most - 1}};
+        std::int64_t reach = 0;  // of what comes after it
+        for (std::size_t k = first + 1; k < axes.size(); ++k) {
+            reach += axes[k].step * axes[k].most;
+            terms.push_back({axes[k].step, 2 * axes[k].most});
+        }
+        if (Search(std::move(terms)).finds(reach - axes[first].step)) return true;
+    }
+    return false;
+}
 
 bool share_memory(const TensorView& a, const TensorView& b) {
     if (a.size == 0 || b.size == 0 || a.data >= b.end() || b.data >= a.end()) return false;
+    // columns of one matrix, and the like: their elements lie side by side all along
+    if (const std::int64_t grid = std::gcd(grid_of(a), grid_of(b))) {
+        std::int64_t gap = (b.data - a.data) % grid;
+        if (gap < 0) gap += grid;
+        if (gap >= bytes_of(a.dtype) && gap <= grid - bytes_of(b.dtype)) return false;
+    }
     std::vector<Term> terms = {{1, bytes_of(a.dtype) + bytes_of(b.dtype) - 2}};
     for (const TensorView* view : {&a, &b}) {
         for (int axis = 0; axis < view->ndim; ++axis) {

@@ -43,7 +43,7 @@ struct TensorView {
     std::vector<std::int64_t> own;  // memory of shape and strides, where nobody else has it
 
     bool is_dense() const;  // elements fill one stretch of memory, each has a place of its own
-    bool may_overlap_itself() const;  // false: each element has a place of its own
+    bool may_overlap_itself() const;  // decided like share_memory
     bool same_shape(const TensorView& other) const;
     bool same_layout(const TensorView& other) const;  // of the same shape
     std::string describe() const;

@@ -22,16 +22,20 @@ START = torch.linspace(-1.5, 2, 4, dtype=torch.float64)
 RATE = torch.tensor(0.1, dtype=torch.float64)
 
 
-def walked(name, fast, lr=0.1):
-    """Three steps as a function of the start and, if it is None, of the rate."""
+def walked(name, fast, device):
+    """Three steps as a function of the start and of the rate.
 
-    def run(w, rate=lr):
+    The steps run on the device, what comes in and goes out is on the CPU.
+    """
+
+    def run(w, rate=0.1):
+        w = w.to(device)
         tx = CHAINS[name](rate, fast)
         params, state = [w, w.cos().sum()], tx.init([w, w.sum()])
         for _ in range(3):
             grads = [p.sin() + p * p.cos() for p in params]
             params, state = tx.step(grads, state, params, inplace=False)
-        return params[0] * params[1]
+        return (params[0] * params[1]).cpu()
 
     return run
 
@@ -63,25 +67,25 @@ USES = {
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("name", CHAINS)
-def test_batches_equal_those_of_the_formula(name, use):
-    ours, theirs = (USES[use](walked(name, fast)) for fast in (True, False))
+def test_batches_equal_those_of_the_formula(name, use, device):
+    ours, theirs = (USES[use](walked(name, fast, device)) for fast in (True, False))
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_batches_equal_one_by_one(name):
-    run, point = walked(name, True), START.clone().requires_grad_()
+def test_batches_equal_one_by_one(name, device):
+    run, point = walked(name, True, device), START.clone().requires_grad_()
     assert torch.autograd.gradcheck(run, point, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(run, point, check_batched_grad=True)
 
 
-def test_some_cotangents_of_a_batch():
+def test_some_cotangents_of_a_batch(device):
     """Of several results one is asked for: the others have no cotangent."""
     found = []
     for fast in (True, False):
-        params = [START.clone().requires_grad_(), START[:2].clone().requires_grad_()]
+        params = [x.to(device, copy=True).requires_grad_() for x in (START, START[:2])]
         tx = CHAINS["momentum"](0.1, fast)
         moved, state = tx.step([p.sin() for p in params], tx.init(params), params, inplace=False)
-        rows, given = torch.eye(2, dtype=torch.float64), [moved[1], state[1].trace[1]]
+        rows, given = torch.eye(2, device=device), [moved[1], state[1].trace[1]]
         found.append(torch.autograd.grad(given, params[1], [rows, rows + 1], is_grads_batched=True))
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)

@@ -35,9 +35,10 @@ def refused(run, message, *trees, error=ValueError):
 # ---- one bad call among several -----------------------------------------------------------------
 
 
-def mixed():
+def mixed(device):
     """Two dtypes, so two calls; the second one's buffer is made bad by the test."""
     params = {"a": torch.ones(3), "b": torch.ones(2, dtype=F32), "c": torch.ones(4, dtype=F32)}
+    params = {name: p.to(device) for name, p in params.items()}
     return params, {name: torch.ones_like(p) for name, p in params.items()}
 
 
@@ -57,14 +58,14 @@ def spoiled(state):
     """A state the last buffer of which lacks an element at its last leaf."""
     leaves = [x for x in tree_leaves(state) if x.is_floating_point()]
     last = leaves[-1]
-    last.set_(torch.zeros(last.numel() + 1, dtype=last.dtype))
+    last.set_(last.new_zeros(last.numel() + 1))
     return state
 
 
 @pytest.mark.parametrize("way", ["update", "step"])
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_bad_buffer_of_the_last_call(name, way):
-    params, grads = mixed()
+def test_a_bad_buffer_of_the_last_call(name, way, device):
+    params, grads = mixed(device)
     tx = MAKERS[name]()
     state = spoiled(tx.init(params))
     take = getattr(tx, way)
@@ -93,12 +94,12 @@ def test_a_missing_parameter_of_a_decay_after_a_kernel():
 
 
 @pytest.mark.parametrize("way", ["update", "step"])
-def test_differing_counts(way):
+def test_differing_counts(way, device):
     """A leaf that missed a step has a call of its own."""
-    params, grads = [torch.ones(3), torch.ones(4)], [torch.ones(3), torch.ones(4)]
+    params, grads = ([torch.ones(n, device=device) for n in (3, 4)] for _ in range(2))
     tx = optcore.adam(use_accelerated_op=True)
     _, state = tx.update([grads[0], None], tx.init(params), params, inplace=True)
-    state[0].nu[1].set_(torch.zeros(5))
+    state[0].nu[1].set_(torch.zeros(5, device=device))
     take = getattr(tx, way)
     run = lambda: take(grads, state, params, inplace=True)  # noqa: E731
     refused(run, "expected a tensor like f64[4], got f64[5]", params, grads, state)
@@ -148,8 +149,8 @@ def test_nothing_lives_on_after_a_call():
 # ---- memory in common ---------------------------------------------------------------------------
 
 
-def test_parameters_of_two_groups_that_overlap():
-    memory = torch.zeros(8)
+def test_parameters_of_two_groups_that_overlap(device):
+    memory = torch.zeros(8, device=device)
     groups = [memory[:5].requires_grad_(), memory[3:].requires_grad_()]
     optimizer = optcore.Adam([{"params": [p]} for p in groups], use_accelerated_op=True)
     for p in groups:
@@ -175,17 +176,17 @@ def test_a_state_that_is_shared_by_two_groups():
     refused(optimizer.step, message, *params, first)
 
 
-def overlapping(kind):
-    """Parameters that take two calls and share memory."""
-    memory = torch.zeros(8)
-    if kind == "dtypes":
-        return [memory[:5], memory.view(F32)[8:]], [torch.ones(5), torch.ones(8, dtype=F32)]
-    return [memory[:5], memory[4:]], [torch.ones(5), torch.ones(4)]
+def overlapping(kind, device):
+    """Parameters that take two calls and share memory, and gradients."""
+    memory = torch.zeros(8, device=device)
+    last = memory.view(F32)[8:] if kind == "dtypes" else memory[4:]
+    params = [memory[:5], last]
+    return params, [torch.ones_like(p) for p in params]
 
 
 @pytest.mark.parametrize("kind", ["dtypes", "counts"])
-def test_parameters_of_two_calls_that_overlap(kind):
-    params, grads = overlapping(kind)
+def test_parameters_of_two_calls_that_overlap(kind, device):
+    params, grads = overlapping(kind, device)
     tx = optcore.adam(use_accelerated_op=True)
     state = tx.init(params)
     _, state = tx.update([grads[0], None], state, params, inplace=True)
@@ -199,8 +200,8 @@ def test_parameters_of_two_calls_that_overlap(kind):
 
 
 @pytest.mark.parametrize("way", ["update", "step"])
-def test_buffers_of_two_calls_that_overlap(way):
-    params, grads = overlapping("counts")
+def test_buffers_of_two_calls_that_overlap(way, device):
+    params, grads = overlapping("counts", device)
     params = [p.clone() for p in params]
     tx = optcore.adam(use_accelerated_op=True)
     state = tx.init(params)
@@ -247,8 +248,8 @@ TOGETHER = {
 
 
 @pytest.mark.parametrize("name", APART)
-def test_views_without_a_common_element_are_accepted(name):
-    memory, twin = torch.arange(24.0), torch.arange(24.0)
+def test_views_without_a_common_element_are_accepted(name, device):
+    memory, twin = (torch.arange(24.0, device=device) for _ in range(2))
     for own, fast in ((memory, True), (twin, False)):
         params = list(APART[name](own))
         tx = optcore.adamw(0.1, use_accelerated_op=fast)
@@ -259,8 +260,8 @@ def test_views_without_a_common_element_are_accepted(name):
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_views_with_a_common_element_are_refused(name):
-    memory = torch.arange(24.0)
+def test_views_with_a_common_element_are_refused(name, device):
+    memory = torch.arange(24.0, device=device)
     params = list(TOGETHER[name](memory))
     grads = [torch.ones_like(p) for p in params]
     tx = optcore.adam(0.1, use_accelerated_op=True)
@@ -306,6 +307,34 @@ def test_random_views_against_their_elements():
         assert refusal == expected, found
         seen.add(expected)
     assert seen == {True, False}
+
+
+def repeated(shape, strides):
+    """Whether two elements of a view lie at one place."""
+    indices = torch.cartesian_prod(*map(torch.arange, shape)).reshape(-1, len(shape))
+    places = (indices * torch.tensor(strides)).sum(1)
+    return len(places.unique()) < len(places)
+
+
+def test_random_views_of_themselves():
+    """Nested axes or not: refused just where an element has no place of its own."""
+    generator = torch.Generator().manual_seed(0)
+    tx = optcore.sgd(0.1, use_accelerated_op=True)
+    seen = {True: 0, False: 0}
+    for _ in range(300):
+        axes = int(torch.randint(1, 4, (), generator=generator))
+        shape = torch.randint(1, 5, (axes,), generator=generator).tolist()
+        strides = torch.randint(0, 10, (axes,), generator=generator).tolist()
+        param = torch.zeros(100).as_strided(shape, strides)
+        try:
+            tx.step([torch.ones(shape)], tx.init([param]), [param], inplace=True)
+            refusal = False
+        except ValueError as error:
+            refusal = "a view that overlaps itself" in str(error)
+            assert param.eq(0).all()
+        assert refusal == repeated(shape, strides), (shape, strides)
+        seen[refusal] += 1
+    assert min(seen.values()) > 30
 
 
 # ---- words --------------------------------------------------------------------------------------

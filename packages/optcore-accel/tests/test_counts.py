@@ -95,8 +95,9 @@ def test_a_class_with_its_counts_on_the_gpu_is_captured(cuda):
     for p, g in zip(params, grads, strict=True):
         p.grad = g
     optimizer.step()
-    for p in params:
-        optimizer.state[p]["step"] = optimizer.state[p]["step"].to(cuda)
+    moved = {}
+    for own in optimizer.state.values():  # one tensor for all, as before
+        own["step"] = moved.setdefault(own["step"], own["step"].to(cuda))
     optimizer.step()  # loads the kernels for such counts
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -179,17 +179,17 @@ def test_roots_of_every_size(name, eps_root, device):
 
 @pytest.mark.parametrize("zero", [{"gradients": 0.0}, {"moments": 0.0}], ids=str)
 @pytest.mark.parametrize("name", SMOOTH)
-def test_zeros(name, zero):
-    run = Step(name)
+def test_zeros(name, zero, device):
+    run = Step(name, device=device)
     assert torch.autograd.gradcheck(run, run.point(**zero))
     assert torch.autograd.gradgradcheck(run, run.point(**zero))
 
 
 @pytest.mark.parametrize("name", SMOOTH)
-def test_all_zero_has_the_limit_as_derivative(name):
+def test_all_zero_has_the_limit_as_derivative(name, device):
     numbers = {"eps_root": 0.0, "weight_decay": 0.0}
     numbers = {key: value for key, value in numbers.items() if key in CHAINS[name][1]}
-    run = Step(name, numbers=numbers)
+    run = Step(name, numbers=numbers, device=device)
     point = run.point(gradients=0.0, moments=0.0)
     grads, rest = point[2:4], [tensor.detach() for tensor in point[4:]]
 
@@ -201,11 +201,11 @@ def test_all_zero_has_the_limit_as_derivative(name):
     assert all(g.isfinite().all() for g in torch.autograd.grad(second(run, point)[0], point))
 
 
-def test_ties_of_amsgrad():
+def test_ties_of_amsgrad(device):
     """Numbers without rounding errors: the maximum so far and the new moment are the same."""
     found = []
     for fast in (True, False):
-        run = Step("amsgrad", numbers={"weight_decay": 0.0, "b2": 0.5}, fast=fast)
+        run = Step("amsgrad", True, {"weight_decay": 0.0, "b2": 0.5}, fast, device)
         fields = [tensor.detach() for tensor in run.point()]
         for grad, nu, maximum in zip(fields[2:4], fields[6:8], fields[8:10], strict=True):
             grad.fill_(0.5)
@@ -220,10 +220,10 @@ def test_ties_of_amsgrad():
 
 @pytest.mark.parametrize("whole", [True, False], ids=["step", "update"])
 @pytest.mark.parametrize("name", CHAINS)
-def test_three_derivatives_equal_those_of_the_formula(name, whole):
+def test_three_derivatives_equal_those_of_the_formula(name, whole, device):
     found = []
     for fast in (True, False):
-        run = Step(name, whole, fast=fast)
+        run = Step(name, whole, fast=fast, device=device)
         point = run.point(seed=1)
         scalar, first = second(run, point)
         twice = torch.autograd.grad(scalar, point, create_graph=True, materialize_grads=True)
@@ -234,16 +234,16 @@ def test_three_derivatives_equal_those_of_the_formula(name, whole):
 
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop-momentum", "adagrad"])
-def test_the_third_derivative_against_finite_differences(name):
-    run = Step(name)
+def test_the_third_derivative_against_finite_differences(name, device):
+    run = Step(name, device=device)
     assert torch.autograd.gradgradcheck(
         lambda *x: second(run, x)[1], run.point(), raise_exception=True, fast_mode=True
     )
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_forward_mode_against_finite_differences(name):
-    run = Step(name)
+def test_forward_mode_against_finite_differences(name, device):
+    run = Step(name, device=device)
     assert torch.autograd.gradcheck(
         run, run.point(), check_forward_ad=True, check_backward_ad=False
     )
@@ -270,8 +270,8 @@ def test_in_place_equals_out_of_place(name, device):
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_a_step_equals_update_and_apply_updates(name):
-    whole, links = Step(name), Step(name, whole=False)
+def test_a_step_equals_update_and_apply_updates(name, device):
+    whole, links = (Step(name, way, device=device) for way in (True, False))
     found = []
     for run in (whole, links):
         point = run.point()

@@ -16,9 +16,10 @@ OPTIONS = [
 ]
 
 
-def start():
+def start(device="cpu"):
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(s, generator=generator).requires_grad_() for s in [(3, 2), (2,), ()]]
+    drawn = [torch.randn(s, generator=generator) for s in [(3, 2), (2,), ()]]
+    return [tensor.to(device).requires_grad_() for tensor in drawn]
 
 
 def loss_of(params, step=0):
@@ -47,8 +48,8 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_classes_equal_torch(options):
-    params, twins = start(), start()
+def test_classes_equal_torch(options, device):
+    params, twins = start(device), start(device)
     groups = [[{"params": p[:1], "lr": 0.01}, {"params": p[1:]}] for p in (params, twins)]
     walk(optcore.SGD(groups[0], **options, use_accelerated_op=True), params)
     walk(torch.optim.SGD(groups[1], **options), twins)
@@ -57,8 +58,8 @@ def test_classes_equal_torch(options):
 
 @pytest.mark.parametrize("inplace", [True, False])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_functions_equal_torch(options, inplace, calls):
-    params, twins = start(), start()
+def test_functions_equal_torch(options, inplace, calls, device):
+    params, twins = start(device), start(device)
     tx = optcore.sgd(**options, use_accelerated_op=True)
     state = tx.init(params)
     for step in range(50):
@@ -79,17 +80,17 @@ def test_an_update_alone_is_a_multiplication():
 
 
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self, device):
         super().__init__()
-        self.w, self.b, _ = map(nn.Parameter, start())
+        self.w, self.b, _ = map(nn.Parameter, start(device))
 
     def forward(self, scale=1.0):
         return ((self.w * scale) @ self.w.T).sin().sum() + (self.w * self.b).sin().square().sum()
 
 
-def derivatives(options, fast):
+def derivatives(options, fast, device):
     optdiff = pytest.importorskip("optdiff")
-    net, scale = Net(), torch.tensor(1.2, requires_grad=True)
+    net, scale = Net(device), torch.tensor(1.2, requires_grad=True)
     optimizer = optdiff.MetaSGD(net, **options, use_accelerated_op=fast)
     for _ in range(4):
         optimizer.step(net(scale))
@@ -98,14 +99,14 @@ def derivatives(options, fast):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_meta_steps_equal_those_without_kernels(options, calls):
-    found = [derivatives(options, fast) for fast in (True, False)]
+def test_meta_steps_equal_those_without_kernels(options, calls, device):
+    found = [derivatives(options, fast, device) for fast in (True, False)]
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
     assert calls == ["gradient descent"] * 4
 
 
-def test_a_momentum_set_to_zero_in_mid_training():
-    params, twins = start(), start()
+def test_a_momentum_set_to_zero_in_mid_training(device):
+    params, twins = start(device), start(device)
     ours = optcore.SGD(params, lr=0.03, momentum=0.9, use_accelerated_op=True)
     theirs = torch.optim.SGD(twins, lr=0.03, momentum=0.9)
     for optimizer, own in ((ours, params), (theirs, twins)):

@@ -78,9 +78,9 @@ def test_meta_gradients_equal_finite_differences_and_the_formula(name, steps, de
     assert found == pytest.approx(slopes, rel=1e-6, abs=1e-8)
 
 
-def test_ten_steps_of_an_mlp_with_a_large_eps_equal_the_finite_difference():
+def test_ten_steps_of_an_mlp_with_a_large_eps_equal_the_finite_difference(device):
     """A backward that divides by the root where root and eps are due misses this by a third."""
-    params = network()
+    params = network(device)
     rate = torch.tensor(0.1, requires_grad=True)
     one = torch.ones(())
     (exact,) = torch.autograd.grad(trained(CHAINS["adam"], 10, rate, one, params), rate)
@@ -89,8 +89,8 @@ def test_ten_steps_of_an_mlp_with_a_large_eps_equal_the_finite_difference():
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_the_second_order_meta_gradient_has_the_right_sign_and_value(name):
-    make, params = CHAINS[name], network()
+def test_the_second_order_meta_gradient_has_the_right_sign_and_value(name, device):
+    make, params = CHAINS[name], network(device)
 
     def first(rate, scale):
         meta = [torch.tensor(x, requires_grad=True) for x in (rate, scale)]
@@ -106,14 +106,15 @@ def test_the_second_order_meta_gradient_has_the_right_sign_and_value(name):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_a_zero_gradient_poisons_nothing():
+def test_a_zero_gradient_poisons_nothing(device):
     """One coordinate never has a gradient: every derivative is finite at the default eps."""
     for make in (optcore.adam, optcore.amsgrad, optcore.rmsprop, optcore.adagrad, optcore.adamw):
-        rate, w = torch.tensor(0.1, requires_grad=True), torch.ones(3, requires_grad=True)
+        rate = torch.tensor(0.1, requires_grad=True)
+        w = torch.ones(3, device=device, requires_grad=True)
         tx = make(lr=rate, use_accelerated_op=True)
         params, state = [w], tx.init([w])
         for _ in range(3):
-            loss = (params[0] * torch.tensor([1.0, 0.0, 2.0])).square().sum()
+            loss = (params[0] * torch.tensor([1.0, 0.0, 2.0], device=device)).square().sum()
             grads = list(torch.autograd.grad(loss, params, create_graph=True))
             params, state = tx.step(grads, state, params, inplace=False)
         first = torch.autograd.grad(params[0].square().sum(), [rate, w], create_graph=True)
@@ -137,7 +138,7 @@ BYTES = {
 
 
 @pytest.mark.parametrize("name", BYTES)
-def test_a_step_saves_what_an_exact_backward_needs(name):
+def test_a_step_saves_what_an_exact_backward_needs(name, device):
     saved = {}
 
     def pack(tensor):
@@ -145,8 +146,8 @@ def test_a_step_saves_what_an_exact_backward_needs(name):
         return tensor
 
     size, steps = 10_000, 5
-    factor = torch.ones((), dtype=torch.float32, requires_grad=True)
-    params = [torch.rand(size, dtype=torch.float32, requires_grad=True)]
+    factor = torch.ones((), dtype=torch.float32, device=device, requires_grad=True)
+    params = [torch.rand(size, dtype=torch.float32, device=device, requires_grad=True)]
     tx = CHAINS[name](1e-3, True)
     state = tx.init(params)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -157,11 +158,11 @@ def test_a_step_saves_what_an_exact_backward_needs(name):
 
 
 @pytest.mark.parametrize("name", ["descent", "momentum", "lion"])
-def test_a_linear_step_keeps_nothing(name):
+def test_a_linear_step_keeps_nothing(name, device):
     """Neither its gradients nor its parameters, buffers or results, whatever errors would tell."""
-    factor = torch.ones((), requires_grad=True)
-    params = [torch.ones(3) * factor, torch.ones(2)]
-    grads = [torch.ones(3) * factor, torch.ones(2) * factor]
+    factor = torch.ones((), device=device, requires_grad=True)
+    params = [torch.ones(3, device=device) * factor, torch.ones(2, device=device)]
+    grads = [torch.ones_like(p) * factor for p in params]
     tx = CHAINS[name](0.1, True)
     moved, state = tx.step(grads, tx.init(params), params, inplace=False)
     total = moved[0].sum()
@@ -197,9 +198,9 @@ def test_unrolled_runs_leave_nothing_behind():
     assert tensors() <= before
 
 
-def test_a_graph_that_is_retained_gives_the_same_twice():
+def test_a_graph_that_is_retained_gives_the_same_twice(device):
     rate = torch.tensor(0.1, requires_grad=True)
-    loss = trained(CHAINS["adamw"], 3, rate, torch.ones(()), network())
+    loss = trained(CHAINS["adamw"], 3, rate, torch.ones(()), network(device))
     once = torch.autograd.grad(loss, rate, retain_graph=True)
     again = torch.autograd.grad(loss, rate)
     assert once == again
@@ -207,25 +208,25 @@ def test_a_graph_that_is_retained_gives_the_same_twice():
         torch.autograd.grad(loss, rate)
 
 
-def one_step(make=CHAINS["adam"]):
-    params = network()
-    tx = make(0.1, True)
+def one_step(device="cpu"):
+    params = network(device)
+    tx = CHAINS["adam"](0.1, True)
     state = tx.init(params)
     grads = [torch.ones_like(p).requires_grad_() for p in params]
     moved, after = tx.step(grads, state, params, inplace=False)
     return params, grads, state, moved, after
 
 
-def test_a_saved_gradient_that_is_overwritten_is_noticed():
-    _, grads, _, moved, _ = one_step()
+def test_a_saved_gradient_that_is_overwritten_is_noticed(device):
+    _, grads, _, moved, _ = one_step(device)
     with torch.no_grad():
         grads[2].mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(moved[0].sum(), grads[0])
 
 
-def test_a_saved_buffer_that_a_step_in_place_overwrites_is_noticed():
-    params, grads, _, moved, after = one_step()
+def test_a_saved_buffer_that_a_step_in_place_overwrites_is_noticed(device):
+    params, grads, _, moved, after = one_step(device)
     tx = CHAINS["adam"](0.1, True)
     later, _ = tx.step(grads, after, moved, inplace=False)
     with torch.no_grad():
@@ -265,9 +266,9 @@ def test_only_what_is_asked_for_is_differentiated():
     assert not any(p.requires_grad for p in still)
 
 
-def test_a_lazily_negated_cotangent_is_resolved():
+def test_a_lazily_negated_cotangent_is_resolved(device):
     """Complex arithmetic after the step gives such gradients."""
-    _, grads, _, moved, _ = one_step()
+    _, grads, _, moved, _ = one_step(device)
     cotangent = torch.imag(torch.ones_like(moved[0]).mul(1j).conj())
     assert cotangent.is_neg()
     (found,) = torch.autograd.grad(moved[0], grads[0], cotangent, retain_graph=True)
@@ -276,9 +277,9 @@ def test_a_lazily_negated_cotangent_is_resolved():
 
 
 @pytest.mark.parametrize("lay", [lambda t: t.T.contiguous().T, lambda t: t[:1].expand(t.shape)])
-def test_cotangents_lie_as_they_like(lay):
-    _, grads, _, moved, _ = one_step()
-    cotangent = lay(torch.randn(2, 4))
+def test_cotangents_lie_as_they_like(lay, device):
+    _, grads, _, moved, _ = one_step(device)
+    cotangent = lay(torch.randn(2, 4, device=device))
     (found,) = torch.autograd.grad(moved[0], grads[0], cotangent, retain_graph=True)
     (expected,) = torch.autograd.grad(moved[0], grads[0], cotangent.clone().contiguous())
     assert torch.equal(found, expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -70,7 +71,7 @@ class Call:
         self._who, self._rule, self._scalars = who, rule, scalars
         self._columns, self._count = columns, count
         self._module = _checked(who, columns, where)
-        self._written = [tensor for column in _written_columns(columns) for tensor in column]
+        self._written = [*chain.from_iterable(_written_columns(columns))]
         frozen = not torch.is_inference_mode_enabled()
         if any(map(torch.Tensor.is_neg, self._written)) or (
             frozen and any(map(torch.Tensor.is_inference, self._written))
@@ -252,7 +253,9 @@ def refuse_frozen_count(who: str, count: torch.Tensor | None, device: torch.devi
     """
     if count is None or device.type != "cuda" or count.is_cuda:
         return
-    if torch.cuda.is_current_stream_capturing():
+    with torch.cuda.device(device):
+        capturing = torch.cuda.is_current_stream_capturing()
+    if capturing:
         raise RuntimeError(
             f"{who}: expected no step count on the CPU while a CUDA graph is captured, got one, "
             "which every replay would repeat; move the counts of the state to the GPU before"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from optcore._leafwise import parted
 from optcore._masking import MaskedNode
 from optcore._rows import OptimizerRow
 from optcore._transform import GradientTransformation
@@ -102,12 +103,29 @@ class ClassState:
                 slot[i] = kept[name] if own else fresh[i]
                 if isinstance(slot[i], tuple):
                     slot[i] = MaskedNode()  # kept as (), which every checkpoint can hold
-            return slot
+            return self._parted(name, slot, params)
 
         fresh = params
         if not self._holds_trees(group, transformation):
             fresh = ParamDict((i, p) for i, p in params.items() if not self.state.get(p))
         return self._map_slots(read, transformation.init(fresh))
+
+    def _parted(self, name: str, slot: ParamDict, params: ParamDict) -> ParamDict:
+        """The slot with copies of counts on a GPU that parameters beside these share.
+
+        A step in place advances such a count for all that have it.
+        """
+        shared = {value for value in slot.values() if _is_count_on_gpu(value)}
+        if not shared:
+            return slot
+        own = {*params.values()}
+        others = [kept.get(name) for p, kept in self.state.items() if p not in own]
+        shared &= {value for value in others if _is_count_on_gpu(value)}
+        copies = {count: parted(type(self).__name__, count) for count in shared}
+        return ParamDict(
+            (i, copies[value] if _is_count_on_gpu(value) and value in copies else value)
+            for i, value in slot.items()
+        )
 
     def _write_state(
         self, group: dict[str, Any], params: ParamDict, state: Any, known: Any = None
@@ -155,3 +173,8 @@ class ClassState:
     def _slot_name(self, path: tuple[str, ...]) -> str:
         keys = self.row.torch_keys if self.row and path else {}
         return keys.get(path[-1] if path else "", ".".join(path))
+
+
+def _is_count_on_gpu(value: Any) -> bool:
+    counts = isinstance(value, torch.Tensor) and value.dtype is torch.int64 and not value.ndim
+    return counts and value.is_cuda

@@ -144,10 +144,8 @@ class FusedStep:
         self._ticks: dict[int, Sequence[Tick | None]] = {}
         for k, own in enumerate(self._inner):
             if "count" in own._fields and own.count != ():  # (): this one need not count
-                made = ticks_of(self._flat(own.count), inplace, inplace)
-                self._ticks[k] = [
-                    None if g is None else tick for g, tick in zip(self._grads, made, strict=True)
-                ]
+                old = self._flat(own.count)
+                self._ticks[k] = ticks_of(self._who, old, self._grads, inplace, inplace)
         every = [tick for ticks in self._ticks.values() for tick in ticks if tick is not None]
         self._distinct = list({id(tick): tick for tick in every}.values())
         self._groups = list(self._grouped())
@@ -217,11 +215,8 @@ class FusedStep:
 
     def add(self) -> Tree:
         """Take the step in place; the new state, in which only counts are new tensors."""
-        calls, self._calls, self._grads = (
-            self._calls,
-            [],
-            [],
-        )  # a kept step keeps no gradients alive
+        calls = self._calls
+        self._calls, self._grads = [], []  # a kept step keeps no gradients alive
         for tick in self._distinct:
             tick.begin()
         for call in calls:

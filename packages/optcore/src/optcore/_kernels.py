@@ -11,8 +11,8 @@ for many leaves what the torch formula of that transformation does for one:
 * ``grads`` and each of ``buffers`` are lists of tensors, one per leaf, all on one device; within a
   list the dtypes are the same. Buffers come in the order of the state's fields without its count,
   and go back so.
-* ``counts``, where the state has one: a list with the same 0-d CPU tensor for every leaf, the
-  number of their updates, this one included. It does not go back.
+* ``counts``, where the state has one: a list with the same 0-d tensor for every leaf, like
+  ``count`` below. It does not go back.
 * ``inplace=True``: nothing is differentiated and the buffers may be overwritten and returned.
   ``inplace=False``: nothing is overwritten and the result is differentiable in every tensor given,
   twice, also under ``torch.func``. Neither overwrites a gradient, and no update shares memory with

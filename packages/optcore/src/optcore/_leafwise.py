@@ -72,8 +72,7 @@ def leafwise(
     ticks = None
     if counts is not None:
         old = flatten_like(who, "state differs from updates", spec, counts)
-        made = ticks_of(old, not under_transform(), overwrite and kernel is not None)
-        ticks = [None if g is None else c for g, c in zip(grads, made, strict=True)]
+        ticks = ticks_of(who, old, grads, not under_transform(), overwrite and kernel is not None)
     trees = {}
     for name, value in hyperparams.items():
         values = None if type(value) is float else per_leaf(who, name, value, deferred.tree)
@@ -241,23 +240,55 @@ def takes_numbers(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def ticks_of(
-    counts: Sequence[torch.Tensor | None], readable: bool = False, overwrite: bool = False
+    who: str,
+    counts: Sequence[torch.Tensor | None],
+    grads: Sequence[Any],
+    readable: bool = False,
+    overwrite: bool = False,
 ) -> list[Tick | None]:
-    """One tick per distinct count, so that leaves that share a count go on sharing it.
+    """One tick per distinct count of leaves with a gradient, so that they go on sharing it.
 
-    With ``overwrite`` those on a GPU stay the same tensors; who takes the step calls ``begin``.
+    With ``overwrite`` a count on a GPU stays the same tensor, unless a leaf without a gradient has
+    it too; who takes the step calls ``begin``.
+
+    Raises:
+        RuntimeError: Such a count while a CUDA graph is captured.
     """
-    distinct: dict[torch.Tensor, Tick] = {}  # hashed by identity; no compiler knows id()
+    resting: set[torch.Tensor] = set()  # hashed by identity; no compiler knows id()
+    if overwrite and any(grad is None for grad in grads):
+        pairs = zip(counts, grads, strict=True)
+        resting = {c for c, grad in pairs if grad is None and c is not None and c.is_cuda}
+    distinct: dict[torch.Tensor, Tick] = {}
     ticks: list[Tick | None] = []
     last = tick = None
-    for count in counts:
+    for count, grad in zip(counts, grads, strict=True):
+        if count is None or grad is None:
+            ticks.append(None)
+            continue
         if count is not last:
             last = count
-            if count is not None and count not in distinct:
-                distinct[count] = Tick(count, readable, overwrite)
-            tick = None if count is None else distinct[count]
+            if count not in distinct:
+                before = parted(who, count) if count in resting else count
+                distinct[count] = Tick(before, readable, overwrite)
+            tick = distinct[count]
         ticks.append(tick)
     return ticks
+
+
+def parted(who: str, count: torch.Tensor) -> torch.Tensor:
+    """A copy of a count on a GPU for leaves that move while others that share it do not.
+
+    Raises:
+        RuntimeError: A CUDA graph is captured, which would copy it at every replay.
+    """
+    with torch.cuda.device(count.device):
+        capturing = torch.cuda.is_current_stream_capturing()
+    if capturing:
+        raise RuntimeError(
+            f"{who}: expected a step count of their own for the parameters that a captured CUDA "
+            "graph moves, got one that others share; take such a step before the capture"
+        )
+    return count.clone()
 
 
 def fit(value: Any, like: torch.Tensor) -> Any:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -355,7 +356,7 @@ class Optimizer(ClassState, torch.optim.Optimizer):
 
 def _entries(group: dict[str, Any], own: Iterable[dict[str, Any]]) -> list[Any]:
     """All that is kept for some parameters of a group."""
-    entries = [entry for kept in own for entry in kept.values()]
+    entries = [*chain.from_iterable(map(dict.values, own))]
     return [*entries, *group[SHARED].values()] if SHARED in group else entries
 
 
