@@ -298,6 +298,22 @@ def test_what_a_check_must_not_refuse():
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
+def test_hidden_leaves_and_gradients_that_become_dense_are_none_of_its_business():
+    hidden = optcore.masked(optcore.adam(**FAST), [True, False])
+    params = [torch.ones(3), torch.ones(2, dtype=torch.complex128)]
+    state = hidden.init(params)
+    hidden.step([torch.ones(3), torch.ones_like(params[1])], state, params, inplace=True)
+    assert torch.equal(params[1], torch.full_like(params[1], 2))
+    dense = optcore.stateless(lambda updates, _: [u.to_dense() for u in updates])
+    tx = optcore.chain(dense, optcore.trace(0.9, **FAST), optcore.clip(1.0), optcore.lion(**FAST))
+    state = tx.init(params[:1])
+    new, _ = tx.step([torch.ones(3).to_sparse()], state, params[:1], inplace=True)
+    assert new[0] is params[0]
+    summed = optcore.multi_steps(optcore.adam(**FAST), 2)
+    state = summed.init(params[:1])
+    summed.step([torch._neg_view(torch.ones(3))], state, params[:1], inplace=True)
+
+
 class Empties(TorchDispatchMode):
     """How many elements ``empty_like`` gave."""
 

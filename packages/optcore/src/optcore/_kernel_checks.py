@@ -8,7 +8,7 @@ write, wherever they stand in it, are shown to the package first, with gradients
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from optcore._fused import Naming
 from optcore._hyperparams import per_leaf
 from optcore._kernels import buffers_of, whole_step
-from optcore._leafwise import check_gradient, check_shapes
+from optcore._leafwise import check_gradient
 from optcore._modes import under_transform
 from optcore._transform import GradientTransformation, ScheduleState
 from optcore._tree import Tree, describe, flatten_like, path_to, tree_flatten, tree_unflatten
@@ -59,22 +59,20 @@ def checked(
     if not written or (params is None and len(written) == 1 and written[0][3]):
         return []  # the one kernel there is comes first, and checks itself
     leaves, spec = tree_flatten(grads)
-    for leaf in leaves:
-        if leaf is not None:
-            check_gradient(naming.who, leaf)
     columns: list[tuple[str | None, list[Any], bool]] = []
-    if params is not None:
-        column = flatten_like(naming.who, "gradients differ from params", spec, params)
-        check_shapes(naming.who, leaves, column, grads)
-        columns.append((None, _distinct(column), False))
     for who, names, trees, first in written:
         for name, tree in zip(names, trees, strict=True):
             column = flatten_like(who, "state differs from updates", spec, tree)
             columns.append((naming.buffers.get(name, name), column, first))
+    if params is not None:
+        column = flatten_like(naming.who, "gradients differ from params", spec, params)
+        seen = [*map(_any_tensor, zip(*(own for _, own, _ in columns), strict=True))]
+        column = [p if found else None for p, found in zip(_distinct(column), seen, strict=True)]
+        columns.insert(0, (None, column, False))
     places = tree_unflatten(spec, range(spec.num_leaves))
     calls = []
     for name, column, first in columns:
-        for members in _alike(leaves, column):
+        for members in _alike(naming.who, leaves, column, first):
             where = _words(naming, places, members, name, params is not None)
             given = [leaves[i] if first else leaves[i].resolve_neg() for i in members]
             own = [column[i] for i in members]
@@ -97,9 +95,10 @@ def _written(
     for k, (inner, own) in enumerate(_held(transformation, state)):
         if not getattr(inner, "holds_kernels", False):
             continue
-        # of a chain the first alone; the labels of a partition are apart
-        given = first and (k == 0 or "transforms" in transformation._static)
-        yield from _written(inner, own, grads, given)
+        # of a chain the first alone, of a partition every one; what accumulates hands on sums
+        given = k == 0 or "transforms" in transformation._static
+        accumulates = hasattr(state, "acc_grads")
+        yield from _written(inner, own, grads, first and given and not accumulates)
     if not transformation.uses_kernel:
         return
     name = transformation._name
@@ -147,15 +146,28 @@ def _check_hyperparams(transformation: GradientTransformation, grads: Tree) -> N
 
 def _distinct(params: Sequence[Any]) -> list[Any]:
     """Each parameter once: a tied one moves by the sum of its updates."""
-    seen: set[int] = set()
-    return [None if p is None or id(p) in seen or seen.add(id(p)) else p for p in params]
+    place: dict[int, int] = {}
+    for i, param in enumerate(params):
+        place.setdefault(id(param), i)
+    return [param if place[id(param)] == i else None for i, param in enumerate(params)]
 
 
-def _alike(grads: Sequence[Any], column: Sequence[Any]) -> list[list[int]]:
-    """Leaves alike in dtype and device, without those that are hidden or have no gradient."""
+def _any_tensor(values: Iterable[Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in values)
+
+
+def _alike(who: str, grads: Sequence[Any], column: Sequence[Any], first: bool) -> list[list[int]]:
+    """Leaves alike in dtype and device, without those that are hidden or have no gradient.
+
+    Nor those of whose gradients another transformation has yet to make what kernels can read.
+    """
     found: dict[Any, list[int]] = {}
     for i, (grad, own) in enumerate(zip(grads, column, strict=True)):
-        if grad is not None and isinstance(own, torch.Tensor):
+        if grad is None or not isinstance(own, torch.Tensor):
+            continue
+        if first or not isinstance(grad, torch.Tensor):
+            check_gradient(who, grad)
+        if grad.layout is torch.strided and grad.dtype.is_floating_point:
             found.setdefault((grad.device, grad.dtype, own.dtype), []).append(i)
     return list(found.values())
 
