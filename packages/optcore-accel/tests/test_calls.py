@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import optcore
 from treeops import tree_leaves
@@ -81,7 +82,9 @@ def test_a_bad_buffer_of_a_second_transformation():
     momentum = momentum._replace(trace=[momentum.trace[0], torch._neg_view(torch.ones(3))])
     state = (rms, momentum, *rest)
     run = lambda: tx.update(params, state, params, inplace=True)  # noqa: E731
-    message = "trace: expected tensors that hold their values, got a lazily negated view, at [1], "
+    message = (
+        "rmsprop: expected tensors that hold their values, got a lazily negated view, at [1], "
+    )
     refused(run, message + "trace;", params, momentum, rms, error=TypeError)
 
 
@@ -144,6 +147,193 @@ def test_nothing_lives_on_after_a_call():
         gc.enable()
     gc.collect()  # errors hold frames
     assert [ref() for ref in gone] == [None] * 4
+
+
+# ---- steps that are no single call ---------------------------------------------------------------
+
+
+def two_groups(rate):
+    """A group that could move, and one whose learning rate is given by parameter."""
+    params = [torch.ones(n, requires_grad=True) for n in (3, 3, 4)]
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": rate}]
+    optimizer = optcore.Adam(groups, lr=0.1, use_accelerated_op=True)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    return params, optimizer
+
+
+def negated(params):
+    params[2].grad = torch._neg_view(torch.ones(4))
+
+
+def shared_inside(params):
+    memory = torch.ones(6)
+    params[1].data, params[2].data = memory[:3], memory[2:]
+
+
+def shared_across(params):
+    memory = torch.ones(6)
+    params[0].data, params[2].data = memory[:3], memory[2:]
+
+
+def overlapping_itself(params):
+    params[2].data = torch.ones(1).expand(4)
+
+
+def its_own_gradient(params):
+    params[2].grad = params[2].data
+
+
+def gradient_of_another(params):
+    params[1].grad = params[0].data
+
+
+SPOILS = {
+    negated: (TypeError, "lazily negated view, at parameter 1 of group 1, grad"),
+    shared_inside: (ValueError, "got parameter 0 of group 1 over parameter 1 of group 1;"),
+    shared_across: (ValueError, "got parameter 0 of group 0 over parameter 1 of group 1;"),
+    overlapping_itself: (ValueError, "overlaps itself, f64[4], at parameter 1 of group 1;"),
+    its_own_gradient: (ValueError, "parameter 1 of group 1, grad"),
+    gradient_of_another: (ValueError, "parameter 0 of group 1, grad"),
+}
+
+
+@pytest.mark.parametrize("warm", [0, 2])
+@pytest.mark.parametrize("spoil", SPOILS, ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("rate", [0.2, {0: 0.1, 1: 0.2}], ids=["one rate", "a rate each"])
+def test_a_class_is_checked_before_its_first_group_moves(spoil, warm, rate):
+    params, optimizer = two_groups(rate)
+    for _ in range(warm):
+        optimizer.step()
+    spoil(params)
+    error, message = SPOILS[spoil]
+    held = len(optimizer.state)
+    refused(optimizer.step, "Adam: ", params, [*optimizer.state.values()], error=error)
+    refused(optimizer.step, message, params, [*optimizer.state.values()], error=error)
+    assert len(optimizer.state) == held
+
+
+@pytest.mark.parametrize("way", ["update", "step"])
+def test_a_partition_is_checked_before_its_first_label_moves(way):
+    params, grads = {"x": torch.ones(3), "y": torch.ones(3)}, {"x": torch.ones(3)}
+    grads["y"] = torch._neg_view(torch.ones(3))
+    adam = optcore.adam(use_accelerated_op=True)
+    tx = optcore.partition({"a": adam, "b": adam}, {"x": "a", "y": "b"})
+    state, take = tx.init(params), getattr(tx, way)
+    run = lambda: take(grads, state, params, inplace=True)  # noqa: E731
+    refused(run, "lazily negated view, at ", params, state, error=TypeError)
+    refused(run, "['y'], grad; call", params, state, error=TypeError)
+
+
+FAST = {"use_accelerated_op": True}
+# what stands behind `trace`, and the state of its `scale_by_adam`
+BEHIND = {
+    "at once": (lambda adam: [adam], lambda s: s[1]),
+    "behind a formula": (lambda adam: [optcore.scale(2.0), adam], lambda s: s[2]),
+    "behind a norm": (lambda adam: [optcore.clip_by_global_norm(1.0), adam], lambda s: s[2]),
+    "in a chain": (lambda adam: [optcore.chain(optcore.clip(1.0), adam)], lambda s: s[1][1]),
+    "masked": (lambda adam: [optcore.masked(adam, [False, True])], lambda s: s[1].inner_state),
+    "accumulated": (lambda adam: [optcore.multi_steps(adam, 1)], lambda s: s[1].inner_opt_state),
+    "if finite": (lambda adam: [optcore.apply_if_finite(adam, 3)], lambda s: s[1].inner_state),
+}
+
+
+@pytest.mark.parametrize("way", ["update", "step"])
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_chain_is_checked_before_its_first_link_moves(name, way):
+    following, find = BEHIND[name]
+    members = following(optcore.scale_by_adam(**FAST))
+    tx = optcore.chain(optcore.trace(0.9, **FAST), *members)
+    params, grads = [torch.ones(3), torch.ones(4)], [torch.ones(3), torch.ones(4)]
+    state, take = tx.init(params), getattr(tx, way)
+    own = find(state)
+    own.nu[1].set_(own.mu[1])
+    run = lambda: take(grads, state, params, inplace=True)  # noqa: E731
+    refused(run, "[1], mu over ", params, state)
+    own.nu[1].set_(torch.zeros(5))
+    refused(run, "expected a tensor like f64[4], got f64[5]", params, state)
+
+
+def test_a_formula_before_a_kernel_has_not_moved():
+    tx = optcore.chain(optcore.trace(0.9), optcore.clip(1.0), optcore.scale_by_adam(**FAST))
+    params = [torch.ones(3)]
+    state = tx.init(params)
+    state[2].nu[0].set_(state[2].mu[0])
+    run = lambda: tx.update(params, state, inplace=True)  # noqa: E731
+    refused(run, "chain: expected tensors that do not share memory, got [0], mu", params, state)
+
+
+def test_a_named_chain_and_injected_hyperparameters():
+    adam = optcore.inject_hyperparams(optcore.adam)(lr=0.1, **FAST)
+    tx = optcore.named_chain(("momentum", optcore.trace(0.9, **FAST)), ("adam", adam))
+    params = [torch.ones(3)]
+    state = tx.init(params)
+    own = state["adam"].inner_state[0]
+    own.nu[0].set_(own.mu[0])
+    run = lambda: tx.update(params, state, params, inplace=True)  # noqa: E731
+    refused(run, "[0], mu over ", params, list(state.values()))
+
+
+def test_a_value_per_element_of_a_later_kernel():
+    adam = optcore.scale_by_adam(torch.full((3,), 0.9), **FAST)
+    tx = optcore.chain(optcore.trace(0.9, **FAST), optcore.clip(1.0), adam)
+    params = [torch.ones(3)]
+    state = tx.init(params)
+    run = lambda: tx.update(params, state, inplace=True)  # noqa: E731
+    message = "scale_by_adam(use_accelerated_op=True): expected b1 as a number"
+    refused(run, message, params, state, error=NotImplementedError)
+
+
+def test_what_a_check_must_not_refuse():
+    """Negated gradients that a formula reads first, tied parameters, hidden and missing leaves."""
+    w = torch.ones(3)
+    params = [w, w, torch.ones(2)]
+    grads = [torch._neg_view(torch.ones(3)), torch.ones(3), None]
+    found = []
+    for fast in (True, False):
+        adam = optcore.scale_by_adam(use_accelerated_op=fast)
+        inner = optcore.masked(adam, [True, False, True])
+        tx = optcore.chain(optcore.clip(0.5), inner, optcore.scale(-0.1))
+        own = [w.clone()] * 2 + [torch.ones(2)]
+        found.append(tx.step(grads, tx.init(params), own, inplace=True)[0])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_hidden_leaves_and_gradients_that_become_dense_are_none_of_its_business():
+    hidden = optcore.masked(optcore.adam(**FAST), [True, False])
+    params = [torch.ones(3), torch.ones(2, dtype=torch.complex128)]
+    state = hidden.init(params)
+    hidden.step([torch.ones(3), torch.ones_like(params[1])], state, params, inplace=True)
+    assert torch.equal(params[1], torch.full_like(params[1], 2))
+    dense = optcore.stateless(lambda updates, _: [u.to_dense() for u in updates])
+    tx = optcore.chain(dense, optcore.trace(0.9, **FAST), optcore.clip(1.0), optcore.lion(**FAST))
+    state = tx.init(params[:1])
+    new, _ = tx.step([torch.ones(3).to_sparse()], state, params[:1], inplace=True)
+    assert new[0] is params[0]
+    summed = optcore.multi_steps(optcore.adam(**FAST), 2)
+    state = summed.init(params[:1])
+    summed.step([torch._neg_view(torch.ones(3))], state, params[:1], inplace=True)
+
+
+class Empties(TorchDispatchMode):
+    """How many elements ``empty_like`` gave."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        named = function is torch.ops.aten.empty_like.default
+        self.elements += result.numel() if named else 0
+        return result
+
+
+def test_checks_take_no_memory():
+    tx = optcore.chain(optcore.clip(1.0), optcore.scale_by_adam(**FAST))
+    params = [torch.ones(1000)]
+    state = tx.init(params)
+    with Empties() as seen:
+        tx.update(params, state, inplace=True)
+    assert seen.elements == 1000  # the updates
 
 
 # ---- memory in common ---------------------------------------------------------------------------

@@ -79,6 +79,51 @@ def test_an_update_alone_is_a_multiplication():
     assert tx.init(params) == plain.init(params)  # a state of one goes on with the other
 
 
+EACH = [{0: 0.1}, torch.full((3,), 0.1)]
+
+
+@pytest.mark.parametrize("value", EACH, ids=["per parameter", "per element"])
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_a_class_refuses_values_of_several(name, value):
+    w = torch.ones(3, requires_grad=True)
+    optimizer = optcore.SGD([w], **{"lr": 0.1, name: value}, use_accelerated_op=True)
+    w.grad = torch.ones(3)
+    message = rf"^SGD\(use_accelerated_op=True\): expected {name} as one number or 0-d tensor"
+    with pytest.raises(NotImplementedError, match=message):
+        optimizer.step()
+    assert torch.equal(w, torch.ones(3))
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("lr", [[0.1], torch.full((3,), 0.1), lambda count: torch.full((3,), 0.1)])
+def test_a_function_refuses_values_of_several(lr, inplace):
+    tx = optcore.sgd(lr, use_accelerated_op=True)
+    params = [torch.ones(3)]
+    state = tx.init(params)
+    message = r"^sgd\(use_accelerated_op=True\): expected lr as one number"
+    with pytest.raises(NotImplementedError, match=message):
+        tx.step(params, state, params, inplace=inplace)
+    assert torch.equal(params[0], torch.ones(3))
+
+
+HELD = {
+    "in a chain": lambda tx: optcore.chain(optcore.clip(0.5), tx),
+    "masked": lambda tx: optcore.masked(tx, True),
+    "accumulated": lambda tx: optcore.multi_steps(tx, 1),
+    "if finite": lambda tx: optcore.apply_if_finite(tx, 3),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_inside_other_transformations_it_is_a_multiplication(name):
+    found = []
+    for fast in (True, False):
+        tx = HELD[name](optcore.sgd(0.1, use_accelerated_op=fast))
+        params = [torch.arange(3.0), torch.ones(2)]
+        found.append(tx.step(list(params), tx.init(params), params, inplace=True)[0])
+    assert all(map(torch.equal, *found))
+
+
 class Net(nn.Module):
     def __init__(self, device):
         super().__init__()

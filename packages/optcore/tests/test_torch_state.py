@@ -439,3 +439,20 @@ def test_lbfgs_goes_on_from_a_checkpoint():
     run(of, theirs)
     run(copied, ours)
     torch.testing.assert_close(copied, of, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("reloads", [0, 1])
+def test_adagrad_counts_before_a_decay_is_set(reloads):
+    theirs_params, ours_params = params(), params()
+    theirs = torch.optim.Adagrad(theirs_params, lr=0.1)
+    ours = optcore.Adagrad(ours_params, lr=0.1)
+    train(theirs_params, theirs, 10)
+    train(ours_params, ours, 10)
+    saved = ours.state_dict()
+    assert saved["state"][0]["step"] == theirs.state_dict()["state"][0]["step"] == 10
+    for _ in range(reloads):
+        ours.load_state_dict(copy.deepcopy(saved))
+    for optimizer, own in ((theirs, theirs_params), (ours, ours_params)):
+        optimizer.param_groups[0]["lr_decay"] = 0.5
+        train(own, optimizer, 5)
+    assert_same(ours_params, theirs_params)

@@ -17,6 +17,7 @@ from optcore._leafwise import (
     full_like,
     leafwise,
     scaled,
+    takes_numbers,
 )
 from optcore._rmsprop import divided_by_root
 from optcore._rows import OptimizerRow
@@ -29,7 +30,9 @@ from optcore._weight_decay import add_decayed_weights
 class ScaleByRssState(NamedTuple):
     """Sum kept by :func:`scale_by_rss`; both are trees like the parameters."""
 
-    count: Tree  # i64[]: updates that this leaf had; () without lr_decay, which alone needs it
+    count: (
+        Tree  # i64[]: updates that this leaf had; kept without lr_decay too, which may be set later
+    )
     sum_of_squares: Tree  # of all gradients
 
 
@@ -57,7 +60,7 @@ def scale_by_rss(
             :func:`kernels_status`.
 
     State:
-        ``sum_of_squares``: like ``params``. ``count``: only with ``lr_decay``.
+        ``sum_of_squares``: like ``params``. ``count``: updates that a leaf had.
 
     Differentiable:
         In everything, twice; at :math:`s_t = 0` the derivative in :math:`g_t` is the limit.
@@ -164,11 +167,9 @@ ROWS = (
 )
 
 
-def _rss_init(
-    params: Tree, *, initial_accumulator_value: float, lr_decay: Any, **_: Any
-) -> ScaleByRssState:
+def _rss_init(params: Tree, *, initial_accumulator_value: float, **_: Any) -> ScaleByRssState:
     return ScaleByRssState(
-        count=() if is_zero(lr_decay) else counts_like(params),
+        count=counts_like(params),
         sum_of_squares=full_like("scale_by_rss", params, initial_accumulator_value),
     )
 
@@ -186,39 +187,31 @@ def _rss_update(
     initial_accumulator_value: float,
     use_accelerated_op: bool,
 ) -> tuple[Tree, ScaleByRssState]:
-    def plain(g: torch.Tensor, total: torch.Tensor, *, eps: Any, eps_root: Any) -> Any:
-        new = g if g.dtype == total.dtype else g.to(total.dtype)
-        total = total.addcmul_(new, new, value=1) if inplace else total + new * new
-        return divided_by_root(new, total, eps, eps_root, inplace), total
-
-    def decayed(
+    def rule(
         g: torch.Tensor, total: torch.Tensor, *, tick: Tick, eps: Any, eps_root: Any, lr_decay: Any
     ) -> Any:
-        update, total = plain(g, total, eps=eps, eps_root=eps_root)
-        return scaled(update, tick.derive(_inverse_decay, lr_decay)), total
+        new = g if g.dtype == total.dtype else g.to(total.dtype)
+        total = total.addcmul_(new, new, value=1) if inplace else total + new * new
+        update = divided_by_root(new, total, eps, eps_root, inplace)
+        if not is_zero(lr_decay):
+            update = scaled(update, tick.derive(_inverse_decay, lr_decay))
+        return update, total
 
-    options = {
-        "kernel": kernel_for("scale_by_rss", use_accelerated_op),
-        "eps": eps,
-        "eps_root": eps_root,
-    }
-    if isinstance(state.count, tuple) and not state.count:
-        updates, total = leafwise(
-            "scale_by_rss", plain, updates, state.sum_of_squares, inplace=inplace, **options
-        )
-        return updates, ScaleByRssState((), total)
     updates, total, count = leafwise(
         "scale_by_rss",
-        decayed,
+        rule,
         updates,
         state.sum_of_squares,
         counts=state.count,
         inplace=inplace,
+        kernel=kernel_for("scale_by_rss", use_accelerated_op),
+        eps=eps,
+        eps_root=eps_root,
         lr_decay=lr_decay,
-        **options,
     )
     return updates, ScaleByRssState(count, total)
 
 
-def _inverse_decay(count: torch.Tensor, lr_decay: Any) -> torch.Tensor:
+@takes_numbers
+def _inverse_decay(count: Any, lr_decay: Any) -> Any:
     return 1 / (1 + (count - 1) * lr_decay)

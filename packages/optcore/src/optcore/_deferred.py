@@ -95,9 +95,9 @@ class Deferred:
         self.rules: list[Rule | KernelRule] = []
 
     def note(self, rule: KernelRule) -> None:
-        """Have a kernel run after what was noted so far; it is checked now."""
-        earlier = [call for r in self.rules if isinstance(r, KernelRule) for call in r.calls]
-        rule.check(self.grads, not self.rules, earlier)
+        """Have a kernel run after what was noted so far; the first one is checked now."""
+        if not self.rules:  # the gradients of the others are not known yet
+            rule.check(self.grads)
         self.rules.append(rule)
 
     def settled(self) -> Tree:

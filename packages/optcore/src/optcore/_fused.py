@@ -16,7 +16,7 @@ import torch
 
 from optcore._apply import apply_updates
 from optcore._hyperparams import at_count, is_number
-from optcore._kernels import whole_step
+from optcore._kernels import check_one_value, whole_step
 from optcore._leafwise import Tick, check_gradient, check_shapes, ticks_of
 from optcore._transform import GradientTransformation, ScheduleState
 from optcore._tree import Tree, flatten_like, path_to, tree_flatten, tree_unflatten
@@ -35,6 +35,10 @@ def take_step(
     fused = FusedStep.of(naming, transformation, grads, state, params, inplace)
     if fused is not None:
         return fused.taken()
+    if inplace and transformation.holds_kernels:
+        from optcore._kernel_checks import checked  # which builds on this module
+
+        check_apart(checked(naming, transformation, grads, state, params))
     updates, state = transformation.apply(grads, state, params, inplace, extra)
     return apply_updates(params, updates, inplace=inplace), state
 
@@ -103,7 +107,7 @@ class FusedStep:
         chain = _accelerated_chain(transformation)
         if chain is None or not isinstance(state, tuple) or len(state) != len(chain):
             return None
-        links = _links(chain, state)
+        links = _links(naming.who, chain, state)
         take = None if links is None else whole_step(links)
         if take is None:
             return None
@@ -250,7 +254,7 @@ class FusedStep:
         chain = _accelerated_chain(transformation)
         if chain is None or len(chain) != len(self._states):
             return None
-        links = _links(chain, self._states)
+        links = _links(self._who, chain, self._states)
         if links is None or [name for name, _ in links] != [name for name, _ in self._links]:
             return None
         return self._with(links)
@@ -311,15 +315,21 @@ class FusedStep:
 
 
 def _links(
-    chain: Sequence[GradientTransformation], states: Sequence[Any]
+    who: str, chain: Sequence[GradientTransformation], states: Sequence[Any]
 ) -> list[tuple[str, Mapping[str, Any]]] | None:
-    """Names and hyperparameters now; None if one has a value per leaf or element."""
+    """Names and hyperparameters now; None if one has a value per leaf or element.
+
+    Raises:
+        NotImplementedError: One has, and the chain has no kernel but that of a whole step.
+    """
     links = []
     for link, own in zip(chain, states, strict=True):
         now: Mapping[str, Any] = link._hyperparams
         if link._scheduled:
             now = {name: at_count(value, own.count) for name, value in now.items()}
         if not all(is_number(value) or _is_scalar(value) for value in now.values()):
+            if chain[-1].uses_kernel and not torch.compiler.is_compiling():
+                check_one_value(who, **now)  # plain descent: no other kernel would run
             return None
         flags = {"nesterov": link._static["nesterov"]} if "nesterov" in link._static else {}
         links.append((link._name, {**now, **flags}))

@@ -36,25 +36,11 @@ class KernelRule:
         self._kernel, self._columns, self._ticks = kernel, columns, ticks
         self._hyperparams, self._trees, self._tree = hyperparams, trees, tree
         self._ready: list[tuple[list[int], Any]] | None = None
-        self.calls: list[Any] = []  # checked
 
-    def check(self, grads: Sequence[torch.Tensor | None], first: bool, earlier: list[Any]) -> None:
-        """Refuse what could not be done in place, before any kernel of the chain runs.
-
-        Args:
-            grads: Those of the chain.
-            first: Whether this kernel gets them as they are; else what formulas make of them.
-            earlier: The calls that the chain makes before.
-        """
-        if self._kernel.prepared is None:
-            return
-        if not first:  # what it will get is not known yet, but is memory of its own, and like this
-            grads = [None if grad is None else torch.empty_like(grad) for grad in grads]
-        made = list(self._prepared(grads))
-        self.calls = [call for _, call in made]
-        self._ready = made if first else None
-        if self.calls:
-            self.calls[0].check_apart([*self.calls, *earlier])
+    def check(self, grads: Sequence[torch.Tensor | None]) -> None:
+        """Refuse what could not be done in place with these gradients; the calls are kept."""
+        if self._kernel.prepared is not None:
+            self._ready = self._apart(grads)
 
     def overwrite(self, grads: Sequence[torch.Tensor | None]) -> list[Any]:
         """The updates; the buffers move."""
@@ -67,11 +53,9 @@ class KernelRule:
                     if new is not old:
                         old.copy_(new)
             return updates
-        ready, self._ready, self.calls = self._ready, None, []
+        ready, self._ready = self._ready, None
         if ready is None:
-            ready = list(self._prepared(grads))
-            if ready:
-                ready[0][1].check_apart([call for _, call in ready])
+            ready = self._apart(grads)
         updates = [None] * len(grads)
         for members, call in ready:
             for i, update in zip(members, call(), strict=True):
@@ -89,6 +73,13 @@ class KernelRule:
                 for i, value in zip(members, values, strict=True):
                     output[i] = value
         return outputs
+
+    def _apart(self, grads: Sequence[torch.Tensor | None]) -> list[tuple[list[int], Any]]:
+        """The calls, checked one by one and against each other."""
+        made = list(self._prepared(grads))
+        for _, call in made[:1]:
+            call.check_apart([call for _, call in made])
+        return made
 
     def _prepared(self, grads: Sequence[torch.Tensor | None]) -> Iterator[tuple[list[int], Any]]:
         prepared: Any = self._kernel.prepared

@@ -21,11 +21,10 @@ for many leaves what the torch formula of that transformation does for one:
   broadcast to every leaf; flags (``nesterov``) are bools.
 * The ops: ``scale_by_adam`` and ``scale_by_amsgrad`` (``b1, b2, eps, eps_root``, counts),
   ``trace`` (``decay, nesterov``; with dampening also ``dampening`` and counts), ``scale_by_rms``
-  and ``scale_by_stddev`` (``decay, eps, eps_root``), ``scale_by_rss`` (``eps, eps_root``; with a
-  decay of the rate also ``lr_decay`` and counts), ``scale_by_lion`` (``b1, b2``).
+  and ``scale_by_stddev`` (``decay, eps, eps_root``), ``scale_by_rss`` (``eps, eps_root,
+  lr_decay``, counts), ``scale_by_lion`` (``b1, b2``).
 * What a kernel cannot do it refuses with an error that says why; it never computes something else.
-* ``prepared``, which a kernel may have: the call in place with all its checks done, so that the
-  calls of a step are checked before the first of them is taken.
+* ``prepared``, which a kernel may have: the call in place with all its checks done.
 
 A ``call`` in place is taken once or, where nothing but values changed, again:
 
@@ -50,6 +49,10 @@ Under the name ``step`` the mapping may hold whole steps, with which classes, ``
   in place reads it when it is taken. It is on the CPU unless its owner moved it, as has to be where
   a CUDA graph is captured: then nothing may wait for it.
 * ``take`` is differentiable and overwrites nothing; ``prepared`` overwrites parameters and buffers.
+
+Where a step is no single call, every buffer that its kernels will write is shown to
+``step([("scale_by_learning_rate", {"lr": 0.0})]).prepared(buffer, grads, [], None, ...)`` before
+anything changes. Such a call is never taken: it only refuses, and takes part in ``check_apart``.
 
 While ``torch.compile`` traces, the torch formula runs: that is what the compiler fuses.
 """
@@ -125,6 +128,20 @@ def check_kernels(who: str, use_accelerated_op: bool, *ops: str) -> None:
         _kernel(who, op)
 
 
+def check_one_value(who: str, **hyperparams: Any) -> None:
+    """Refuse, for a kernel, hyperparameters with a value per leaf or element.
+
+    Raises:
+        NotImplementedError: One has.
+    """
+    for name, value in hyperparams.items():
+        if isinstance(value, (dict, list, tuple)) or getattr(value, "ndim", 0):
+            raise NotImplementedError(
+                f"{who}(use_accelerated_op=True): expected {name} as one number or 0-d tensor for "
+                f"all parameters, got {describe(value)}; leave use_accelerated_op out"
+            )
+
+
 def kernel_for(op: str, use_accelerated_op: bool, **flags: bool) -> Kernel | None:
     """The kernel of a transformation that was told to use one; None while compiling."""
     if not use_accelerated_op or torch.compiler.is_compiling():
@@ -134,6 +151,11 @@ def kernel_for(op: str, use_accelerated_op: bool, **flags: bool) -> Kernel | Non
     if prepared is not None:
         prepared = partial(prepared, **flags)
     return Kernel(partial(run, **flags), prepared, _BUFFERS[op])
+
+
+def buffers_of(op: str) -> tuple[str, ...]:
+    """What the kernel of a transformation writes, by the names of its state."""
+    return _BUFFERS.get(op, ())
 
 
 def whole_step(links: Sequence[tuple[str, Mapping[str, Any]]]) -> Any | None:

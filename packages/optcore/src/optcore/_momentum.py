@@ -123,7 +123,9 @@ def sgd(
         maximize: Ascend instead of descend.
         use_accelerated_op: Run the kernel that an installed package offers; see
             :func:`kernels_status`. Without momentum it is one of whole steps: ``update`` alone is a
-            multiplication, and stays torch's.
+            multiplication and stays torch's, and so is ``step`` where another transformation
+            holds this one (``chain(clip, sgd)``, ``masked``, ``multi_steps``,
+            ``inject_hyperparams``) or a parameter stands at two leaves.
 
     State:
         That of :func:`trace` inside the tuple of a :func:`chain`, if there is momentum.
@@ -133,6 +135,8 @@ def sgd(
 
     Raises:
         ImportError: ``use_accelerated_op=True`` and no kernels are installed.
+        NotImplementedError: In ``step`` and the class, ``use_accelerated_op=True`` without
+            momentum where ``lr`` or ``weight_decay`` has a value per parameter or element.
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
         ValueError: A hyperparameter outside its range, or Nesterov without momentum.
 

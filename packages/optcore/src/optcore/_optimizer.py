@@ -16,6 +16,7 @@ from optcore._fused import FusedStep, Naming, Ready, check_apart
 from optcore._hyperparams import check_range
 from optcore._inject import assigned, injected
 from optcore._kept import Kept, kinds
+from optcore._kernel_checks import checked
 from optcore._leafwise import check_gradient
 from optcore._masking import spread
 from optcore._param_group import guarded
@@ -204,9 +205,12 @@ class Optimizer(ClassState, torch.optim.Optimizer):
             What ``closure`` returned, or None.
 
         Raises:
-            TypeError: A gradient is sparse or complex; nothing has changed then.
-            ValueError: A hyperparameter was set out of its range, or a loaded state lacks a
-                buffer; nothing has changed then.
+            TypeError: A gradient is sparse or complex, or no tensor for kernels where they are
+                asked for; nothing has changed then.
+            ValueError: A hyperparameter was set out of its range, a loaded state lacks a buffer,
+                or tensors that kernels write share memory; nothing has changed then. What the
+                transformation finds in the numbers themselves comes after the groups before have
+                moved.
         """
         self._check_ready()
         loss = None
@@ -273,6 +277,10 @@ class Optimizer(ClassState, torch.optim.Optimizer):
         naming = self._naming(index, [*params])
         fused = FusedStep.of(naming, transformation, tree, state, params, True)
 
+        calls = (
+            checked(naming, transformation, tree, state, params) if fused is None else fused.calls
+        )
+
         def step() -> None:
             run: Run | FusedStep | None = None
             if fused is not None:
@@ -302,7 +310,7 @@ class Optimizer(ClassState, torch.optim.Optimizer):
                     run=run,
                 )
 
-        return Ready(step, () if fused is None else fused.calls)
+        return Ready(step, calls)
 
     def _naming(self, index: int, keys: list[int]) -> Naming:
         """What errors of kernels call the parameters of a group, and their buffers."""

@@ -83,8 +83,10 @@ class GradientTransformation:
         "_scheduled",
         "_static",
         "_update",
+        "holds_kernels",
         "needs_params",
         "takes_deferred",
+        "uses_kernel",
     )
 
     def __init__(
@@ -102,6 +104,7 @@ class GradientTransformation:
                 raise TypeError(
                     f"GradientTransformation: expected a callable {what}, got {describe(function)}"
                 )
+        uses_kernel = _uses_kernel(static or {})
         fields = {
             "_init": init,
             "_update": update,
@@ -113,6 +116,8 @@ class GradientTransformation:
             "_extra": _takes_extra(update),
             "takes_deferred": getattr(update, "takes_deferred", False),
             "needs_params": needs_params,
+            "uses_kernel": uses_kernel,
+            "holds_kernels": uses_kernel or _holds_kernels(static or {}),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -178,7 +183,8 @@ class GradientTransformation:
                 state was made for, or ``params`` are needed and missing; the state is as before.
                 In place, what a link of a chain finds in the numbers themselves (as
                 ``clip_grad_norm(error_if_nonfinite=True)``) comes after the links before it have
-                moved: put such a link first.
+                moved: put such a link first. So does what a formula finds in a state that another
+                transformation's ``init`` made; the states of kernels are all looked at first.
 
         Warns:
             UserWarning: ``inplace=False`` asks for a differentiable step but the gradients carry
@@ -202,6 +208,11 @@ class GradientTransformation:
                 updates, state = self.apply(updates, state, params, False, extra)
                 return mark_no_graph(updates, given), state
         with torch.no_grad() if inplace else nullcontext():
+            if inplace and self.holds_kernels:
+                from optcore._fused import Naming, check_apart  # these build on this module
+                from optcore._kernel_checks import checked
+
+                check_apart(checked(Naming(self._name), self, updates, state))
             return self.apply(updates, state, params, inplace, extra)
 
     def apply(
@@ -254,8 +265,12 @@ class GradientTransformation:
             The new parameters and the new state.
 
         Raises:
+            NotImplementedError: A kernel that cannot take such hyperparameters; nothing has
+                changed then, unless a schedule gave them.
             TypeError: A gradient that no formula takes; nothing has changed then.
-            ValueError: Trees or shapes that differ; nothing has changed then.
+            ValueError: Trees or shapes that differ; nothing has changed then. As in :meth:`update`
+                what a link finds in the numbers themselves, or in a state that another
+                transformation's ``init`` made, comes after the links before it have moved.
 
         Example:
             >>> import optcore
@@ -356,6 +371,29 @@ class GradientTransformation:
     def __repr__(self) -> str:
         fields = {**self._hyperparams, **self._static}
         return f"{self._name}({', '.join(f'{k}={show(v)}' for k, v in fields.items())})"
+
+
+def _uses_kernel(static: Mapping[str, Any]) -> bool:
+    """Whether a transformation was told to use a kernel itself."""
+    own = static.get("use_accelerated_op")
+    return bool(own or getattr(static.get("rule"), "use_accelerated_op", False))
+
+
+def _holds_kernels(static: Mapping[str, Any]) -> bool:
+    """Whether one that it holds was."""
+    held: list[Any] = [*static.values()]
+    while held:
+        value = held.pop()
+        if isinstance(value, GradientTransformation):
+            if value.holds_kernels:
+                return True
+        elif isinstance(value, (tuple, list)):
+            held += value
+        elif isinstance(value, dict):
+            if value.get("use_accelerated_op") is True:  # for a factory of transformations
+                return True
+            held += value.values()
+    return False
 
 
 def _rebuild(*arguments: Any) -> GradientTransformation:
