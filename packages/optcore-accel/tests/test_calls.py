@@ -315,6 +315,22 @@ def test_hidden_leaves_and_gradients_that_become_dense_are_none_of_its_business(
     summed.step([torch._neg_view(torch.ones(3))], state, params[:1], inplace=True)
 
 
+ONE_VECTOR = {
+    "masked": lambda adam: optcore.masked(adam, True),
+    "if finite": lambda adam: optcore.apply_if_finite(adam, 3),
+    "injected": lambda _: optcore.inject_hyperparams(optcore.adam)(lr=0.1, **FAST),
+}
+
+
+@pytest.mark.parametrize("name", ONE_VECTOR)
+def test_states_of_other_trees_are_left_to_those_who_know_them(name):
+    tx = optcore.flatten(ONE_VECTOR[name](optcore.adam(0.1, **FAST)))
+    params = [torch.ones(3), torch.ones(2)]
+    new, _ = tx.step([torch.ones(3), torch.ones(2)], tx.init(params), params, inplace=True)
+    expected = [torch.full_like(p, 0.9) for p in params]
+    torch.testing.assert_close(new, expected, rtol=1e-6, atol=1e-6)
+
+
 class Empties(TorchDispatchMode):
     """How many elements ``empty_like`` gave."""
 

@@ -13,17 +13,31 @@ from typing import Any
 
 import torch
 
+from optcore._accumulation import MultiStepsState
+from optcore._control import (
+    ApplyIfFiniteState,
+    ConditionallyMaskState,
+    ConditionallyTransformState,
+)
 from optcore._fused import Naming
 from optcore._hyperparams import per_leaf
+from optcore._inject import InjectHyperparamsState
 from optcore._kernels import buffers_of, whole_step
 from optcore._leafwise import check_gradient
+from optcore._masking import MaskedState
 from optcore._modes import under_transform
 from optcore._transform import GradientTransformation, ScheduleState
 from optcore._tree import Tree, describe, flatten_like, path_to, tree_flatten, tree_unflatten
 
 _RATE = "scale_by_learning_rate"
-# where combinators whose inner transformation sees trees like their own keep its state
-_INNER = ("inner_state", "inner_opt_state")
+# of combinators whose inner transformation sees trees like their own
+_SAME_TREES = (
+    MaskedState,
+    ApplyIfFiniteState,
+    ConditionallyTransformState,
+    ConditionallyMaskState,
+    MultiStepsState,
+)
 
 
 def checked(
@@ -97,7 +111,7 @@ def _written(
             continue
         # of a chain the first alone, of a partition every one; what accumulates hands on sums
         given = k == 0 or "transforms" in transformation._static
-        accumulates = hasattr(state, "acc_grads")
+        accumulates = isinstance(state, MultiStepsState)
         yield from _written(inner, own, grads, first and given and not accumulates)
     if not transformation.uses_kernel:
         return
@@ -122,13 +136,13 @@ def _held(
                 yield inner, inner_states[label].inner_state
     elif isinstance(held.get("members"), tuple) and isinstance(state, dict):
         yield from ((inner, state[name]) for name, inner in held["members"] if name in state)
-    elif held.get("fixed") and hasattr(state, "hyperparams"):
+    elif "inner_factory" in held and isinstance(state, InjectHyperparamsState):
         if {*state.hyperparams} == {*held["numbers"], *held["schedules"]}:
             yield held["inner_factory"](**held["fixed"], **state.hyperparams), state.inner_state
-    elif isinstance(held.get("inner"), GradientTransformation):
-        for field in _INNER:
-            if hasattr(state, field):
-                yield held["inner"], getattr(state, field)
+    elif isinstance(state, _SAME_TREES):
+        own = state.inner_opt_state if isinstance(state, MultiStepsState) else state.inner_state
+        if isinstance(held.get("inner"), GradientTransformation):  # else the state is another's
+            yield held["inner"], own
 
 
 def _check_hyperparams(transformation: GradientTransformation, grads: Tree) -> None:
