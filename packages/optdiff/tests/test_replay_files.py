@@ -22,12 +22,18 @@ def step(carry, i, phi):
     return w - 0.1 * v, v
 
 
-def loop(**options):
+def start_and_last(body=None, **options):
     torch.manual_seed(0)
     w, phi = torch.linspace(1, 2, 3), torch.tensor(0.7)
     w.requires_grad_(), phi.requires_grad_()
-    last, _ = optdiff.replay(step, (w, torch.zeros(3)), STEPS, phi, offload="disk", **options)
-    return [w, phi], last.pow(3).sum()
+    init = w, torch.zeros(3)
+    last, _ = optdiff.replay(body or step, init, STEPS, phi, offload="disk", **options)
+    return [w, phi], last
+
+
+def loop(**options):
+    at, last = start_and_last(**options)
+    return at, last.pow(3).sum()
 
 
 def expected():
@@ -217,7 +223,7 @@ def test_the_place_in_another_loop(interrupted):
         (lambda old: old[:-1] + b"?", "a damaged file"),
         (lambda old: old[:40], "a damaged file"),
         (lambda old: b"mine", "a file of another kind or version"),
-        (lambda old: b"optdiff replay 0\n" + old[17:], "a file of another kind or version"),
+        (lambda old: b"optdiff replay 1\n" + old[17:], "a file of another kind or version"),
     ],
 )
 def test_a_place_that_cannot_be_read(interrupted, content, kind):
@@ -228,24 +234,38 @@ def test_a_place_that_cannot_be_read(interrupted, content, kind):
         loop(directory=interrupted)
 
 
-def test_the_place_in_a_pass_of_another_loss(interrupted):
-    at, value = loop(directory=interrupted)
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda last: 2 * last.pow(3).sum(),
+        lambda last: -last.pow(3).sum(),
+        lambda last: last.flip(0).detach().pow(2) @ last * 3,  # cotangents in another order
+    ],
+)
+def test_the_place_in_a_pass_of_another_loss(interrupted, other):
+    at, last = start_and_last(directory=interrupted)
     message = "replay: expected the loss of the backward pass that was interrupted, got another, at"
     with pytest.raises(ValueError, match="^" + message):
-        torch.autograd.grad(2 * value, at)
+        torch.autograd.grad(other(last), at)
 
 
-def test_the_place_in_a_run_that_ended_elsewhere(interrupted, monkeypatch):
-    def moved(carry, i, phi):
-        w, v = carry
-        return w - 0.2 * v, v + phi * w
+def mirrored(carry, i, phi):
+    w, v = step(carry, i, phi)
+    return (-w, -v) if i == STEPS - 1 else (w, v)
 
-    moved.__qualname__ = "step"
-    monkeypatch.setitem(globals(), "step", moved)
-    at, value = loop(directory=interrupted)
+
+def turned(carry, i, phi):
+    w, v = step(carry, i, phi)
+    return (w.flip(0), v) if i == STEPS - 1 else (w, v)
+
+
+@pytest.mark.parametrize("other", [mirrored, turned])
+def test_the_place_in_a_run_that_ended_elsewhere(interrupted, monkeypatch, other):
+    """Also where the last carry has the same norm."""
+    monkeypatch.setattr(other, "__qualname__", "step")
     message = "replay: expected the last carry of the backward pass that was interrupted, got anot"
     with pytest.raises(ValueError, match="^" + message):
-        torch.autograd.grad(value, at)
+        start_and_last(other, directory=interrupted)
 
 
 def test_it_goes_on_from_the_place(interrupted):

@@ -13,7 +13,7 @@ import torch
 
 from optcore import map_tensors
 
-FORMAT = b"optdiff replay 1\n"  # the number changes when older files cannot be read any more
+FORMAT = b"optdiff replay 2\n"  # the number changes when older files cannot be read any more
 
 
 class Refused(ValueError):

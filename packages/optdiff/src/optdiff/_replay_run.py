@@ -102,6 +102,7 @@ class Run:
         self._inspecting = False
         tensors, self.layout = taken_apart(carry)
         self._end = Norms.of(tensors)
+        self._ledger.ended(tensors)
         return (
             [tensor.detach() for tensor in tensors],
             [tensor.requires_grad for tensor in tensors],
@@ -112,7 +113,7 @@ class Run:
         who = self._step.who
         points = self._points or [self._first]  # a second pass runs forward again
         self._points = points
-        stop, found, sums = self._ledger.resume(self._end, cotangents) or Position(
+        stop, found, sums = self._ledger.resume(cotangents) or Position(
             self._num_steps, cotangents, [torch.zeros_like(tensor) for tensor in self._moving]
         )
         sums = [total.to(tensor.device) for total, tensor in zip(sums, self._moving, strict=True)]
