@@ -83,6 +83,8 @@ class Step:
         constant = ConstantGradients(self.who, i) if self._first_order else nullcontext()
         with out_of_place(first_order=self._first_order), constant:
             result = self._function(carry, i, *args)
+        # autocast outside of the loop would keep its copies of every carry until it ends
+        torch.clear_autocast_cache()
         output = None
         if self._has_aux:
             if not isinstance(result, tuple) or len(result) != 2:
