@@ -15,8 +15,13 @@ def check_progress(who: str, progress: bool) -> None:
     """Refuse a bar that cannot be drawn, before anything runs.
 
     Raises:
+        TypeError: ``progress`` is no bool.
         ImportError: rich, which draws it, is not installed.
     """
+    if not isinstance(progress, bool):
+        raise TypeError(
+            f"{who}: expected progress as True or False, got {type(progress).__name__}"
+        )
     if progress and importlib.util.find_spec("rich") is None:
         raise ImportError(
             f"{who}(progress=True): rich is not installed; pip install 'optdiff[progress]'"
