@@ -303,7 +303,11 @@ def test_an_optimizer_of_frozen_parameters():
             "Replay: expected indices below 12 from sampler, as many as there are examples, got "
             "12, at step 0",
         ),
-        (lambda i: [-13], ValueError, "Replay: expected indices below 12 from sampler, as many as "),
+        (
+            lambda i: [-13],
+            ValueError,
+            "Replay: expected indices below 12 from sampler, as many as ",
+        ),
         (
             lambda i: torch.ones(3) / 2,
             TypeError,

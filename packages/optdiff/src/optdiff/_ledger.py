@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from optdiff._files import Refused, read, write
+from optdiff._files import Lock, Refused, read, write
 
 FILE = "optdiff-backward.pt"
 NOTES = 100  # in a whole pass: at most a hundredth of it is done again
@@ -65,6 +67,11 @@ PART = 1 << 20  # numbers projected at a time, to take little memory
 class Ledger:
     """Notes nothing: a backward pass that is interrupted starts over."""
 
+    @contextmanager
+    def owning(self) -> Iterator[None]:
+        """Own the place where notes are while the block runs, and until :meth:`close` behind it."""
+        yield
+
     def ended(self, carry: Sequence[torch.Tensor]) -> None:
         """The forward run has ended with this carry."""
 
@@ -90,7 +97,9 @@ class FileLedger(Ledger):
         num_steps: Of the loop.
 
     Raises:
-        ValueError: The directory holds the place in another loop, or a damaged file.
+        ValueError: The directory holds the place in another loop, or a damaged file; or another
+            loop works there.
+        OSError: It cannot be made, or nothing can be written there.
     """
 
     def __init__(
@@ -103,11 +112,29 @@ class FileLedger(Ledger):
         self._every = -(-num_steps // NOTES)
         self._end: Sketch
         self._seed: Sketch
-        self._found = self._read() if self._path.exists() else None
         self._made = not directory.exists()
-        directory.mkdir(parents=True, exist_ok=True)
-        for folder in directory.glob(f"{folders}*"):
-            shutil.rmtree(folder)
+        self._found: dict | None = None
+        self._lock = Lock(who, directory)
+        # also if there never is a backward pass
+        weakref.finalize(self, self._lock.release)
+        with self.owning():
+            self._found = self._read() if self._path.exists() else None
+            for old in directory.glob(f"{folders}*"):
+                shutil.rmtree(old)
+
+    @contextmanager
+    def owning(self) -> Iterator[None]:
+        """Own the directory while the block runs, and until :meth:`close` unless the block fails.
+
+        Raises:
+            ValueError: Another loop works there.
+            OSError: Nothing can be written there.
+        """
+        self._lock.take()
+        with ExitStack() as stack:
+            stack.callback(self._lock.release)
+            yield
+            stack.pop_all()
 
     def _read(self) -> dict:
         try:
@@ -167,11 +194,11 @@ class FileLedger(Ledger):
                 "last carry": self._end.values,
                 "loss": self._seed.values,
             }
-            self._directory.mkdir(parents=True, exist_ok=True)  # an earlier pass removes it
             write(self._who, self._path, noted, lasting=True)
 
     def close(self) -> None:
         """Leave nothing behind."""
         self._path.unlink(missing_ok=True)
+        self._lock.release()
         if self._made and not any(self._directory.iterdir()):
             self._directory.rmdir()

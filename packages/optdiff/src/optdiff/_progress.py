@@ -19,9 +19,7 @@ def check_progress(who: str, progress: bool) -> None:
         ImportError: rich, which draws it, is not installed.
     """
     if not isinstance(progress, bool):
-        raise TypeError(
-            f"{who}: expected progress as True or False, got {type(progress).__name__}"
-        )
+        raise TypeError(f"{who}: expected progress as True or False, got {type(progress).__name__}")
     if progress and importlib.util.find_spec("rich") is None:
         raise ImportError(
             f"{who}(progress=True): rich is not installed; pip install 'optdiff[progress]'"

@@ -68,7 +68,8 @@ def replay(
         directory: Of these files, by default a temporary one. One that you give makes the backward
             pass resumable: a hundred times on its way it notes there how far it has come, and the
             same program, started again after it was killed, runs forward again and goes on from
-            there. Of one run at a time; empty when the pass is over.
+            there. Of one run at a time, from its start until its backward pass is over or its
+            results are gone; another one is refused meanwhile.
         progress: Show a bar with the time left (needs rich).
 
     Returns:
@@ -88,12 +89,12 @@ def replay(
             argument is of the wrong type, or a module is in the carry.
         ValueError: An option outside its range, a step that changes the structure of the carry,
             one that reads a tensor that requires grad past its arguments, or a directory that
-            belongs to another loop.
+            belongs to another loop or that another one works in.
         RuntimeError: Inside torch.func or forward mode; in the backward pass with
             ``create_graph=True``, after ``init`` or ``args`` were overwritten, or through a step
             that then gives another carry.
         ImportError: ``progress=True`` and rich is not installed.
-        OSError: A file cannot be written or is gone.
+        OSError: The directory is unfit, or a file cannot be written or is gone.
 
     Example:
         >>> import torch

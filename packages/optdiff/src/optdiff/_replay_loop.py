@@ -228,7 +228,11 @@ class Replay:
         restore(self._random)
         try:
             self._last, _ = replay(
-                self._step, (self._start, self._states), self._num_steps, self._used, **self._options
+                self._step,
+                (self._start, self._states),
+                self._num_steps,
+                self._used,
+                **self._options,
             )
         finally:
             restore(live)

@@ -92,6 +92,15 @@ class Run:
 
     def forward(self) -> tuple[list[torch.Tensor], list[bool]]:
         """The tensors of the last carry, and which of them have a derivative."""
+        with self._ledger.owning():
+            return self._forward()
+
+    def backward(self, cotangents: Cotangents) -> Cotangents:
+        """The cotangents of ``(init, args)`` from those of the last carry."""
+        with self._ledger.owning():
+            return self._backward(cotangents)
+
+    def _forward(self) -> tuple[list[torch.Tensor], list[bool]]:
         who = self._step.who
         self._points = [self._first]
         with ExitStack() as stack, bar(f"{who}: forward", self._num_steps, self._progress) as done:
@@ -108,8 +117,7 @@ class Run:
             [tensor.requires_grad for tensor in tensors],
         )
 
-    def backward(self, cotangents: Cotangents) -> Cotangents:
-        """The cotangents of ``(init, args)`` from those of the last carry."""
+    def _backward(self, cotangents: Cotangents) -> Cotangents:
         who = self._step.who
         points = self._points or [self._first]  # a second pass runs forward again
         self._points = points
