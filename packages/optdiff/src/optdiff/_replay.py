@@ -128,7 +128,7 @@ def replay(
     if not num_steps:
         return init
     tensors, layout = taken_apart((init, args))
-    body = Step(who, step, init, False, False)
+    body = Step(who, step, init)
     carried = len(taken_apart(init)[0])
     name = getattr(step, "__qualname__", type(step).__name__)
     inspect = torch.is_grad_enabled()
@@ -137,7 +137,18 @@ def replay(
     if wanted:
         kept = carries_of_levels(num_steps, branching) if checkpoint == "log" else checkpoint
     shelf, ledger = _kept_by(who, offload, options, wanted, (tensors, num_steps, name))
-    run = Run(body, num_steps, kept, inspect, tensors, layout, carried, shelf, ledger, progress)
+    run = Run(
+        body,
+        num_steps,
+        kept=kept,
+        inspect=inspect,
+        start=tensors,
+        layout=layout,
+        carried=carried,
+        shelf=shelf,
+        ledger=ledger,
+        progress=progress,
+    )
     results = _Replayed.apply(run, *tensors)
     return run.layout.filled(results)
 

@@ -16,8 +16,8 @@ from optdiff._ledger import Ledger, Position
 from optdiff._offload import Shelf
 from optdiff._progress import Done, bar
 from optdiff._recording import Recording, Snapshots
-from optdiff._repeats import Norms, foreign_leaves, stranger
-from optdiff._steps import Layout, Step, cut, taken_apart
+from optdiff._repeats import Norms
+from optdiff._steps import Layout, Step, taken_apart
 
 Tree: TypeAlias = Any
 Cotangents: TypeAlias = list["torch.Tensor | None"]
@@ -55,6 +55,7 @@ class Run:
         self,
         step: Step,
         num_steps: int,
+        *,
         kept: int | None,
         inspect: bool,
         start: Sequence[torch.Tensor],
@@ -165,16 +166,9 @@ class Run:
         """Run some steps without a graph."""
         for i in range(start, stop):
             with torch.enable_grad():
-                found, _ = self._step(carry, i, self._args)
-            foreign = []
-            if self._inspecting:
-                known = taken_apart((carry, self._args))[0]
-                foreign = foreign_leaves(taken_apart(found)[0], known)
-            carry = cut(found)
-            del found
-            for leaf in foreign:
-                if (tensor := leaf()) is not None:
-                    raise stranger(self._step.who, tensor, i, self._args)
+                carry, _ = self._step.advance(
+                    carry, i, self._args, graph=False, inspect=self._inspecting
+                )
             done(1)
         return carry
 
