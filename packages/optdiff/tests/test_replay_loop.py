@@ -392,11 +392,16 @@ def test_sizes_of_batches(size, batch_size):
         optdiff.ShuffledBatches(size, batch_size)
 
 
-def test_the_bar_shows_both_directions(capfd):
-    net = network()
-    options = arguments(model=net, progress=True)
-    loop = optdiff.Replay(**options)
-    loop.backward(val_loss_of(loop.run()))
+@pytest.mark.parametrize(("terminal", "lines"), [("1", 0), ("", 20)])
+def test_progress_in_both_directions(capfd, monkeypatch, terminal, lines):
+    """A bar on a terminal, a line for every tenth of the steps in a file."""
+    monkeypatch.setenv("TTY_COMPATIBLE", terminal)
+    monkeypatch.setenv("FORCE_COLOR", terminal)
+    last = optdiff.replay(
+        lambda w, i: w.sin(), torch.ones(1, requires_grad=True), 95, progress=True
+    )
+    last.backward()
     shown = capfd.readouterr().err
-    for words in ("replay: forward", "replay: backward", f"{STEPS}/{STEPS}", "left"):
+    for words in ("replay: forward", "replay: backward", "95/95", "left"):
         assert words in shown
+    assert len(re.findall(r"^replay: \w+ \d+/95, \d+ s, \d+ s left$", shown, re.M)) == lines
