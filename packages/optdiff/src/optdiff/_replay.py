@@ -78,6 +78,15 @@ def replay(
         in every run as in the first one, which leaves them behind as a loop would. Whatever else a
         step reads has to stay as it was; the norms of the carries that are kept are compared.
 
+    Differs from ``unroll``:
+        Gradients that a step takes by torch.autograd are of that step alone: what it gets from the
+        steps before is constant to them. In a plain loop ``torch.autograd.grad(loss, arg)`` goes
+        through all earlier steps too, and that in a leaf of the carry through other leaves that
+        were computed from it (an average of the weights in their loss). Where steps take gradients
+        in some leaves that do not depend on each other's new values, as training does, both are
+        equal. What requires grad in the carry may not be overwritten (``m.mul_(0.9)``): from step
+        1 on that is everything that depends on something to be differentiated in.
+
     Differentiable:
         In ``init`` and ``args``, once, by torch.autograd. For second derivatives, ``torch.func``
         and forward mode take ``unroll(checkpoint=...)``. Buffers have no derivative: to a loss in
@@ -92,7 +101,7 @@ def replay(
             belongs to another loop or that another one works in.
         RuntimeError: Inside torch.func or forward mode; in the backward pass with
             ``create_graph=True``, after ``init`` or ``args`` were overwritten, or through a step
-            that then gives another carry.
+            that then gives another carry; a step that overwrites what requires grad in its carry.
         ImportError: ``progress=True`` and rich is not installed.
         OSError: The directory is unfit, or a file cannot be written or is gone.
 
