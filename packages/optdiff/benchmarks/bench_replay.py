@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -107,8 +108,22 @@ def save_plot(path: Path, found: dict[str, list[tuple[int, float, float]]]) -> N
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def check_plot(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Stop now where no plot could be saved at the end."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if path.suffix.removeprefix(".") not in kinds:
+        parser.error(f"--out: expected a file name ending in one of {kinds}, got {path.name!r}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: expected a folder to write to, got {error.strerror!r}, at {path}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        parser.error(f"--out: expected a file to write to, got one that cannot be, at {path}")
 
 
 def main() -> None:
@@ -116,6 +131,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument("--out", type=Path, default=Path("out/bench_replay.png"))
     options = parser.parse_args()
+    check_plot(parser, options.out)
     torch.set_num_threads(1)
     problem = Problem()
     for loop in VARIANTS.values():

@@ -20,6 +20,7 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from report import Phases, failure
 from rich.console import Console
 from rich.table import Table
@@ -113,7 +114,7 @@ def save_plot(
         values = weights[group].numpy()
         left.hist(values, bins, alpha=0.6, color=color, label=f"{name} label ({len(values)})")
     left.set(xlabel="weight", ylabel="training images", title="learned weights")
-    left.legend(loc="upper center")
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=2)  # off the bars
     steps = range(len(curve))
     right.plot(steps, [100 * point.accuracy for point in curve], "o-", color="C0", label="accuracy")
     right.plot(
@@ -122,6 +123,7 @@ def save_plot(
     for (name, value), color in zip(lines.items(), ("C3", "C4", "C1")):
         label = f"{name}: {100 * value:.1f} %"
         right.axhline(100 * value, linestyle="--", color=color, label=label)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="metagradient steps", ylabel="%", title="test accuracy and AUC")
     right.grid(alpha=0.3)
     right.legend(loc="lower right", fontsize="small")

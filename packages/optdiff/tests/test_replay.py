@@ -349,3 +349,46 @@ def test_branching_trades_memory_for_time(branching, levels):
     optdiff.replay(step, torch.ones(1, requires_grad=True), 1000, branching=branching).backward()
     assert comb(branching * levels, levels) >= 1000
     assert max(ran) <= levels + 2  # towards steps after it, and once with a graph
+
+
+def grad_in(at, value):
+    return torch.autograd.grad(value, at, create_graph=True)[0]
+
+
+def by_args(c, a):
+    return 0.5 * c + 0.1 * grad_in(a, (c * a.exp()).sum())
+
+
+def by_average(carry, a):
+    w, average = carry
+    g = grad_in(w, ((w * a - 1).square() + (w - 2 * average).square()).sum())
+    w = w - 0.1 * g
+    return w, 0.9 * average + 0.1 * w
+
+
+def apart(tree):
+    """The carry as replay gives it to a step: each leaf without a way to the others."""
+    if isinstance(tree, tuple):
+        return tuple(map(torch.clone, tree))
+    return tree.clone()
+
+
+@pytest.mark.parametrize(
+    ("body", "start"), [(by_args, lambda w: w), (by_average, lambda w: (w, w * 2))]
+)
+def test_gradients_inside_a_step_are_of_that_step_alone(body, start):
+    """As in a plain loop with fresh tensors in every step, whose gradients stay in it too."""
+
+    def run(loop, fresh):
+        w, a = torch.linspace(0.5, 1, 3).requires_grad_(), torch.full((3,), 0.8, requires_grad=True)
+
+        def step(carry, i, a):
+            return body(apart(carry), a.clone()) if fresh else body(carry, a)
+
+        last = loop(step, start(w.clone()), 5, a)
+        last = last[0] if isinstance(last, tuple) else last
+        return last.detach(), *torch.autograd.grad(last.sum(), [w, a])
+
+    expected = run(optdiff.unroll, True)
+    torch.testing.assert_close(run(optdiff.replay, False), expected, rtol=1e-12, atol=0)
+    assert not torch.allclose(run(optdiff.unroll, False)[0], expected[0])

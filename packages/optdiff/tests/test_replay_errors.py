@@ -53,7 +53,9 @@ OPTIONS = [
         (lambda w, i: [w], W, 2),
         {},
         ValueError,
-        "replay: expected step to return a carry like the one it got, ",
+        "replay: expected step to return a carry like the one it got, PyTreeSpec(*, NoneIsLeaf), "
+        "got PyTreeSpec([*], NoneIsLeaf), at step 0; "
+        "put what else is wanted into the carry",
     ),
     (
         (lambda w, i: None, W, 2),
@@ -125,6 +127,31 @@ def test_transforms(transform):
     )
     with pytest.raises(RuntimeError, match="^" + message):
         transform(lambda w: optdiff.replay(halve, w, 3).sum())
+
+
+def decayed(carry, i, phi):
+    return carry.mul_(0.9).add_(phi)
+
+
+@torch.no_grad()
+def decayed_without_a_graph(carry, i, phi):
+    return carry.mul_(0.9)
+
+
+@pytest.mark.parametrize(
+    "loop", [optdiff.replay, lambda *args: optdiff.unroll(*args, checkpoint="sqrt")]
+)
+@pytest.mark.parametrize(
+    ("body", "start", "number"),
+    [(decayed, W, 1), (decayed_without_a_graph, W.clone().requires_grad_(), 0)],
+)
+def test_a_step_that_overwrites_its_carry(loop, body, start, number):
+    message = (
+        r"(replay|unroll): expected step to leave tensors that require grad as they are, got one "
+        rf"of its carry or args overwritten, at step {number}; compute a new one, or overwr"
+    )
+    with pytest.raises(RuntimeError, match="^" + message):
+        loop(body, start, 9, torch.ones(3, requires_grad=True))
 
 
 def last_of(step, num_steps=9, *args):

@@ -22,12 +22,18 @@ def step(carry, i, phi):
     return w - 0.1 * v, v
 
 
-def loop(**options):
+def start_and_last(body=None, **options):
     torch.manual_seed(0)
     w, phi = torch.linspace(1, 2, 3), torch.tensor(0.7)
     w.requires_grad_(), phi.requires_grad_()
-    last, _ = optdiff.replay(step, (w, torch.zeros(3)), STEPS, phi, offload="disk", **options)
-    return [w, phi], last.pow(3).sum()
+    init = w, torch.zeros(3)
+    last, _ = optdiff.replay(body or step, init, STEPS, phi, offload="disk", **options)
+    return [w, phi], last
+
+
+def loop(**options):
+    at, last = start_and_last(**options)
+    return at, last.pow(3).sum()
 
 
 def expected():
@@ -39,7 +45,8 @@ def expected():
 
 
 def files(directory):
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+    """All but the lock."""
+    return sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "optdiff.lock")
 
 
 def test_a_temporary_directory_is_cleaned_up(tmp_path, monkeypatch):
@@ -55,6 +62,7 @@ def test_a_temporary_directory_is_cleaned_up(tmp_path, monkeypatch):
 def test_a_loop_without_a_backward_pass_is_cleaned_up(tmp_path):
     at, value = loop(directory=tmp_path)
     assert files(tmp_path)
+    assert (tmp_path / "optdiff.lock").exists()
     del at, value
     assert list(tmp_path.iterdir()) == []
 
@@ -126,13 +134,71 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", full)
     message = (
-        r"replay: expected to write \d+\.\d MB, got 'No space left on device'; make room, give "
+        r"replay: expected to write \d\.\d kB, got 'No space left on device'; make room, give "
         "another directory, or take offload='cpu'"
     )
     with pytest.raises(OSError, match=message) as caught:
         loop(directory=tmp_path)
     assert caught.value.errno == errno.ENOSPC
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("directory", ["file", "file/inside"])
+def test_a_directory_that_cannot_be_made(tmp_path, directory):
+    (tmp_path / "file").write_text("mine")
+    ran = []
+    message = (
+        r"replay: expected a directory to write to, got '[\w ]+'; give another directory, or take "
+        r"offload='cpu'"
+    )
+    with pytest.raises(OSError, match=message):
+        start_and_last(lambda *args: ran.append(0), directory=tmp_path / directory)
+    assert not ran
+
+
+def test_a_temporary_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OSError, match="replay: expected a directory to write to, got 'No such fil"):
+        loop()
+
+
+OCCUPIED = "replay: expected a directory of its own, got one that another loop works in, at "
+
+
+def test_two_loops_in_one_directory(tmp_path):
+    at, value = loop(directory=tmp_path)
+    with pytest.raises(ValueError, match="^" + re.escape(OCCUPIED + str(tmp_path))):
+        loop(directory=tmp_path)
+    again = torch.autograd.grad(value, at, retain_graph=True)  # the first one has lost nothing
+    torch.testing.assert_close(again, expected(), rtol=1e-12, atol=0)
+    other, second = loop(directory=tmp_path)  # free between passes
+    with pytest.raises(ValueError, match="^" + re.escape(OCCUPIED)):
+        torch.autograd.grad(value, at, retain_graph=True)
+    del other, second
+    torch.testing.assert_close(torch.autograd.grad(value, at), expected(), rtol=1e-12, atol=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("calls", [STEPS // 2, STEPS + STEPS // 2])
+def test_a_run_that_failed_leaves_the_directory_to_others(tmp_path, calls):
+    ran = []
+
+    def broken(*args):
+        ran.append(0)
+        if len(ran) == calls:
+            raise KeyError("lost")
+        return step(*args)
+
+    def failing():
+        at, last = start_and_last(broken, directory=tmp_path)
+        torch.autograd.grad(last.pow(3).sum(), at)
+
+    with pytest.raises(KeyError, match="lost") as caught:  # holds the graph
+        failing()
+    (tmp_path / "optdiff-backward.pt").unlink(missing_ok=True)
+    at, value = loop(directory=tmp_path)
+    torch.testing.assert_close(torch.autograd.grad(value, at), expected(), rtol=1e-12, atol=0)
+    assert caught.value.args == ("lost",)
 
 
 PROGRAM = """
@@ -217,7 +283,7 @@ def test_the_place_in_another_loop(interrupted):
         (lambda old: old[:-1] + b"?", "a damaged file"),
         (lambda old: old[:40], "a damaged file"),
         (lambda old: b"mine", "a file of another kind or version"),
-        (lambda old: b"optdiff replay 0\n" + old[17:], "a file of another kind or version"),
+        (lambda old: b"optdiff replay 1\n" + old[17:], "a file of another kind or version"),
     ],
 )
 def test_a_place_that_cannot_be_read(interrupted, content, kind):
@@ -228,24 +294,38 @@ def test_a_place_that_cannot_be_read(interrupted, content, kind):
         loop(directory=interrupted)
 
 
-def test_the_place_in_a_pass_of_another_loss(interrupted):
-    at, value = loop(directory=interrupted)
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda last: 2 * last.pow(3).sum(),
+        lambda last: -last.pow(3).sum(),
+        lambda last: last.flip(0).detach().pow(2) @ last * 3,  # cotangents in another order
+    ],
+)
+def test_the_place_in_a_pass_of_another_loss(interrupted, other):
+    at, last = start_and_last(directory=interrupted)
     message = "replay: expected the loss of the backward pass that was interrupted, got another, at"
     with pytest.raises(ValueError, match="^" + message):
-        torch.autograd.grad(2 * value, at)
+        torch.autograd.grad(other(last), at)
 
 
-def test_the_place_in_a_run_that_ended_elsewhere(interrupted, monkeypatch):
-    def moved(carry, i, phi):
-        w, v = carry
-        return w - 0.2 * v, v + phi * w
+def mirrored(carry, i, phi):
+    w, v = step(carry, i, phi)
+    return (-w, -v) if i == STEPS - 1 else (w, v)
 
-    moved.__qualname__ = "step"
-    monkeypatch.setitem(globals(), "step", moved)
-    at, value = loop(directory=interrupted)
+
+def turned(carry, i, phi):
+    w, v = step(carry, i, phi)
+    return (w.flip(0), v) if i == STEPS - 1 else (w, v)
+
+
+@pytest.mark.parametrize("other", [mirrored, turned])
+def test_the_place_in_a_run_that_ended_elsewhere(interrupted, monkeypatch, other):
+    """Also where the last carry has the same norm."""
+    monkeypatch.setattr(other, "__qualname__", "step")
     message = "replay: expected the last carry of the backward pass that was interrupted, got anot"
     with pytest.raises(ValueError, match="^" + message):
-        torch.autograd.grad(value, at)
+        start_and_last(other, directory=interrupted)
 
 
 def test_it_goes_on_from_the_place(interrupted):

@@ -2,6 +2,7 @@
 """Long runs: memory grows with the logarithm of the steps, derivatives stay exact."""
 
 import importlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,25 @@ def test_memory_is_what_is_kept(checkpoint):
 
 def test_carries_in_files_take_no_memory():
     assert copies(100, checkpoint=50, offload="disk") < copies(100, checkpoint=1) + 3
+
+
+def under_autocast(w, i, phi):
+    x = torch.ones(1, 40, dtype=torch.float32)
+    return w - 0.1 * phi * nn.functional.linear(x, w).float().sum() * w
+
+
+@pytest.mark.parametrize(
+    ("loop", "bound"), [(optdiff.replay, 20), (partial(optdiff.unroll, checkpoint="sqrt"), 60)]
+)
+def test_memory_under_autocast_around_the_loop(loop, bound):
+    """The cache of autocast does not hold a copy of every carry."""
+    w = torch.full((40, 40), 1e-3, dtype=torch.float32, requires_grad=True)
+    phi = torch.full((), 0.7, dtype=torch.float32, requires_grad=True)
+    with Meter() as meter:
+        with torch.autocast("cpu", torch.bfloat16):
+            last = loop(under_autocast, w, 200, phi)
+        torch.autograd.grad(last.sum(), phi)
+    assert meter.peak / w.nbytes < bound
 
 
 def adamw_step(carry, i, phi):

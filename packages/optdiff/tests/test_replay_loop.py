@@ -148,7 +148,6 @@ def test_every_run_is_the_same():
         value = val_loss_of(loop.run())
         assert torch.equal(torch.get_rng_state(), before)
         numbers.append((value.detach(), loop.backward(value), *map(torch.clone, net.buffers())))
-        net.train()
         torch.rand(3)
     torch.testing.assert_close(numbers[0], numbers[1], rtol=0, atol=0)
 
@@ -193,6 +192,27 @@ def test_frozen_parameters_stay():
     assert grads["weights"].abs().max() > 0
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, optcore.SGD])
+def test_parameters_that_the_optimizer_does_not_move_are_constants(optimizer):
+    def metagradient(frozen):
+        net = network()
+        net[:4].requires_grad_(not frozen)
+        loop = optdiff.Replay(
+            net,
+            optimizer(net[4].parameters(), lr=0.1),
+            (X, Y),
+            loss_fn,
+            new_meta(),
+            num_steps=STEPS,
+            sampler=BATCHES,
+        )
+        return loop.backward(val_loss_of(loop.run())), net[0].weight.detach(), loop.initial_gradient
+
+    found, expected = metagradient(False), metagradient(True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert set(found[2]) == {"4.0.weight", "4.0.bias"}
+
+
 def test_shuffled_batches():
     batches = optdiff.ShuffledBatches(10, 4, seed=1)
     epochs = [torch.cat([batches(2 * e), batches(2 * e + 1)]) for e in range(3)]
@@ -201,6 +221,7 @@ def test_shuffled_batches():
     assert not torch.equal(epochs[0], epochs[1])
     assert torch.equal(batches(1), epochs[0][4:])  # an earlier epoch again
     assert torch.equal(optdiff.ShuffledBatches(10, 4, seed=1)(5), epochs[2][4:])
+    assert not torch.equal(optdiff.ShuffledBatches(10, 4, seed=2)(0), batches(2))
 
 
 def arguments(**changed):
@@ -240,6 +261,14 @@ BAD = [
         ValueError,
         "Replay: expected an optimizer of parameters of the module, got others of shapes ",
     ),
+    ({"loss_fn": None}, TypeError, "Replay: expected a callable loss_fn(model, batch, indices, m"),
+    (
+        {"sampler": 5},
+        TypeError,
+        "Replay: expected a sampler as a function of the step or a sequence of batches, got int; "
+        "make a list of what gives batches one by one",
+    ),
+    ({"progress": "yes"}, TypeError, "Replay: expected progress as True or False, got str"),
     (
         {"optimizer": "adam"},
         TypeError,
@@ -252,6 +281,44 @@ BAD = [
 def test_arguments(changed, error, message):
     with pytest.raises(error, match="^" + re.escape(message)):
         optdiff.Replay(**arguments(**changed))
+
+
+def test_an_optimizer_of_frozen_parameters():
+    net = network()
+    net[0].requires_grad_(False)
+    message = "Replay: expected an optimizer of parameters that require grad, got SGD of none"
+    with pytest.raises(ValueError, match="^" + message):
+        optdiff.Replay(
+            **arguments(model=net, optimizer=torch.optim.SGD(net[0].parameters(), lr=0.1))
+        )
+
+
+@pytest.mark.parametrize("dataset", [(X, Y), Examples()])
+@pytest.mark.parametrize(
+    ("sampler", "error", "message"),
+    [
+        (
+            lambda i: [0, ROWS],
+            ValueError,
+            "Replay: expected indices below 12 from sampler, as many as there are examples, got "
+            "12, at step 0",
+        ),
+        (
+            lambda i: [-13],
+            ValueError,
+            "Replay: expected indices below 12 from sampler, as many as ",
+        ),
+        (
+            lambda i: torch.ones(3) / 2,
+            TypeError,
+            "Replay: expected integers from sampler, got float64[3], at step 0",
+        ),
+    ],
+)
+def test_what_a_sampler_gives(dataset, sampler, error, message):
+    loop = optdiff.Replay(**arguments(dataset=dataset, sampler=sampler))
+    with pytest.raises(error, match="^" + re.escape(message)):
+        loop.run()
 
 
 @pytest.mark.parametrize(
@@ -300,10 +367,10 @@ def test_other_values_of_meta():
     _, loop = trained()
     _, other = trained(meta := {**new_meta(), "weights": torch.ones(ROWS, requires_grad=True)})
     expected = other.backward(val_loss_of(other.run()))
-    loop.run()
-    loop.model.train()
     torch.testing.assert_close(loop.backward(val_loss_of(loop.run(meta))), expected)
-    assert loop.meta is meta
+    again = loop.backward(val_loss_of(loop.run()))  # those of the constructor
+    _, first = trained()
+    torch.testing.assert_close(again, first.backward(val_loss_of(first.run())), rtol=0, atol=0)
 
 
 def test_weights_that_were_changed_after_the_run():
@@ -325,11 +392,16 @@ def test_sizes_of_batches(size, batch_size):
         optdiff.ShuffledBatches(size, batch_size)
 
 
-def test_the_bar_shows_both_directions(capfd):
-    net = network()
-    options = arguments(model=net, progress=True)
-    loop = optdiff.Replay(**options)
-    loop.backward(val_loss_of(loop.run()))
+@pytest.mark.parametrize(("terminal", "lines"), [("1", 0), ("", 20)])
+def test_progress_in_both_directions(capfd, monkeypatch, terminal, lines):
+    """A bar on a terminal, a line for every tenth of the steps in a file."""
+    monkeypatch.setenv("TTY_COMPATIBLE", terminal)
+    monkeypatch.setenv("FORCE_COLOR", terminal)
+    last = optdiff.replay(
+        lambda w, i: w.sin(), torch.ones(1, requires_grad=True), 95, progress=True
+    )
+    last.backward()
     shown = capfd.readouterr().err
-    for words in ("replay: forward", "replay: backward", f"{STEPS}/{STEPS}", "left"):
+    for words in ("replay: forward", "replay: backward", "95/95", "left"):
         assert words in shown
+    assert len(re.findall(r"^replay: \w+ \d+/95, \d+ s, \d+ s left$", shown, re.M)) == lines

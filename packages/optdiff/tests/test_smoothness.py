@@ -76,6 +76,22 @@ def test_the_gradient_of_a_replayed_run():
             ValueError,
             "check_smoothness: expected a gradient of shapes [[2], []], got [[2]]",
         ),
+        ({"function": 3}, TypeError, "check_smoothness: expected a callable function, got int"),
+        (
+            {"function": lambda p: 1.0},
+            TypeError,
+            "check_smoothness: expected function to return a tensor, got float",
+        ),
+        (
+            {"function": lambda p: p["a"] * 2},
+            ValueError,
+            "check_smoothness: expected function to return a scalar, got shape [2]",
+        ),
+        (
+            {"function": lambda p: p["fixed"].sum()},
+            ValueError,
+            "check_smoothness: expected a value with a graph, got one without; compute it from ",
+        ),
         (
             {"point": torch.ones(2)},
             ValueError,
@@ -84,6 +100,6 @@ def test_the_gradient_of_a_replayed_run():
     ],
 )
 def test_options(options, error, message):
-    given = {"point": point()} | options
+    given = {"function": quadratic, "point": point()} | options
     with pytest.raises(error, match="^" + re.escape(message)):
-        optdiff.check_smoothness(quadratic, **given)
+        optdiff.check_smoothness(**given)

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 
 from optcore import map_tensors
 
-FORMAT = b"optdiff replay 1\n"  # the number changes when older files cannot be read any more
+FORMAT = b"optdiff replay 2\n"  # the number changes when older files cannot be read any more
 
 
 class Refused(ValueError):
@@ -51,7 +53,7 @@ def write(who: str, path: Path, value: Any, *, lasting: bool) -> None:
         unfinished.unlink(missing_ok=True)
         raise OSError(
             error.errno,
-            f"{who}: expected to write {len(payload) / 1e6:.1f} MB, got {error.strerror!r}; make "
+            f"{who}: expected to write {_amount(len(payload))}, got {error.strerror!r}; make "
             "room, give another directory, or take offload='cpu'",
             str(path),
         ) from error
@@ -72,6 +74,96 @@ def read(who: str, path: Path) -> Any:
     if hashlib.sha256(payload).digest() != digest:
         raise Refused("a damaged file")
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+
+
+def folder_inside(who: str, prefix: str, directory: Path | None) -> Path:
+    """Make a new folder in a directory, or where temporary files belong.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    try:
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)  # an earlier pass removes it
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
+    except OSError as error:
+        raise _unfit(who, directory or "the directory of temporary files", error) from error
+
+
+class Lock:
+    """Keeps other loops out of a directory while its owner lives; a killed owner has let go of it.
+
+    Args:
+        who: Who is named in errors.
+        directory: Which.
+    """
+
+    def __init__(self, who: str, directory: Path) -> None:
+        self._who = who
+        self._directory = directory
+        self._path = directory / "optdiff.lock"
+        self._handle: int | None = None
+
+    def take(self) -> None:
+        """Own the directory, which is made if it is not there.
+
+        Raises:
+            ValueError: Another loop owns it.
+            OSError: It cannot be made, or nothing can be written there.
+        """
+        while self._handle is None:
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise _unfit(self._who, self._directory, error) from error
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(handle, self._path):  # else the last owner has just removed it
+                    self._handle, handle = handle, -1
+            except BlockingIOError:
+                raise ValueError(
+                    f"{self._who}: expected a directory of its own, got one that another loop "
+                    f"works in, at {self._directory}; give each its own, or let go of the results "
+                    "of the other one"
+                ) from None
+            except OSError as error:
+                raise _unfit(self._who, self._directory, error) from error
+            finally:
+                if handle >= 0:
+                    os.close(handle)
+
+    def release(self) -> None:
+        """Let others have the directory."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            self._path.unlink(missing_ok=True)
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a forked process may have the handle too
+            os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _unfit(who: str, path: Path | str, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"{who}: expected a directory to write to, got {error.strerror!r}; give another directory, "
+        "or take offload='cpu'",
+        str(path),
+    )
+
+
+def _amount(size: int) -> str:
+    """A number of bytes, to be read."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"
 
 
 def fingerprint(values: Any) -> str:

@@ -98,7 +98,7 @@ def forward_hypergradient(
     units = [(h, j) for h in hypers for j in range(given[h].numel())]
     if not units:
         raise ValueError(f"{who}: expected hyperparameters in args[{argnums}], got none")
-    body = Step(who, step, init, has_aux=False, first_order=False)
+    body = Step(who, step, init)
     generators = [g for g in tree_leaves((init, args)) if isinstance(g, torch.Generator)]
     snapshots = Snapshots()
     carry = cut(init)

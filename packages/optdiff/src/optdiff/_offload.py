@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from optdiff._files import Refused, read, write
+from optdiff._files import Refused, folder_inside, read, write
 
 Tensors = Sequence[torch.Tensor]
 
@@ -90,9 +89,7 @@ class OnDisk:
             OSError: It cannot be written.
         """
         if self._folder is None:
-            if self._directory is not None:
-                self._directory.mkdir(parents=True, exist_ok=True)  # an earlier pass removes it
-            self._folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=self._directory))
+            self._folder = folder_inside(self._who, FOLDER, self._directory)
             # also if there never is a backward pass, or it fails
             self._delete = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         path = self._folder / f"before-step-{number}.pt"

@@ -68,7 +68,8 @@ def replay(
         directory: Of these files, by default a temporary one. One that you give makes the backward
             pass resumable: a hundred times on its way it notes there how far it has come, and the
             same program, started again after it was killed, runs forward again and goes on from
-            there. Of one run at a time; empty when the pass is over.
+            there. Of one run at a time, from its start until its backward pass is over or its
+            results are gone; another one is refused meanwhile.
         progress: Show a bar with the time left (needs rich).
 
     Returns:
@@ -76,6 +77,15 @@ def replay(
         in ``args``), autocast, and buffers and training flags of modules that the steps call are
         in every run as in the first one, which leaves them behind as a loop would. Whatever else a
         step reads has to stay as it was; the norms of the carries that are kept are compared.
+
+    Differs from ``unroll``:
+        Gradients that a step takes by torch.autograd are of that step alone: what it gets from the
+        steps before is constant to them. In a plain loop ``torch.autograd.grad(loss, arg)`` goes
+        through all earlier steps too, and that in a leaf of the carry through other leaves that
+        were computed from it (an average of the weights in their loss). Where steps take gradients
+        in some leaves that do not depend on each other's new values, as training does, both are
+        equal. What requires grad in the carry may not be overwritten (``m.mul_(0.9)``): from step
+        1 on that is everything that depends on something to be differentiated in.
 
     Differentiable:
         In ``init`` and ``args``, once, by torch.autograd. For second derivatives, ``torch.func``
@@ -88,12 +98,12 @@ def replay(
             argument is of the wrong type, or a module is in the carry.
         ValueError: An option outside its range, a step that changes the structure of the carry,
             one that reads a tensor that requires grad past its arguments, or a directory that
-            belongs to another loop.
+            belongs to another loop or that another one works in.
         RuntimeError: Inside torch.func or forward mode; in the backward pass with
             ``create_graph=True``, after ``init`` or ``args`` were overwritten, or through a step
-            that then gives another carry.
+            that then gives another carry; a step that overwrites what requires grad in its carry.
         ImportError: ``progress=True`` and rich is not installed.
-        OSError: A file cannot be written or is gone.
+        OSError: The directory is unfit, or a file cannot be written or is gone.
 
     Example:
         >>> import torch
@@ -127,7 +137,7 @@ def replay(
     if not num_steps:
         return init
     tensors, layout = taken_apart((init, args))
-    body = Step(who, step, init, False, False)
+    body = Step(who, step, init)
     carried = len(taken_apart(init)[0])
     name = getattr(step, "__qualname__", type(step).__name__)
     inspect = torch.is_grad_enabled()
@@ -136,7 +146,18 @@ def replay(
     if wanted:
         kept = carries_of_levels(num_steps, branching) if checkpoint == "log" else checkpoint
     shelf, ledger = _kept_by(who, offload, options, wanted, (tensors, num_steps, name))
-    run = Run(body, num_steps, kept, inspect, tensors, layout, carried, shelf, ledger, progress)
+    run = Run(
+        body,
+        num_steps,
+        kept=kept,
+        inspect=inspect,
+        start=tensors,
+        layout=layout,
+        carried=carried,
+        shelf=shelf,
+        ledger=ledger,
+        progress=progress,
+    )
     results = _Replayed.apply(run, *tensors)
     return run.layout.filled(results)
 

@@ -25,6 +25,9 @@ Tree: TypeAlias = Any
 Indices: TypeAlias = torch.Tensor | Sequence[int]
 
 
+GOLDEN_RATIO = 0x9E3779B1  # of 2^32: its multiples are far from each other
+
+
 class ShuffledBatches:
     """Batches of a data set, shuffled anew in every epoch, as a function of the step.
 
@@ -61,7 +64,9 @@ class ShuffledBatches:
         """Indices ``(batch_size,)`` of the examples of step ``i``."""
         epoch, place = divmod(i, len(self))
         if self._shuffled[0] != epoch:
-            generator = torch.Generator().manual_seed(self._seed + epoch)
+            # sums of seed and epoch would give the orders of one seed to the next one, too
+            mixed = (self._seed * GOLDEN_RATIO + epoch) % (1 << 32)
+            generator = torch.Generator().manual_seed(mixed)
             self._shuffled = epoch, torch.randperm(self._size, generator=generator)
         return self._shuffled[1][place * self._batch_size :][: self._batch_size]
 
@@ -75,8 +80,9 @@ class Replay:
     model in both, by :func:`replay`.
 
     Args:
-        model: The module. Its parameters and buffers, and torch's random numbers, are noted now:
-            every run starts from them.
+        model: The module. Its parameters, buffers and training flags, and torch's random numbers,
+            are noted now: every run starts from them. Parameters that the optimizer does not
+            move are constants.
         optimizer: A transformation of optcore; or an optimizer of the parameters of ``model``, of
             torch.optim (one that optcore has too) or of optcore, whose groups and state are taken
             over as they are now; or a function ``(meta, i) -> transformation`` for hyperparameters
@@ -99,8 +105,8 @@ class Replay:
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: An option outside its range, no parameter that requires grad, or a sampler with
-            too few batches.
+        ValueError: An option outside its range, no parameter that requires grad, an optimizer of
+            none of them, or a sampler with too few batches.
 
     Example:
         >>> x, y = torch.tensor([[1.0], [1.0]]), torch.tensor([[1.0], [3.0]])
@@ -147,6 +153,16 @@ class Replay:
         params = trainable(model)
         if not params:
             raise ValueError(f"{who}: expected parameters that require grad, got none")
+        if not callable(loss_fn):
+            raise TypeError(
+                f"{who}: expected a callable loss_fn(model, batch, indices, meta), got "
+                f"{type(loss_fn).__name__}"
+            )
+        if not callable(sampler) and not hasattr(sampler, "__getitem__"):
+            raise TypeError(
+                f"{who}: expected a sampler as a function of the step or a sequence of batches, "
+                f"got {type(sampler).__name__}; make a list of what gives batches one by one"
+            )
         if not callable(sampler) and len(sampler) < num_steps:
             raise ValueError(
                 f"{who}: expected a batch for each of {num_steps} steps, got {len(sampler)}"
@@ -154,7 +170,7 @@ class Replay:
         self.model = model
         self.meta = meta
         self._num_steps = num_steps
-        self._batch_of = _rows(dataset)
+        self._batch_of, self._rows = _rows(dataset)
         self._sampler = sampler if callable(sampler) else sampler.__getitem__
         self._loss_fn = loss_fn
         self._options: dict[str, Any] = {
@@ -174,6 +190,11 @@ class Replay:
         self._names = [group.names for group in groups]
         self._transformations = [group.transformation for group in groups]
         moved = {name for names in self._names for name in names}
+        if not moved:
+            raise ValueError(
+                f"{who}: expected an optimizer of parameters that require grad, got "
+                f"{type(optimizer).__name__} of none"
+            )
         self._start = {
             name: param.detach().clone().requires_grad_()
             for name, param in params.items()
@@ -184,27 +205,34 @@ class Replay:
             for group in groups
         ]
         self._buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        self._training = [(module, module.training) for module in model.modules()]
         self._random = random_states()
         self._versions: dict[str, int] = {}
         self._last: dict[str, torch.Tensor] = {}
+        self._used = meta  # in the last run
         self.initial_gradient: dict[str, torch.Tensor] = {}
 
     def run(self, meta: Tree = None) -> nn.Module:
         """Train from the start that was noted; the model ends up with the trained weights.
 
         Args:
-            meta: Other values from now on; None: those of the last run.
+            meta: Other values for this run; None: ``self.meta``, those of the constructor.
 
         Returns:
             The model.
         """
-        self.meta = self.meta if meta is None else meta
-        self._reset_buffers()
+        self._used = self.meta if meta is None else meta
+        self._last = {}  # the run before is over, and the directory free
+        self._reset_modules()
         live = random_states()
         restore(self._random)
         try:
             self._last, _ = replay(
-                self._step, (self._start, self._states), self._num_steps, self.meta, **self._options
+                self._step,
+                (self._start, self._states),
+                self._num_steps,
+                self._used,
+                **self._options,
             )
         finally:
             restore(live)
@@ -212,11 +240,11 @@ class Replay:
         with torch.no_grad():
             for name, value in self._last.items():
                 params[name].copy_(value)
-        self._versions = {name: params[name]._version for name in self._last}
+        self._versions = {name: param._version for name, param in params.items()}
         return self.model
 
     def backward(self, val_loss: torch.Tensor) -> Tree:
-        """The gradient of a loss of the trained model in ``meta``, a tree like it.
+        """The gradient of a loss of the trained model in ``meta`` of the run, a tree like it.
 
         Tensors of ``meta`` that do not require grad get None. The gradient in the initial weights
         is in ``initial_gradient`` afterwards, by name. May be called again, for other losses.
@@ -246,12 +274,12 @@ class Replay:
             )
         params = trainable(self.model)
         for name, version in self._versions.items():
-            if params[name]._version != version:
+            if name not in params or params[name]._version != version:
                 raise RuntimeError(
                     f"{who}: expected the weights that run() left, got others, at {name!r}; call "
                     "run() again"
                 )
-        leaves, spec = tree_flatten(self.meta)
+        leaves, spec = tree_flatten(self._used)
         wanted = [isinstance(x, torch.Tensor) and x.requires_grad for x in leaves]
         metas = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
         own = [params[name] for name in self._last]
@@ -283,9 +311,13 @@ class Replay:
 
     def _step(self, carry: Any, i: int, meta: Tree) -> Any:
         params, states = carry
-        indices = torch.as_tensor(self._sampler(i))
-        live = trainable(self.model)
-        with swapped(self.model, {id(live[name]): param for name, param in params.items()}):
+        indices = self._indices(i)
+        # what the optimizer does not move is a constant
+        own = {
+            id(live): params[name] if name in params else live.detach()
+            for name, live in trainable(self.model).items()
+        }
+        with swapped(self.model, own):
             loss = self._loss_fn(self.model, self._batch_of(indices), indices, meta)
         transformations = self._transformations
         if self._rule is not None:
@@ -300,21 +332,41 @@ class Replay:
         new = {name: param for moved, _ in results for name, param in moved.items()}
         return {name: new[name] for name in params}, [state for _, state in results]
 
-    def _reset_buffers(self) -> None:
+    def _indices(self, i: int) -> torch.Tensor:
+        indices = torch.as_tensor(self._sampler(i))
+        if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+            raise TypeError(
+                f"{self._who}: expected integers from sampler, got "
+                f"{str(indices.dtype).removeprefix('torch.')}{list(indices.shape)}, at step {i}"
+            )
+        if self._rows is not None and indices.numel():
+            least, most = int(indices.min()), int(indices.max())
+            if least < -self._rows or most >= self._rows:
+                raise ValueError(
+                    f"{self._who}: expected indices below {self._rows} from sampler, as many as "
+                    f"there are examples, got {most if most >= self._rows else least}, at step {i}"
+                )
+        return indices
+
+    def _reset_modules(self) -> None:
+        for module, training in self._training:
+            module.training = training
         with torch.no_grad():
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(self._buffers[name])
 
 
-def _rows(dataset: Any) -> Callable[[torch.Tensor], Any]:
-    """What gives the batch of some indices."""
+def _rows(dataset: Any) -> tuple[Callable[[torch.Tensor], Any], int | None]:
+    """What gives the batch of some indices, and how many examples there are, if that is known."""
     if isinstance(dataset, torch.utils.data.TensorDataset):
         dataset = dataset.tensors
     if isinstance(dataset, (tuple, list)) and all(isinstance(x, torch.Tensor) for x in dataset):
-        return lambda indices: tree_map(lambda rows: rows[indices.to(rows.device)], dataset)
+        size = min((len(rows) for rows in dataset), default=None)
+        return lambda indices: tree_map(lambda rows: rows[indices.to(rows.device)], dataset), size
     if not hasattr(dataset, "__getitem__"):
         raise TypeError(
             "Replay: expected a tuple of tensors or a map-style data set, got "
             f"{type(dataset).__name__}"
         )
-    return lambda indices: default_collate([dataset[j] for j in indices.tolist()])
+    size = len(dataset) if hasattr(dataset, "__len__") else None
+    return lambda indices: default_collate([dataset[j] for j in indices.tolist()]), size

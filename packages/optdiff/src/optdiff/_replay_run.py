@@ -16,8 +16,8 @@ from optdiff._ledger import Ledger, Position
 from optdiff._offload import Shelf
 from optdiff._progress import Done, bar
 from optdiff._recording import Recording, Snapshots
-from optdiff._repeats import Norms, foreign_leaves, stranger
-from optdiff._steps import Layout, Step, cut, taken_apart
+from optdiff._repeats import Norms
+from optdiff._steps import Layout, Step, taken_apart
 
 Tree: TypeAlias = Any
 Cotangents: TypeAlias = list["torch.Tensor | None"]
@@ -55,6 +55,7 @@ class Run:
         self,
         step: Step,
         num_steps: int,
+        *,
         kept: int | None,
         inspect: bool,
         start: Sequence[torch.Tensor],
@@ -92,6 +93,15 @@ class Run:
 
     def forward(self) -> tuple[list[torch.Tensor], list[bool]]:
         """The tensors of the last carry, and which of them have a derivative."""
+        with self._ledger.owning():
+            return self._forward()
+
+    def backward(self, cotangents: Cotangents) -> Cotangents:
+        """The cotangents of ``(init, args)`` from those of the last carry."""
+        with self._ledger.owning():
+            return self._backward(cotangents)
+
+    def _forward(self) -> tuple[list[torch.Tensor], list[bool]]:
         who = self._step.who
         self._points = [self._first]
         with ExitStack() as stack, bar(f"{who}: forward", self._num_steps, self._progress) as done:
@@ -102,17 +112,17 @@ class Run:
         self._inspecting = False
         tensors, self.layout = taken_apart(carry)
         self._end = Norms.of(tensors)
+        self._ledger.ended(tensors)
         return (
             [tensor.detach() for tensor in tensors],
             [tensor.requires_grad for tensor in tensors],
         )
 
-    def backward(self, cotangents: Cotangents) -> Cotangents:
-        """The cotangents of ``(init, args)`` from those of the last carry."""
+    def _backward(self, cotangents: Cotangents) -> Cotangents:
         who = self._step.who
         points = self._points or [self._first]  # a second pass runs forward again
         self._points = points
-        stop, found, sums = self._ledger.resume(self._end, cotangents) or Position(
+        stop, found, sums = self._ledger.resume(cotangents) or Position(
             self._num_steps, cotangents, [torch.zeros_like(tensor) for tensor in self._moving]
         )
         sums = [total.to(tensor.device) for total, tensor in zip(sums, self._moving, strict=True)]
@@ -156,16 +166,9 @@ class Run:
         """Run some steps without a graph."""
         for i in range(start, stop):
             with torch.enable_grad():
-                found, _ = self._step(carry, i, self._args)
-            foreign = []
-            if self._inspecting:
-                known = taken_apart((carry, self._args))[0]
-                foreign = foreign_leaves(taken_apart(found)[0], known)
-            carry = cut(found)
-            del found
-            for leaf in foreign:
-                if (tensor := leaf()) is not None:
-                    raise stranger(self._step.who, tensor, i, self._args)
+                carry, _ = self._step.advance(
+                    carry, i, self._args, graph=False, inspect=self._inspecting
+                )
             done(1)
         return carry
 

@@ -79,8 +79,9 @@ def check_smoothness(
         generator: Of the directions.
 
     Raises:
-        TypeError: ``directions`` is no integer.
-        ValueError: No step, one that is not positive, or nothing in ``point`` that requires grad.
+        TypeError: ``directions`` is no integer, ``function`` is not callable or gives no tensor.
+        ValueError: No step, one that is not positive, nothing in ``point`` that requires grad, or a
+            value that is no scalar, or without ``gradient`` has no graph.
 
     Example:
         >>> x = torch.ones(3, dtype=torch.float64, requires_grad=True)
@@ -95,6 +96,8 @@ def check_smoothness(
         (smoothness of a training run, and what makes it smooth).
     """
     who = "check_smoothness"
+    if not callable(function):
+        raise TypeError(f"{who}: expected a callable function, got {type(function).__name__}")
     check_count(who, "directions", directions, 1)
     if not steps or any(not step > 0 for step in steps):
         raise ValueError(f"{who}: expected positive steps, got {list(steps)}")
@@ -103,7 +106,13 @@ def check_smoothness(
     if not moving:
         raise ValueError(f"{who}: expected tensors that require grad in point, got none")
     if gradient is None:
-        found = torch.autograd.grad(function(point), moving, materialize_grads=True)
+        here = _scalar(who, function(point))
+        if not here.requires_grad:
+            raise ValueError(
+                f"{who}: expected a value with a graph, got one without; compute it from point, or "
+                "give its gradient"
+            )
+        found = torch.autograd.grad(here, moving, materialize_grads=True)
     else:
         given = taken_apart(gradient)[0]
         if [tensor.shape for tensor in given] != [tensor.shape for tensor in moving]:
@@ -122,7 +131,7 @@ def check_smoothness(
             else tensor
             for tensor in tensors
         ]
-        return float(function(layout.filled(moved)).detach())
+        return float(_scalar(who, function(layout.filled(moved))).detach())
 
     slopes, differences = [], []
     for _ in range(directions):
@@ -136,6 +145,16 @@ def check_smoothness(
     slope = torch.tensor(slopes, dtype=torch.float64)
     difference = torch.tensor(differences, dtype=torch.float64)
     return Smoothness(tuple(steps), slope, difference, slope[:, None] / difference)
+
+
+def _scalar(who: str, value: Any) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{who}: expected function to return a tensor, got {type(value).__name__}")
+    if value.numel() != 1:
+        raise ValueError(
+            f"{who}: expected function to return a scalar, got shape {list(value.shape)}"
+        )
+    return value
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

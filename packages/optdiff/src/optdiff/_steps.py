@@ -16,7 +16,7 @@ from optdiff._first_order import ConstantGradients
 from optdiff._recompute import Results, Tensors, is_continuous
 from optdiff._recording import Recording
 from optdiff._repeats import Numbers, Strangers, foreign_leaves, stranger
-from optdiff._tracking import is_tracked, transform_depth, under_transform
+from optdiff._tracking import is_tracked, is_wrapped, transform_depth, under_transform
 from optdiff._trees import NAMESPACE, tree_flatten, tree_leaves
 
 Tree: TypeAlias = Any
@@ -64,12 +64,17 @@ class Step:
         who: Who is named in errors.
         function: ``function(carry, i, *args)``.
         carry: What the results have to look like.
-        has_aux: Whether it returns ``(carry, output)``.
+        has_aux: Whether it returns ``(carry, output)``; None: the loop has no such option.
         first_order: Whether gradients taken inside are constants.
     """
 
     def __init__(
-        self, who: str, function: Callable[..., Any], carry: Tree, has_aux: bool, first_order: bool
+        self,
+        who: str,
+        function: Callable[..., Any],
+        carry: Tree,
+        has_aux: bool | None = None,
+        first_order: bool = False,
     ) -> None:
         self.who = who
         self._function = function
@@ -83,6 +88,8 @@ class Step:
         constant = ConstantGradients(self.who, i) if self._first_order else nullcontext()
         with out_of_place(first_order=self._first_order), constant:
             result = self._function(carry, i, *args)
+        # autocast outside of the loop would keep its copies of every carry until it ends
+        torch.clear_autocast_cache()
         output = None
         if self._has_aux:
             if not isinstance(result, tuple) or len(result) != 2:
@@ -93,9 +100,12 @@ class Step:
             result, output = result
         leaves, spec = tree_flatten(result)
         if spec != self._spec:
+            advice = "put what else is wanted into the carry"
+            if self._has_aux is not None:
+                advice = "to return (carry, output) set has_aux=True"
             raise ValueError(
                 f"{self.who}: expected step to return a carry like the one it got, "
-                f"{self._spec}, got {spec}, at step {i}; to return (carry, output) set has_aux=True"
+                f"{self._spec}, got {spec}, at step {i}; {advice}"
             )
         for index, (leaf, was) in enumerate(zip(leaves, self._tensors, strict=True)):
             if was and not isinstance(leaf, torch.Tensor):
@@ -107,6 +117,44 @@ class Step:
                     f"at step {i}; return the new carry"
                 )
         return result, output
+
+    def advance(
+        self, carry: Tree, i: int, args: tuple[Any, ...], *, graph: bool, inspect: bool
+    ) -> tuple[Tree, Tree]:
+        """A step of a loop that is run again, and without ``graph`` one whose result has none.
+
+        Raises:
+            ValueError: With ``inspect``, it reads tensors to be differentiated past its inputs.
+            RuntimeError: It overwrites what of its carry requires grad.
+        """
+        if not inspect:
+            found = self(carry, i, args)
+            return found if graph else cut(found)
+        tensors = [t for t in taken_apart(carry)[0] if t.requires_grad and not is_wrapped(t)]
+        versions = [tensor._version for tensor in tensors]
+        try:
+            found = self(carry, i, args)
+        except RuntimeError as error:
+            if "a leaf Variable that requires grad" not in str(error):
+                raise
+            raise _overwritten(self.who, i) from error
+        if [tensor._version for tensor in tensors] != versions:
+            raise _overwritten(self.who, i)
+        foreign = foreign_leaves(taken_apart(found)[0], taken_apart((carry, args))[0])
+        result = found if graph else cut(found)
+        del found, carry, tensors  # the leaves that the step made for itself go too
+        for leaf in foreign:
+            if (tensor := leaf()) is not None:
+                raise stranger(self.who, tensor, i, args)
+        return result
+
+
+def _overwritten(who: str, i: int) -> RuntimeError:
+    return RuntimeError(
+        f"{who}: expected step to leave tensors that require grad as they are, got one of its "
+        f"carry or args overwritten, at step {i}; compute a new one, or overwrite a clone (a carry "
+        "requires grad once it depends on something that does)"
+    )
 
 
 def _apart_from(args: tuple[Any, ...], carry: Tree) -> Tree:
@@ -184,16 +232,7 @@ class Segment:
             for i in self._numbers:
                 if strangers:
                     strangers.i = i
-                found = self._step(carry, i, args)
-                if first:
-                    known = taken_apart((carry, args))[0]
-                    foreign = foreign_leaves(taken_apart(found)[0], known)
-                carry, output = found if graph else cut(found)
-                del found
-                if first:
-                    for leaf in foreign:
-                        if (tensor := leaf()) is not None:
-                            raise stranger(who, tensor, i, args)
+                carry, output = self._step.advance(carry, i, args, graph=graph, inspect=first)
                 if strangers:
                     strangers.refuse()
                 outputs.append(output)
