@@ -105,7 +105,9 @@ def _run(
         rows = [s.revive(v.clone()) for s, v in zip(job.rows, job.row_values, strict=True)]
         stack.enter_context(torch.set_grad_enabled(job.grad_enabled))
         address, args, kwargs = _program.read(job.program, whole, rows)
-        if func is None:
+        # What carries tensors of its own (a bound method, a module, a partial) came with copies
+        # of them, which gradients are for: the original would give them none.
+        if func is None or not (address is None or isinstance(address, tuple)):
             func = _program.find(address)
         value, has_aux, aux = _checked(func(*args, **kwargs), job, dumps)
         del args, kwargs
@@ -189,7 +191,6 @@ def _seeded(seed: int) -> Iterator[None]:
 
 _flats: OrderedDict[tuple[int, int], tuple[int, torch.Tensor]] = OrderedDict()
 _segments: OrderedDict[tuple[int, int], tuple[bytes, torch.Tensor]] = OrderedDict()
-_newest: OrderedDict[tuple[int, int], int] = OrderedDict()
 
 
 def answer(job: Job, dumps: Dumps = pickle.dumps) -> Result | Failed | Missing:
@@ -203,10 +204,6 @@ def answer(job: Job, dumps: Dumps = pickle.dumps) -> Result | Failed | Missing:
             if call != job.call:
                 return Missing(shared=False)
         else:
-            # What waited here while its caller gave it up must not write over what came since.
-            if job.call < _newest.get(job.plan, job.call):
-                return Missing(shared=False)
-            _keep(_newest, job.plan, job.call)
             handle, start = job.segment
             memory = _attached(job.plan, handle)
             if memory is None:
@@ -232,7 +229,10 @@ def _failed(error: BaseException, dumps: Dumps) -> Failed:
 
 def raised(failed: Failed, worker: str) -> BaseException:
     """Return the exception of another process, with its traceback as the cause."""
-    error = pickle.loads(failed.error)
+    try:
+        error = pickle.loads(failed.error)
+    except Exception:  # noqa: BLE001 - a class that only the other process has, or worse
+        error = RuntimeError(failed.text.strip().splitlines()[-1])
     error.__cause__ = RemoteTraceback(f"on {worker}:\n{failed.text}")
     return error
 

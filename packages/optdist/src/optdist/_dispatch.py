@@ -59,6 +59,10 @@ class Plan:
             self._segment = _shared.Segment(size)
         return self._segment
 
+    def drop(self) -> None:
+        """Leave the shared memory to those that may still write to it."""
+        self._segment = None
+
 
 class Call:
     """Runs the chunks of one call; use once."""
@@ -98,13 +102,13 @@ class Call:
         self._members: list[int] = []
         self._segment: _shared.Segment | None = None
         self._flat = torch.empty(0, dtype=torch.uint8)
-        self._over = False
+        self._over = self._stale = False
 
     def run(self, members: Sequence[int] | None) -> None:
         """Fill ``results`` and ``gradients``, or raise the first failure that counts."""
         live = self.engine.live()
         self._check_enough(live)
-        self._members = [r for r in (live if members is None else members) if r in live]
+        self._members = self._chosen(live, members)
         others = [rank for rank in self._members if rank != self.engine.rank]
         started = time.perf_counter()
         sharing = bool(others) and self.engine.shares_memory and _shared.is_available()
@@ -119,11 +123,29 @@ class Call:
         finally:
             with self._changed:
                 self._over = True  # whatever still comes is late
+                stale = self._stale or bool(self._running)
             if sharing:
                 # Results may lie in the shared memory: the next call must not find them there.
                 self.gradients = {i: g.clone() for i, g in self.gradients.items()}
+                if stale:  # a late writer hits memory that nobody reads
+                    self.plan.drop()
                 self.plan.busy.release()
         self.report.seconds = time.perf_counter() - started
+
+    def _chosen(self, live: Sequence[int], members: Sequence[int] | None) -> list[int]:
+        """Return the workers that take part; the chunks of those that cannot are anybody's."""
+        if members is None:
+            return list(live)
+        absent = [rank for rank in members if rank not in live]
+        if absent and not self.policy.redispatch:
+            raise WorkerLostError(
+                f"{self.who}: expected {self.engine.name(absent[0])} to run its part, got one that "
+                "is lost or frozen; name another, or give on_worker_lost='redispatch'"
+            )
+        for chunk in self.chunks:
+            if chunk.rank in absent:
+                chunk.rank = None
+        return [rank for rank in members if rank in live]
 
     def _pack(self, sharing: bool) -> None:
         if sharing:
@@ -190,20 +212,28 @@ class Call:
             if self._over or self._running.get(rank, (None,))[0] != index:
                 return  # late: the chunk went elsewhere
             del self._running[rank]
-            if isinstance(found, _chunk.Result):
-                self._keep(rank, index, found)
-                self._give(rank)
-            elif isinstance(found, _chunk.Missing):
-                if found.shared:
-                    self.plan.apart.add(rank)
-                self._informed.discard(rank)
-                self._queue.appendleft(index)
-                self._give(rank)
-            elif isinstance(found, _chunk.Failed):
-                self._failure = _chunk.raised(found, self.engine.name(rank))
-            else:
-                self._lost(rank, index, found)
+            try:
+                self._take(rank, index, found)
+            except BaseException as error:  # noqa: BLE001 - raised by run(), which waits for us
+                self._failure = error
             self._changed.notify_all()
+
+    def _take(self, rank: int, index: int, found: Any) -> None:
+        if isinstance(found, _chunk.Result):
+            self._keep(rank, index, found)
+            self._give(rank)
+        elif isinstance(found, _chunk.Missing):
+            if found.shared:
+                self.plan.apart.add(rank)
+            self._informed.discard(rank)  # the tensors come along: no second time
+            self._queue.appendleft(index)
+            self._give(rank)
+        elif isinstance(found, _chunk.Failed):
+            self._failure = _chunk.raised(found, self.engine.name(rank))
+        elif isinstance(found, (WorkerLostError, WorkerTimeoutError)):
+            self._lost(rank, index, found)
+        else:
+            self._failure = found
 
     def _keep(self, rank: int, index: int, result: _chunk.Result) -> None:
         self.results[index] = result
@@ -223,6 +253,7 @@ class Call:
 
     def _lost(self, rank: int, index: int, failure: Exception) -> None:
         """Put a lost worker's chunk first in the queue (the lock is held)."""
+        self._stale = True
         self.engine.note(rank, failure)
         self.report.lost.append(self.engine.name(rank))
         self._members = [member for member in self._members if member != rank]
@@ -258,13 +289,13 @@ class Call:
                 self._keep(self.engine.rank, mine, result)
 
     def _mine(self) -> int | None:
-        """Take a chunk if the caller is a member, or if nobody else is left."""
+        """Take a chunk if the caller is a member, or if nobody else is at work."""
         if self.engine.rank in self._members:
-            return self._next(self.engine.rank)
-        others = [rank for rank in self._members if rank != self.engine.rank]
-        if others or self._running or not self._queue:
-            return None
-        return self._queue.popleft()
+            index = self._next(self.engine.rank)
+            if index is not None:
+                return index
+        # Who is not at work now gets nothing more: what is left would be left for ever.
+        return self._queue.popleft() if self._queue and not self._running else None
 
     def _expire(self) -> None:
         """Give up workers whose answer should have come or failed long ago (the lock is held)."""

@@ -138,21 +138,30 @@ def read(
 
 def name_of(func: Callable[..., Any], who: str) -> Any:
     """Return the place where every process finds a function, or the function if it can travel."""
-    name = getattr(func, "__module__", None), getattr(func, "__qualname__", None)
-    if None not in name:
-        try:
-            if find(name) is func:
-                return name
-        except (ImportError, AttributeError):
-            pass  # not at its own address: pickle may know better
+    name = _address(func)
+    if is_at_its_address(func):
+        return name
     try:
-        pickle.dumps(func)
+        pickle.dumps(func)  # pickle may know better
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
             f"{who}: expected a function that other processes can import, got {name[1] or func}; "
             "define it at the top level of a module"
         ) from error
     return func
+
+
+def is_at_its_address(func: Callable[..., Any]) -> bool:
+    """Tell whether the place that a function names as its own has it."""
+    name = _address(func)
+    try:
+        return None not in name and find(name) is func
+    except (ImportError, AttributeError):
+        return False
+
+
+def _address(func: Callable[..., Any]) -> tuple[Any, Any]:
+    return getattr(func, "__module__", None), getattr(func, "__qualname__", None)
 
 
 def find(name: Any) -> Callable[..., Any]:

@@ -93,6 +93,8 @@ class Session:
                 found = future.value()
             except RuntimeError as error:  # our functions raise nothing: this is the connection
                 found = self.failure(rank, error, timeout)
+            except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
+                found = error
             done(found)
 
         try:
