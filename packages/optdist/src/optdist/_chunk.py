@@ -214,10 +214,11 @@ def answer(job: Job, dumps: Dumps = pickle.dumps) -> Result | Failed | Missing:
         try:
             return _run(job, flat, out, dumps=dumps)
         except BaseException as error:  # noqa: BLE001 - travels to the caller, who raises it
-            return _failed(error, dumps)
+            return failed(error, dumps)
 
 
-def _failed(error: BaseException, dumps: Dumps) -> Failed:
+def failed(error: BaseException, dumps: Dumps = pickle.dumps) -> Failed:
+    """Make an exception ready to travel."""
     text = "".join(traceback.format_exception(error))
     try:
         content = dumps(error)

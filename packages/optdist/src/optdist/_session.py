@@ -21,7 +21,16 @@ SILENCE_SECONDS = 60.0  # how long rank 0 may be silent, with its connection ope
 LINGER_SECONDS = 300.0  # how long rank 0 waits at its end for the others' programs
 LEAVE_SECONDS = 5.0  # how long torch may take to end RPC before the process ends itself
 TIMED_OUT = "RPC ran for more than set timeout"  # torch has no type for it
-CLOSED = ("EOF: end of file", "pipe closed", "connection reset", "connection refused")  # nor these
+CLOSED = (  # nor these: what TensorPipe and libuv say of connections
+    "EOF: end of file", "pipe closed", "broken pipe", "socket is not connected", "connection reset",
+    "connection refused", "connection aborted", "connection timed out", "operation canceled",
+    "unreachable",
+)  # fmt: skip
+
+
+def is_closed(text: str) -> bool:
+    """Tell whether torch's message is of a connection, and not of what ran at its end."""
+    return any(words in text for words in CLOSED)
 
 
 class Session:

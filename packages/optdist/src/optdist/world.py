@@ -17,6 +17,8 @@ import torch.distributed.rpc as rpc
 
 from optdist import _rendezvous, _session
 from optdist._session import Session, current, log
+from optdist._waiting import check_seconds
+from optdist._wrapping import only_function
 from optdist.errors import WorkerLostError, WorkerTimeoutError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -222,17 +224,13 @@ def auto_init_rpc(
         >>> main()
         2.0
     """
-    if not start_timeout > 0:
-        raise ValueError(
-            f"auto_init_rpc: expected a start_timeout above 0 s, got {start_timeout!r}"
-        )
-    if rpc_backend_options is not None and not rpc_backend_options.rpc_timeout > 0:
-        raise ValueError(
-            "auto_init_rpc: expected an rpc_timeout above 0 s in rpc_backend_options, got "
-            f"{rpc_backend_options.rpc_timeout!r}, which waits for ever"
-        )
+    check_seconds("auto_init_rpc", "a start_timeout", start_timeout)
+    if rpc_backend_options is not None:
+        check_seconds("auto_init_rpc", "an rpc_timeout", rpc_backend_options.rpc_timeout)
 
-    def decorate(func: F) -> F:
+    def decorate(*decorated: F, **named: Any) -> F:
+        func = only_function("auto_init_rpc", decorated, named)
+
         @functools.wraps(func)
         def run(*args: Any, **kwargs: Any) -> Any:
             info = get_world_info()
