@@ -16,6 +16,7 @@ import torch
 
 from optdist import _program, _shared
 from optdist._flat import Layout, Spec
+from optdist._modes import Modes
 
 Dumps = Callable[[Any], bytes]
 KEPT = 16  # parameter sets of so many callers stay with a worker
@@ -32,7 +33,7 @@ class Job(NamedTuple):
     rows: tuple[Spec, ...]  # of those that are this chunk's own
     row_values: list[torch.Tensor]
     seed: int
-    grad_enabled: bool
+    modes: Modes
     differentiate: bool
     scalar: bool  # the result must be one
     plan: tuple[int, int]  # which caller's which function
@@ -103,19 +104,19 @@ def _run(
         values = Layout(job.whole).unpack(flat.clone())
         whole = [spec.revive(value) for spec, value in zip(job.whole, values, strict=True)]
         rows = [s.revive(v.clone()) for s, v in zip(job.rows, job.row_values, strict=True)]
-        stack.enter_context(torch.set_grad_enabled(job.grad_enabled))
         address, args, kwargs = _program.read(job.program, whole, rows)
         # What carries tensors of its own (a bound method, a module, a partial) came with copies
         # of them, which gradients are for: the original would give them none.
         if func is None or not (address is None or isinstance(address, tuple)):
             func = _program.find(address)
-        value, has_aux, aux = _checked(func(*args, **kwargs), job, dumps)
+        with job.modes.entered():
+            value, has_aux, aux = _checked(func(*args, **kwargs), job, dumps)
         del args, kwargs
         used: tuple[bool, ...] = ()
         gradient, row_grads = None, []
         if job.differentiate and value is not None and value.requires_grad:
             used, gradient, row_grads = _gradients(value, whole, rows, out)
-    number = None if value is None else value.detach().cpu().reshape(())
+    number = None if value is None else value.detach().cpu()
     elapsed = time.perf_counter() - started
     return Result(number, has_aux, aux, used, gradient, row_grads, elapsed)
 
@@ -129,7 +130,11 @@ def _gradients(
     learned = [t for t in whole if t.requires_grad]
     inputs = [*learned, *(t for t in rows if t.requires_grad)]
     found = torch.autograd.grad(value.reshape(()), inputs, allow_unused=True)
-    grads = [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)]
+    # Sparse gradients (of embeddings) come as dense ones: the buffer is.
+    grads = [
+        torch.zeros_like(t) if g is None else g.to_dense() if g.is_sparse else g
+        for t, g in zip(inputs, found, strict=True)
+    ]
     layout = Layout([Spec.of(t) for t in learned])
     buffer = torch.empty(layout.nbytes, dtype=torch.uint8) if out is None else out
     layout.pack(grads[: len(learned)], buffer)

@@ -17,6 +17,7 @@ import torch
 from optdist import _chunk, _shared
 from optdist._engine import Engine
 from optdist._flat import Layout, Spec, aligned
+from optdist._modes import Modes, check_no_tangents
 from optdist._report import Report
 from optdist.errors import WorkerLostError, WorkerTimeoutError
 
@@ -77,13 +78,16 @@ class Call:
         whole: Sequence[torch.Tensor],
         policy: Policy,
         scalar: bool,
+        aside: bool = False,
     ) -> None:
+        self.aside = aside  # the caller's thread takes chunks only if nobody else can
         self.func, self.who, self.engine, self.plan = func, who, engine, plan
         self.policy = policy
         self.chunks, self.whole, self.scalar = chunks, whole, scalar
-        self.grad_enabled = torch.is_grad_enabled()
-        everything = itertools.chain(whole, *(chunk.rows for chunk in chunks))
-        self.differentiate = self.grad_enabled and any(t.requires_grad for t in everything)
+        self.modes = Modes.now()
+        everything = [*whole, *itertools.chain(*(chunk.rows for chunk in chunks))]
+        check_no_tangents(who, everything)
+        self.differentiate = self.modes.grad_enabled and any(t.requires_grad for t in everything)
         self.specs = tuple(Spec.of(tensor) for tensor in whole)
         self.layout = Layout(self.specs)
         self.learned = Layout([spec for spec in self.specs if spec.requires_grad])
@@ -116,7 +120,8 @@ class Call:
         try:
             self._pack(sharing)
             with self._changed:
-                kept = int(self.engine.rank in self._members)  # a lone chunk stays here
+                # a lone chunk stays here
+                kept = int(self.engine.rank in self._members and not self.aside)
                 for rank in others[: max(0, len(self.chunks) - kept)]:
                     self._give(rank)
             self._work_and_wait()
@@ -169,7 +174,7 @@ class Call:
             rows=tuple(Spec.of(tensor) for tensor in chunk.rows),
             row_values=[tensor.detach() for tensor in chunk.rows],
             seed=(self.seed + index) % 2**63,
-            grad_enabled=self.grad_enabled,
+            modes=self.modes,
             differentiate=self.differentiate,
             scalar=self.scalar,
             plan=(self.engine.rank, self.plan.number),
@@ -180,8 +185,10 @@ class Call:
 
     def _next(self, rank: int) -> int | None:
         """Take the first chunk that this worker may run."""
+        anybody = not self.aside or rank != self.engine.rank or len(self._members) == 1
         for index in self._queue:
-            if self.chunks[index].rank in (None, rank):
+            chosen = self.chunks[index].rank
+            if chosen == rank or (chosen is None and anybody):
                 self._queue.remove(index)
                 return index
         return None
