@@ -277,8 +277,7 @@ def _start(
     options = options or _rendezvous.default_options()
     if options.init_method == "env://":
         options.init_method = f"{_rendezvous.SCHEME}://"
-    store.set(f"name/{info.world_rank}", name)
-    names = _rendezvous.names(store, info.world_size, seconds)
+    names = _rendezvous.names(store, info.world_rank, name, info.world_size, seconds)
     with warnings.catch_warnings(), _rendezvous.bounded(seconds):
         # torch warns of the way in which it meets itself
         warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)
