@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worker 1 is missing or late at the start, or goes away in the middle of it; or tasks exit, or hang."""
+"""Worker 1 is missing or late, or goes away in the middle of a start; or tasks exit, or hang."""
 
 import os
 import signal
