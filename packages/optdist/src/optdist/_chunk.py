@@ -16,6 +16,8 @@ import torch
 
 from optdist import _program, _shared
 from optdist._flat import Layout, Spec
+from optdist._modes import Modes
+from optdist._outside import check_nothing_outside
 
 Dumps = Callable[[Any], bytes]
 KEPT = 16  # parameter sets of so many callers stay with a worker
@@ -32,7 +34,7 @@ class Job(NamedTuple):
     rows: tuple[Spec, ...]  # of those that are this chunk's own
     row_values: list[torch.Tensor]
     seed: int
-    grad_enabled: bool
+    modes: Modes
     differentiate: bool
     scalar: bool  # the result must be one
     plan: tuple[int, int]  # which caller's which function
@@ -103,17 +105,21 @@ def _run(
         values = Layout(job.whole).unpack(flat.clone())
         whole = [spec.revive(value) for spec, value in zip(job.whole, values, strict=True)]
         rows = [s.revive(v.clone()) for s, v in zip(job.rows, job.row_values, strict=True)]
-        stack.enter_context(torch.set_grad_enabled(job.grad_enabled))
         address, args, kwargs = _program.read(job.program, whole, rows)
-        if func is None:
+        # What carries tensors of its own (a bound method, a module, a partial) came with copies
+        # of them, which gradients are for: the original would give them none.
+        if func is None or not (address is None or isinstance(address, tuple)):
             func = _program.find(address)
-        value, has_aux, aux = _checked(func(*args, **kwargs), job, dumps)
+        with job.modes.entered():
+            value, has_aux, aux = _checked(func(*args, **kwargs), job, dumps)
         del args, kwargs
+        if value is not None and value.requires_grad:
+            check_nothing_outside(job.who, func, value, [*whole, *rows])
         used: tuple[bool, ...] = ()
         gradient, row_grads = None, []
         if job.differentiate and value is not None and value.requires_grad:
             used, gradient, row_grads = _gradients(value, whole, rows, out)
-    number = None if value is None else value.detach().cpu().reshape(())
+    number = None if value is None else value.detach().cpu()
     elapsed = time.perf_counter() - started
     return Result(number, has_aux, aux, used, gradient, row_grads, elapsed)
 
@@ -127,7 +133,11 @@ def _gradients(
     learned = [t for t in whole if t.requires_grad]
     inputs = [*learned, *(t for t in rows if t.requires_grad)]
     found = torch.autograd.grad(value.reshape(()), inputs, allow_unused=True)
-    grads = [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)]
+    # Sparse gradients (of embeddings) come as dense ones: the buffer is.
+    grads = [
+        torch.zeros_like(t) if g is None else g.to_dense() if g.is_sparse else g
+        for t, g in zip(inputs, found, strict=True)
+    ]
     layout = Layout([Spec.of(t) for t in learned])
     buffer = torch.empty(layout.nbytes, dtype=torch.uint8) if out is None else out
     layout.pack(grads[: len(learned)], buffer)
@@ -188,8 +198,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 _flats: OrderedDict[tuple[int, int], tuple[int, torch.Tensor]] = OrderedDict()
-_segments: OrderedDict[tuple[int, int], tuple[bytes, torch.Tensor]] = OrderedDict()
-_newest: OrderedDict[tuple[int, int], int] = OrderedDict()
+_segments: OrderedDict[tuple[int, int], tuple[_shared.Handle, torch.Tensor]] = OrderedDict()
 
 
 def answer(job: Job, dumps: Dumps = pickle.dumps) -> Result | Failed | Missing:
@@ -203,10 +212,6 @@ def answer(job: Job, dumps: Dumps = pickle.dumps) -> Result | Failed | Missing:
             if call != job.call:
                 return Missing(shared=False)
         else:
-            # What waited here while its caller gave it up must not write over what came since.
-            if job.call < _newest.get(job.plan, job.call):
-                return Missing(shared=False)
-            _keep(_newest, job.plan, job.call)
             handle, start = job.segment
             memory = _attached(job.plan, handle)
             if memory is None:
@@ -217,10 +222,11 @@ def answer(job: Job, dumps: Dumps = pickle.dumps) -> Result | Failed | Missing:
         try:
             return _run(job, flat, out, dumps=dumps)
         except BaseException as error:  # noqa: BLE001 - travels to the caller, who raises it
-            return _failed(error, dumps)
+            return failed(error, dumps)
 
 
-def _failed(error: BaseException, dumps: Dumps) -> Failed:
+def failed(error: BaseException, dumps: Dumps = pickle.dumps) -> Failed:
+    """Make an exception ready to travel."""
     text = "".join(traceback.format_exception(error))
     try:
         content = dumps(error)
@@ -232,17 +238,24 @@ def _failed(error: BaseException, dumps: Dumps) -> Failed:
 
 def raised(failed: Failed, worker: str) -> BaseException:
     """Return the exception of another process, with its traceback as the cause."""
-    error = pickle.loads(failed.error)
+    try:
+        error = pickle.loads(failed.error)
+    except Exception:  # noqa: BLE001 - a class that only the other process has, or worse
+        error = RuntimeError(failed.text.strip().splitlines()[-1])
     error.__cause__ = RemoteTraceback(f"on {worker}:\n{failed.text}")
     return error
 
 
 def _attached(plan: tuple[int, int], handle: _shared.Handle) -> torch.Tensor | None:
-    nonce, memory = _segments.get(plan, (b"", None))
-    if nonce != handle.nonce:
-        memory = _shared.attach(handle)
-        if memory is not None:
-            _keep(_segments, plan, (handle.nonce, memory))
+    known, memory = _segments.get(plan, (None, None))
+    if known == handle:
+        return memory
+    for other, (old, _) in list(_segments.items()):
+        if _shared.is_gone(old):
+            del _segments[other]
+    memory = _shared.attach(handle)
+    if memory is not None:
+        _keep(_segments, plan, (handle, memory))
     return memory
 
 

@@ -17,6 +17,7 @@ import torch
 from optdist import _chunk, _shared
 from optdist._engine import Engine
 from optdist._flat import Layout, Spec, aligned
+from optdist._modes import Modes, check_no_tangents
 from optdist._report import Report
 from optdist.errors import WorkerLostError, WorkerTimeoutError
 
@@ -59,6 +60,10 @@ class Plan:
             self._segment = _shared.Segment(size)
         return self._segment
 
+    def drop(self) -> None:
+        """Leave the shared memory to those that may still write to it."""
+        self._segment = None
+
 
 class Call:
     """Runs the chunks of one call; use once."""
@@ -73,13 +78,16 @@ class Call:
         whole: Sequence[torch.Tensor],
         policy: Policy,
         scalar: bool,
+        aside: bool = False,
     ) -> None:
+        self.aside = aside  # the caller's thread takes chunks only if nobody else can
         self.func, self.who, self.engine, self.plan = func, who, engine, plan
         self.policy = policy
         self.chunks, self.whole, self.scalar = chunks, whole, scalar
-        self.grad_enabled = torch.is_grad_enabled()
-        everything = itertools.chain(whole, *(chunk.rows for chunk in chunks))
-        self.differentiate = self.grad_enabled and any(t.requires_grad for t in everything)
+        self.modes = Modes.now()
+        everything = [*whole, *itertools.chain(*(chunk.rows for chunk in chunks))]
+        check_no_tangents(who, everything)
+        self.differentiate = self.modes.grad_enabled and any(t.requires_grad for t in everything)
         self.specs = tuple(Spec.of(tensor) for tensor in whole)
         self.layout = Layout(self.specs)
         self.learned = Layout([spec for spec in self.specs if spec.requires_grad])
@@ -98,13 +106,13 @@ class Call:
         self._members: list[int] = []
         self._segment: _shared.Segment | None = None
         self._flat = torch.empty(0, dtype=torch.uint8)
-        self._over = False
+        self._over = self._stale = False
 
     def run(self, members: Sequence[int] | None) -> None:
         """Fill ``results`` and ``gradients``, or raise the first failure that counts."""
         live = self.engine.live()
         self._check_enough(live)
-        self._members = [r for r in (live if members is None else members) if r in live]
+        self._members = self._chosen(live, members)
         others = [rank for rank in self._members if rank != self.engine.rank]
         started = time.perf_counter()
         sharing = bool(others) and self.engine.shares_memory and _shared.is_available()
@@ -112,18 +120,37 @@ class Call:
         try:
             self._pack(sharing)
             with self._changed:
-                kept = int(self.engine.rank in self._members)  # a lone chunk stays here
+                # a lone chunk stays here
+                kept = int(self.engine.rank in self._members and not self.aside)
                 for rank in others[: max(0, len(self.chunks) - kept)]:
                     self._give(rank)
             self._work_and_wait()
         finally:
             with self._changed:
                 self._over = True  # whatever still comes is late
+                stale = self._stale or bool(self._running)
             if sharing:
                 # Results may lie in the shared memory: the next call must not find them there.
                 self.gradients = {i: g.clone() for i, g in self.gradients.items()}
+                if stale:  # a late writer hits memory that nobody reads
+                    self.plan.drop()
                 self.plan.busy.release()
         self.report.seconds = time.perf_counter() - started
+
+    def _chosen(self, live: Sequence[int], members: Sequence[int] | None) -> list[int]:
+        """Return the workers that take part; the chunks of those that cannot are anybody's."""
+        if members is None:
+            return list(live)
+        absent = [rank for rank in members if rank not in live]
+        if absent and not self.policy.redispatch:
+            raise WorkerLostError(
+                f"{self.who}: expected {self.engine.name(absent[0])} to run its part, got one that "
+                "is lost or frozen; name another, or give on_worker_lost='redispatch'"
+            )
+        for chunk in self.chunks:
+            if chunk.rank in absent:
+                chunk.rank = None
+        return [rank for rank in members if rank in live]
 
     def _pack(self, sharing: bool) -> None:
         if sharing:
@@ -147,7 +174,7 @@ class Call:
             rows=tuple(Spec.of(tensor) for tensor in chunk.rows),
             row_values=[tensor.detach() for tensor in chunk.rows],
             seed=(self.seed + index) % 2**63,
-            grad_enabled=self.grad_enabled,
+            modes=self.modes,
             differentiate=self.differentiate,
             scalar=self.scalar,
             plan=(self.engine.rank, self.plan.number),
@@ -158,8 +185,10 @@ class Call:
 
     def _next(self, rank: int) -> int | None:
         """Take the first chunk that this worker may run."""
+        anybody = not self.aside or rank != self.engine.rank or len(self._members) == 1
         for index in self._queue:
-            if self.chunks[index].rank in (None, rank):
+            chosen = self.chunks[index].rank
+            if chosen == rank or (chosen is None and anybody):
                 self._queue.remove(index)
                 return index
         return None
@@ -190,20 +219,28 @@ class Call:
             if self._over or self._running.get(rank, (None,))[0] != index:
                 return  # late: the chunk went elsewhere
             del self._running[rank]
-            if isinstance(found, _chunk.Result):
-                self._keep(rank, index, found)
-                self._give(rank)
-            elif isinstance(found, _chunk.Missing):
-                if found.shared:
-                    self.plan.apart.add(rank)
-                self._informed.discard(rank)
-                self._queue.appendleft(index)
-                self._give(rank)
-            elif isinstance(found, _chunk.Failed):
-                self._failure = _chunk.raised(found, self.engine.name(rank))
-            else:
-                self._lost(rank, index, found)
+            try:
+                self._take(rank, index, found)
+            except BaseException as error:  # noqa: BLE001 - raised by run(), which waits for us
+                self._failure = error
             self._changed.notify_all()
+
+    def _take(self, rank: int, index: int, found: Any) -> None:
+        if isinstance(found, _chunk.Result):
+            self._keep(rank, index, found)
+            self._give(rank)
+        elif isinstance(found, _chunk.Missing):
+            if found.shared:
+                self.plan.apart.add(rank)
+            self._informed.discard(rank)  # the tensors come along: no second time
+            self._queue.appendleft(index)
+            self._give(rank)
+        elif isinstance(found, _chunk.Failed):
+            self._failure = _chunk.raised(found, self.engine.name(rank))
+        elif isinstance(found, (WorkerLostError, WorkerTimeoutError)):
+            self._lost(rank, index, found)
+        else:
+            self._failure = found
 
     def _keep(self, rank: int, index: int, result: _chunk.Result) -> None:
         self.results[index] = result
@@ -223,6 +260,7 @@ class Call:
 
     def _lost(self, rank: int, index: int, failure: Exception) -> None:
         """Put a lost worker's chunk first in the queue (the lock is held)."""
+        self._stale = True
         self.engine.note(rank, failure)
         self.report.lost.append(self.engine.name(rank))
         self._members = [member for member in self._members if member != rank]
@@ -258,13 +296,13 @@ class Call:
                 self._keep(self.engine.rank, mine, result)
 
     def _mine(self) -> int | None:
-        """Take a chunk if the caller is a member, or if nobody else is left."""
+        """Take a chunk if the caller is a member, or if nobody else is at work."""
         if self.engine.rank in self._members:
-            return self._next(self.engine.rank)
-        others = [rank for rank in self._members if rank != self.engine.rank]
-        if others or self._running or not self._queue:
-            return None
-        return self._queue.popleft()
+            index = self._next(self.engine.rank)
+            if index is not None:
+                return index
+        # Who is not at work now gets nothing more: what is left would be left for ever.
+        return self._queue.popleft() if self._queue and not self._running else None
 
     def _expire(self) -> None:
         """Give up workers whose answer should have come or failed long ago (the lock is held)."""

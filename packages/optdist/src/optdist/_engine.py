@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, Protocol
 
 from optdist import _chunk, _program
@@ -49,7 +51,10 @@ class LocalEngine:
     shares_memory, writer = False, _program.Writer
 
     def address(self, func: Callable[..., Any], who: str) -> Any:
-        """No need of any."""
+        """None for plain functions; what carries tensors of its own travels like an argument."""
+        owner = getattr(func, "__self__", None)
+        plain = inspect.isroutine(func) and (owner is None or isinstance(owner, (ModuleType, type)))
+        return None if plain or _program.is_at_its_address(func) else func
 
     def ranks(self, workers: Sequence[int | str]) -> list[int]:
         """The caller, whoever was meant."""

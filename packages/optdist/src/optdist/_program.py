@@ -119,9 +119,17 @@ def write(
     writing = writer(file, who, place)
     try:
         writing.dump((address, args, kwargs))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
         if str(error).startswith(who):
             raise
+        if isinstance(error, RuntimeError):
+            if "parametrized" not in str(error):
+                raise
+            raise TypeError(
+                f"{who}: expected modules that pickle can send, got a parametrized one "
+                "(torch.nn.utils.parametrizations, such as weight_norm); send its parameters, and "
+                "put them into a module inside the function with torch.func.functional_call"
+            ) from error
         raise TypeError(
             f"{who}: expected arguments that pickle can send, got one that it refuses ({error}); "
             "define classes and functions at the top level of a module"
@@ -138,21 +146,30 @@ def read(
 
 def name_of(func: Callable[..., Any], who: str) -> Any:
     """Return the place where every process finds a function, or the function if it can travel."""
-    name = getattr(func, "__module__", None), getattr(func, "__qualname__", None)
-    if None not in name:
-        try:
-            if find(name) is func:
-                return name
-        except (ImportError, AttributeError):
-            pass  # not at its own address: pickle may know better
+    name = _address(func)
+    if is_at_its_address(func):
+        return name
     try:
-        pickle.dumps(func)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        pickle.dumps(func)  # pickle may know better
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
         raise TypeError(
             f"{who}: expected a function that other processes can import, got {name[1] or func}; "
             "define it at the top level of a module"
         ) from error
     return func
+
+
+def is_at_its_address(func: Callable[..., Any]) -> bool:
+    """Tell whether the place that a function names as its own has it."""
+    name = _address(func)
+    try:
+        return None not in name and find(name) is func
+    except (ImportError, AttributeError):
+        return False
+
+
+def _address(func: Callable[..., Any]) -> tuple[Any, Any]:
+    return getattr(func, "__module__", None), getattr(func, "__qualname__", None)
 
 
 def find(name: Any) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -22,9 +23,11 @@ from optdist._session import log, watch
 from optdist.errors import WorkerLostError, WorkerTimeoutError
 
 SCHEME = "optdist"
+ENDED = "OPTDIST_ENDED"  # a file of the launcher: the ranks here that ended
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 _starts = itertools.count()
 _store: dist.Store | None = None
+_kept: dict[tuple[str, int], dist.TCPStore] = {}  # a process may start RPC again, at the same place
 
 
 def open_store(rank: int, world_size: int, seconds: float) -> dist.Store:
@@ -42,23 +45,44 @@ def open_store(rank: int, world_size: int, seconds: float) -> dist.Store:
             "start with torchrun or `python -m optdist.launch`, or set it"
         )
     port = int(os.environ.get("MASTER_PORT", "0"))
+    tcp = _kept.get((address, port))
+    if tcp is None:
+        tcp = _kept[address, port] = _connected(address, port, world_size, serves, seconds)
+    tcp.set_timeout(timedelta(seconds=seconds))
+    generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    _store = dist.PrefixStore(f"optdist/{generation}/{next(_starts)}", tcp)
+    return _store
+
+
+def _connected(
+    address: str, port: int, world_size: int, serves: bool, seconds: float
+) -> dist.TCPStore:
     options: dict[str, Any] = {"timeout": timedelta(seconds=seconds)}
     if serves:
         # Torch binds every interface; a socket of our own listens where the user said.
-        family, _, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(where[:2], family=family, backlog=1024)
+        listener = _listener(address, port)
         port = listener.getsockname()[1]
         options["master_listen_fd"] = listener.detach()
     try:
-        tcp = dist.TCPStore(address, port, world_size, serves, wait_for_workers=False, **options)
+        return dist.TCPStore(address, port, world_size, serves, wait_for_workers=False, **options)
     except dist.DistNetworkError as error:
         raise WorkerTimeoutError(
             f"auto_init_rpc: expected rank 0 at {address}:{port} within {seconds:g} s, got no "
             "answer; see its last output, or give a longer start_timeout"
         ) from error
-    generation = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    _store = dist.PrefixStore(f"optdist/{generation}/{next(_starts)}", tcp)
-    return _store
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(where[:2], family=family, backlog=1024)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"auto_init_rpc: expected to listen at {address}:{port}, got: {error.strerror}; give "
+            "an address of this host and a free port (MASTER_ADDR, MASTER_PORT; --master-addr, "
+            "--master-port of optdist.launch)",
+        ) from error
 
 
 def _meet(url: str, **_: Any) -> Iterator[tuple[dist.Store, int, int]]:
@@ -75,28 +99,49 @@ def register() -> None:
         dist.register_rendezvous_handler(SCHEME, _meet)
 
 
-def names(store: dist.Store, world_size: int, seconds: float) -> list[str]:
-    """Return the names of all processes, once all are here.
+def names(store: dist.Store, rank: int, name: str, world_size: int, seconds: float) -> list[str]:
+    """Tell the name of this process; return those of all, once all are here.
 
     Raises:
         WorkerTimeoutError: some did not come.
-        WorkerLostError: the process that keeps the store is gone.
+        WorkerLostError: one ended before, or the process that keeps the store is gone.
     """
-    keys = [f"name/{rank}" for rank in range(world_size)]
+    keys = [f"name/{other}" for other in range(world_size)]
+    deadline = time.monotonic() + seconds
     try:
-        store.wait(keys, timedelta(seconds=seconds))
+        store.set(f"name/{rank}", name)
+        while not store.check(keys):
+            if ended := [other for other in _ended() if not store.check([keys[other]])]:
+                raise WorkerLostError(
+                    f"auto_init_rpc: expected {world_size} processes, got none for ranks {ended}, "
+                    "which ended before; see their last output"
+                )
+            if time.monotonic() > deadline:
+                missing = [other for other, key in enumerate(keys) if not store.check([key])]
+                raise WorkerTimeoutError(
+                    f"auto_init_rpc: expected {world_size} processes within {seconds:g} s, got "
+                    f"none for ranks {missing}; see their last output, or give a longer "
+                    "start_timeout"
+                )
+            time.sleep(0.02)
         return [store.get(key).decode() for key in keys]
     except dist.DistNetworkError as error:
+        _kept.clear()
         raise WorkerLostError(
             "auto_init_rpc: expected the process that keeps the store (rank 0 or the agent of "
             "torchrun), got a closed connection; start again"
         ) from error
-    except dist.DistStoreError as error:
-        missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
-        raise WorkerTimeoutError(
-            f"auto_init_rpc: expected {world_size} processes within {seconds:g} s, got none for "
-            f"ranks {missing}; see their last output, or give a longer start_timeout"
-        ) from error
+
+
+def _ended() -> list[int]:
+    """Return the ranks of this host whose processes ended, as far as a launcher tells."""
+    number, _, inode = os.environ.get(ENDED, "").partition(":")
+    try:
+        if not number or os.fstat(int(number)).st_ino != int(inode):
+            return []
+        return [int(word) for word in os.pread(int(number), 1 << 16, 0).split()]
+    except OSError:  # closed: this program was started by a worker, and is none
+        return []
 
 
 @contextlib.contextmanager

@@ -21,7 +21,16 @@ SILENCE_SECONDS = 60.0  # how long rank 0 may be silent, with its connection ope
 LINGER_SECONDS = 300.0  # how long rank 0 waits at its end for the others' programs
 LEAVE_SECONDS = 5.0  # how long torch may take to end RPC before the process ends itself
 TIMED_OUT = "RPC ran for more than set timeout"  # torch has no type for it
-CLOSED = ("EOF: end of file", "pipe closed", "connection reset", "connection refused")  # nor these
+CLOSED = (  # nor these: what TensorPipe and libuv say of connections
+    "EOF: end of file", "pipe closed", "broken pipe", "socket is not connected", "connection reset",
+    "connection refused", "connection aborted", "connection timed out", "operation canceled",
+    "unreachable",
+)  # fmt: skip
+
+
+def is_closed(text: str) -> bool:
+    """Tell whether torch's message is of a connection, and not of what ran at its end."""
+    return any(words in text for words in CLOSED)
 
 
 class Session:
@@ -93,6 +102,8 @@ class Session:
                 found = future.value()
             except RuntimeError as error:  # our functions raise nothing: this is the connection
                 found = self.failure(rank, error, timeout)
+            except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
+                found = error
             done(found)
 
         try:
@@ -164,7 +175,6 @@ class Session:
 
     def leave(self, completed: bool) -> None:
         """Release the others (rank 0), end RPC, and end the process if torch does not."""
-        global _current
         watchdog = watch(self.name)
         if self.rank == 0:
             waiting = [threading.Event() for _ in range(1, self.size)]
@@ -173,7 +183,7 @@ class Session:
             deadline = time.monotonic() + LEAVE_SECONDS / 5
             for event in waiting:
                 event.wait(max(0.0, deadline - time.monotonic()))
-        _current = None
+        end()
         rpc.shutdown(graceful=False)
         watchdog.cancel()
         log.debug("optdist: %s has left, %s", self.name, "done" if completed else "interrupted")
@@ -206,6 +216,12 @@ def begin(session: Session) -> Session:
     global _current
     _current = session
     return session
+
+
+def end() -> None:
+    """Leave this process without one."""
+    global _current
+    _current = None
 
 
 def here() -> bool:

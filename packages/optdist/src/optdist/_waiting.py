@@ -9,12 +9,31 @@ from typing import Any
 
 from torch.futures import Future
 
+MOST_SECONDS = 1_000_000  # eleven days; torch counts milliseconds in 32 bits
+
 
 def arrives(future: Future[Any], seconds: float | None) -> bool:
     """Wait for a future, at most so long; tell whether it is there."""
     there = threading.Event()
     future.add_done_callback(lambda _: there.set())
     return there.wait(seconds)
+
+
+def check_seconds(who: str, what: str, value: Any) -> None:
+    """Refuse what is not a time that every clock below can count.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is not above 0, not finite or too long.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{who}: expected {what} in seconds, got {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{who}: expected {what} above 0 s, got {value!r}")
+    if value > MOST_SECONDS:
+        raise ValueError(
+            f"{who}: expected {what} of at most {MOST_SECONDS} s, got {value!r}; waits are bounded"
+        )
 
 
 class OpenFuture(Future[Any]):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 import torch.distributed.autograd as dist_autograd
 
-from optdist._session import CLOSED, TIMED_OUT, current
+from optdist._session import TIMED_OUT, current, is_closed
 from optdist._waiting import in_thread
 from optdist.errors import WorkerLostError, WorkerTimeoutError
 
@@ -193,7 +193,7 @@ def _propagate(who: str, context_id: int, roots: list[torch.Tensor], retain_grap
                 f"{who}: expected gradients from every worker in time, got none from one; give a "
                 "longer rpc_timeout in rpc_backend_options if it takes longer"
             ) from error
-        if any(words in str(error) for words in CLOSED):
+        if is_closed(str(error)):
             raise WorkerLostError(
                 f"{who}: expected gradients from every worker, got a closed connection; see the "
                 "last output of the workers, and start the context again without the lost one"

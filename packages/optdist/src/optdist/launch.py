@@ -14,9 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
+
+from optdist._rendezvous import ENDED
 
 GRACE_SECONDS = 10.0  # for workers after rank 0, and for everybody after a signal
 PR_SET_PDEATHSIG = 1  # Linux: a signal when the parent dies
@@ -48,6 +51,7 @@ def run(command: Sequence[str], options: argparse.Namespace) -> int:
     workers: list[subprocess.Popen[bytes]] = []
     signals: list[int] = []
     previous = pass_signals_on(workers, signals)
+    ended = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, after the workers
     try:
         for local_rank in range(options.nproc):
             variables = {
@@ -57,12 +61,18 @@ def run(command: Sequence[str], options: argparse.Namespace) -> int:
                 "LOCAL_WORLD_SIZE": options.nproc,
                 "MASTER_ADDR": options.master_addr,
                 "MASTER_PORT": port,
+                ENDED: f"{ended.fileno()}:{os.fstat(ended.fileno()).st_ino}",
             }
             env = {**os.environ, **{name: str(value) for name, value in variables.items()}}
             env.setdefault("OMP_NUM_THREADS", "1")
-            workers.append(subprocess.Popen(command, env=env, preexec_fn=die_with_parent()))
-        return wait(workers, options, signals)
+            env.setdefault("MALLOC_ARENA_MAX", "2")  # else each of RPC's threads keeps memory
+            started = subprocess.Popen(
+                command, env=env, preexec_fn=die_with_parent(), pass_fds=[ended.fileno()]
+            )
+            workers.append(started)
+        return wait(workers, options, signals, ended.fileno())
     finally:
+        ended.close()
         for worker in workers:
             if worker.poll() is None:
                 worker.kill()
@@ -72,7 +82,10 @@ def run(command: Sequence[str], options: argparse.Namespace) -> int:
 
 
 def wait(
-    workers: list[subprocess.Popen[bytes]], options: argparse.Namespace, signals: Sequence[int]
+    workers: list[subprocess.Popen[bytes]],
+    options: argparse.Namespace,
+    signals: Sequence[int],
+    ended: int,
 ) -> int:
     """Wait for the first worker here, or all where rank 0 is elsewhere; then a while for others.
 
@@ -83,9 +96,12 @@ def wait(
     while True:
         running = [worker for worker in workers if worker.poll() is None]
         for number, worker in enumerate(workers):
-            if worker.returncode not in (None, 0) and number not in told:
-                told.add(number)
-                rank = options.node_rank * options.nproc + number
+            if worker.returncode is None or number in told:
+                continue
+            told.add(number)
+            rank = options.node_rank * options.nproc + number
+            os.write(ended, b"%d " % rank)
+            if worker.returncode != 0:
                 print(f"optdist.launch: rank {rank}: exit {worker.returncode}", file=sys.stderr)
         leads = options.node_rank == 0
         if not running:

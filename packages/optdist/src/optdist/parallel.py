@@ -15,11 +15,13 @@ from torch.futures import Future
 
 from optdist import _chunk, _engine, _program
 from optdist._dispatch import Call, Chunk, Plan, Policy
+from optdist._modes import check_no_transform
 from optdist._partition import TensorDimensionPartitioner, batch_partitioner
 from optdist._reduce import Reducer, mean_reducer, shares_of
 from optdist._report import Report
 from optdist._session import log
-from optdist._waiting import in_thread
+from optdist._waiting import check_seconds, in_thread
+from optdist._wrapping import only_function
 
 UNSET_TIMEOUT: float | None = None
 
@@ -73,9 +75,11 @@ def parallelize(
 
     Raises:
         ValueError: an option is wrong, or the arguments have no rows, or not the same number.
-        TypeError: the function or an argument cannot be sent, or the result is not a scalar.
+        TypeError: an option is wrong, the function or an argument cannot be sent, or the result is
+            not a scalar, or depends on a global or closed-over tensor that requires grad.
         ImportError: ``engine="ray"`` where Ray is not installed.
-        RuntimeError: the engine asked for does not run.
+        RuntimeError: the engine asked for does not run, or a transform of ``torch.func`` or
+            forward-mode AD is around the call.
         WorkerLostError: too few workers, or one lost with ``on_worker_lost="raise"``.
         WorkerTimeoutError: one was late with ``on_worker_lost="raise"``.
 
@@ -92,7 +96,11 @@ def parallelize(
         partitioner, reducer, timeout, replicate, chunks_per_worker, on_worker_lost, min_workers,
         engine,
     )  # fmt: skip
-    return lambda func: ParallelFunction(func, **options)
+
+    def decorate(*decorated: Callable[..., Any], **named: Any) -> ParallelFunction:
+        return ParallelFunction(only_function("parallelize", decorated, named), **options)
+
+    return decorate
 
 
 def parallelize_async(
@@ -108,6 +116,9 @@ def parallelize_async(
 ) -> Callable[[Callable[..., Any]], Callable[..., Future[Any]]]:
     """Like :func:`parallelize`, but a call returns at once, a ``torch.futures.Future``.
 
+    What is wrong with the call is raised by it. The chunks run on other workers while there are
+    any; alone, in a thread here, which shares torch's generator of random numbers.
+
     Example:
         >>> @parallelize_async()
         ... def loss(w, x):
@@ -120,7 +131,12 @@ def parallelize_async(
         partitioner, reducer, timeout, replicate, chunks_per_worker, on_worker_lost, min_workers,
         engine,
     )  # fmt: skip
-    return lambda func: AsyncParallelFunction(func, **options)
+
+    def decorate(*decorated: Callable[..., Any], **named: Any) -> AsyncParallelFunction:
+        func = only_function("parallelize_async", decorated, named)
+        return AsyncParallelFunction(func, **options)
+
+    return decorate
 
 
 def _options(
@@ -135,16 +151,21 @@ def _options(
 ) -> dict[str, Any]:
     who = "parallelize"
     partitioner = batch_partitioner if partitioner is None else partitioner
-    if not callable(partitioner) and not isinstance(partitioner, (int, str)):
+    if isinstance(partitioner, bool) or not (
+        callable(partitioner) or isinstance(partitioner, (int, str))
+    ):
         raise TypeError(
             f"{who}: expected a partitioner, a rank or a name, got {type(partitioner).__name__}"
         )
     if reducer is not None and not callable(reducer):
         raise TypeError(f"{who}: expected a function as reducer, got {type(reducer).__name__}")
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"{who}: expected a timeout above 0 s, got {timeout!r}")
+    if timeout is not None:
+        check_seconds(who, "a timeout", timeout)
     if isinstance(replicate, str):
         raise TypeError(f"{who}: expected a sequence for replicate, got a string; [{replicate!r}]?")
+    for name, number in (("chunks_per_worker", chunks_per_worker), ("min_workers", min_workers)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{who}: expected an integer for {name}, got {number!r}")
     if chunks_per_worker < 1:
         raise ValueError(f"{who}: expected chunks_per_worker >= 1, got {chunks_per_worker}")
     if on_worker_lost not in ("redispatch", "raise"):
@@ -192,7 +213,14 @@ class ParallelFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the chunks; return the reduced value, or ``(value, [aux, ...])``."""
+        return self._run(*self._call(args, kwargs))
+
+    def _call(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], aside: bool = False
+    ) -> tuple[Call, list[float] | None, list[int] | None]:
+        """Check and write what is to be sent; return it, what chunks count, and who runs them."""
         who = getattr(self, "__name__", "parallelize")
+        check_no_transform(who)
         engine = _engine.choose(self._engine)
         chunks, whole, rows, members = self._chunks(who, engine, args, kwargs)
         shares = shares_of(self._reducer, rows, len(chunks))
@@ -205,11 +233,15 @@ class ParallelFunction:
             whole,
             self._policy,
             scalar=shares is not None,
+            aside=aside,
         )
         call.report.rows = sum(rows) if rows else None
+        return call, shares, members
+
+    def _run(self, call: Call, shares: list[float] | None, members: list[int] | None) -> Any:
         call.run(members)
         self.last_report = call.report
-        log.debug("optdist: %s: %s", who, call.report)
+        log.debug("optdist: %s: %s", call.who, call.report)
         return self._value(call, shares)
 
     def _chunks(
@@ -255,15 +287,16 @@ class AsyncParallelFunction(ParallelFunction):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start the chunks; return a future of the reduced value."""
-        grad_enabled = torch.is_grad_enabled()
+        # Whatever depends on this thread, its modes and random numbers, is read now.
+        call, shares, members = self._call(args, kwargs, aside=True)
         inside = _chunk.is_inside()
 
-        def call() -> Any:
+        def run() -> Any:
             _chunk.mark_inside(inside)
-            with torch.set_grad_enabled(grad_enabled):
-                return super(AsyncParallelFunction, self).__call__(*args, **kwargs)
+            with torch.set_grad_enabled(call.modes.grad_enabled):
+                return self._run(call, shares, members)
 
-        return in_thread(call, "optdist-call")
+        return in_thread(run, "optdist-call")
 
 
 def _splits(partitioner: Any) -> bool:
@@ -272,6 +305,11 @@ def _splits(partitioner: Any) -> bool:
 
 def _positions(func: Callable[..., Any], replicate: Sequence[int | str]) -> set[int | str]:
     """Return positions beside names, so that an argument is found however it is given."""
+    wrong = [e for e in replicate if isinstance(e, bool) or not isinstance(e, (int, str))]
+    if wrong:
+        raise TypeError(
+            f"parallelize: expected names or positions in replicate=, got {type(wrong[0]).__name__}"
+        )
     found: set[int | str] = set(replicate)
     try:
         parameters = list(inspect.signature(func).parameters.values())
@@ -279,9 +317,15 @@ def _positions(func: Callable[..., Any], replicate: Sequence[int | str]) -> set[
         return found
     names = [parameter.name for parameter in parameters]
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    more = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
     for entry in replicate:
-        if isinstance(entry, int) and entry < len(names):
-            found.add(names[entry])
+        if isinstance(entry, int):
+            if not 0 <= entry < len(names) and not (more and entry > 0):
+                raise ValueError(
+                    f"parallelize: expected replicate= to number arguments below {len(names)}, "
+                    f"got {entry}"
+                )
+            found.update(names[entry : entry + 1])
         elif entry in names:
             found.add(names.index(str(entry)))
         elif isinstance(entry, str) and not open_ended:
@@ -298,7 +342,7 @@ def _differentiable(
     values = torch.stack([result.value for result in results if result.value is not None])
     if shares is not None:
         weights = torch.tensor(shares, dtype=torch.float64).to(values.dtype)
-        values = weights @ values
+        values = torch.tensordot(weights, values, dims=1)
     if not any(result.used for result in results):
         return values
     rows = [row for chunk in call.chunks for row in chunk.rows if row.requires_grad]
@@ -332,13 +376,12 @@ class _Gradient:
 
     def scaled(self, outer: torch.Tensor) -> list[torch.Tensor | None]:
         """Return the gradient of every input, times that of the value or the vector of values."""
-        outer = outer.cpu()
-        numbers = outer.tolist()
+        numbers = outer.cpu().reshape(-1).tolist()
         if self.shares is None:
             weights = {index: numbers[index] for index in self.flats}
         else:
-            weights = dict.fromkeys(self.flats, numbers)
-            numbers = [share * numbers for share in self.shares]
+            weights = dict.fromkeys(self.flats, numbers[0])
+            numbers = [share * numbers[0] for share in self.shares]
         total = self.layout.weighted_sum(list(self.flats.values()), list(weights.values()))
         whole: list[torch.Tensor | None] = [
             grad.to(spec.device) if used else None

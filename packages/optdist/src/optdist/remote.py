@@ -10,15 +10,17 @@ import torch
 import torch.distributed.rpc as rpc
 from torch.futures import Future
 
-from optdist import _program
+from optdist import _chunk, _program
 from optdist._partition import batch_partitioner
 from optdist._reduce import Reducer
-from optdist._session import LEAVE_SECONDS, TIMED_OUT, Session, current
-from optdist._waiting import arrives
+from optdist._session import LEAVE_SECONDS, TIMED_OUT, Session, current, is_closed
+from optdist._waiting import arrives, check_seconds, in_thread
 from optdist.autograd import is_recording
+from optdist.errors import WorkerLostError, WorkerTimeoutError
 from optdist.world import get_worker_id
 
 UNSET_TIMEOUT: float | None = None
+Started = list[tuple[int, Future[Any]]]
 
 
 def remote_async_call(
@@ -29,8 +31,8 @@ def remote_async_call(
     partitioner: Any = None,
     reducer: Reducer | None = None,
     timeout: float | None = UNSET_TIMEOUT,
-) -> RemoteResults:
-    """Call a function on workers, one part of the arguments each; return what to wait for.
+) -> Future[Any]:
+    """Call a function on workers, one part of the arguments each; return a future.
 
     Inside :func:`optdist.autograd.context` gradients go back through the wire, of first order. A
     lost worker is an error here; see :func:`parallelize` for calls that survive it.
@@ -45,7 +47,7 @@ def remote_async_call(
         timeout: Seconds for each; RPC's (60) by default.
 
     Raises:
-        TypeError: the function cannot be sent.
+        TypeError: the function cannot be sent, or (when waited for) an argument or the result.
         ValueError: the timeout is not above 0.
         RuntimeError: RPC does not run, or gradients would be lost: arguments require grad
             outside :func:`optdist.autograd.context`.
@@ -58,39 +60,14 @@ def remote_async_call(
         >>> main()
         [tensor([2., 2.])]
     """
-    who = "remote_async_call"
-    session = current()
-    if session is None:
-        raise RuntimeError(
-            f"{who}: expected RPC to run, got none; call from a function under @auto_init_rpc"
-        )
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"{who}: expected a timeout above 0 s, got {timeout!r}")
-    address = _program.name_of(func, who)
-    args, kwargs = args or (), kwargs or {}
-    partitioner = batch_partitioner if partitioner is None else partitioner
-    if isinstance(partitioner, (int, str)):
-        parts = [(partitioner, args, kwargs)]
-    else:
-        parts = list(partitioner(*args, **kwargs))
-    recorded = is_recording()
-    if not recorded and torch.is_grad_enabled() and _learns(parts):
-        raise RuntimeError(
-            f"{who}: expected a context for arguments that require grad, got none, and their "
-            "gradients would be lost; call inside optdist.autograd.context(), or under "
-            "torch.no_grad()"
-        )
-    seconds = session.timeout if timeout is None else timeout
-    started: list[tuple[int, Future[Any]]] = []
-    for worker, part, named in parts:
-        rank = get_worker_id(worker)
-        sent = (address, part or (), named or {}, recorded)
-        try:
-            future = rpc.rpc_async(session.names[rank], _call, args=sent, timeout=seconds)
-        except RuntimeError as error:
-            raise _typed(session, rank, error, seconds) from error
-        started.append((rank, future))
-    return RemoteResults(session, started, reducer, seconds)
+    started = _start(func, args, kwargs, partitioner, timeout)
+    grad_enabled = torch.is_grad_enabled()
+
+    def wait() -> Any:
+        with torch.set_grad_enabled(grad_enabled):
+            return _reduced(reducer, *started)
+
+    return in_thread(wait, "optdist-remote")
 
 
 def remote_sync_call(
@@ -116,58 +93,84 @@ def remote_sync_call(
         >>> main()
         tensor(4.)
     """
-    return remote_async_call(
-        func, args=args, kwargs=kwargs, partitioner=partitioner, reducer=reducer, timeout=timeout
-    ).wait()
+    return _reduced(reducer, *_start(func, args, kwargs, partitioner, timeout))
 
 
-class RemoteResults:
-    """Results on their way."""
-
-    def __init__(
-        self,
-        session: Session,
-        started: list[tuple[int, Future[Any]]],
-        reducer: Reducer | None,
-        seconds: float,
-    ) -> None:
-        self._session, self._started = session, started
-        self._reducer, self._seconds = reducer, seconds
-
-    def done(self) -> bool:
-        """Tell whether all are here."""
-        return all(future.done() for _, future in self._started)
-
-    def wait(self) -> Any:
-        """Return the reduced results, or their list.
-
-        Raises:
-            WorkerLostError: a worker is gone.
-            WorkerTimeoutError: a worker is late.
-        """
-        found = [self._one(rank, future) for rank, future in self._started]
-        return found if self._reducer is None else self._reducer(found)
-
-    def _one(self, rank: int, future: Future[Any]) -> Any:
-        if not arrives(future, self._seconds + LEAVE_SECONDS):
-            failure = self._session.failure(rank, RuntimeError(TIMED_OUT), self._seconds)
-            self._session.note(rank, failure)
-            raise failure
+def _start(
+    func: Callable[..., Any],
+    args: tuple[Any, ...] | None,
+    kwargs: dict[str, Any] | None,
+    partitioner: Any,
+    timeout: float | None,
+) -> tuple[Session, Started, float]:
+    """Send the parts; return what comes, from whom, and within how many seconds."""
+    who = "remote_async_call"
+    session = current()
+    if session is None:
+        raise RuntimeError(
+            f"{who}: expected RPC to run, got none; call from a function under @auto_init_rpc"
+        )
+    if timeout is not None:
+        check_seconds(who, "a timeout", timeout)
+    address = _program.name_of(func, who)
+    args, kwargs = args or (), kwargs or {}
+    partitioner = batch_partitioner if partitioner is None else partitioner
+    if isinstance(partitioner, (int, str)):
+        parts = [(partitioner, args, kwargs)]
+    else:
+        parts = list(partitioner(*args, **kwargs))
+    recorded = is_recording()
+    if not recorded and torch.is_grad_enabled() and _learns(parts):
+        raise RuntimeError(
+            f"{who}: expected a context for arguments that require grad, got none, and their "
+            "gradients would be lost; call inside optdist.autograd.context(), or under "
+            "torch.no_grad()"
+        )
+    seconds = session.timeout if timeout is None else timeout
+    started: list[tuple[int, Future[Any]]] = []
+    for worker, part, named in parts:
+        rank = get_worker_id(worker)
+        sent = (address, part or (), named or {}, recorded)
         try:
-            return future.wait()
+            future = rpc.rpc_async(session.names[rank], _call, args=sent, timeout=seconds)
         except RuntimeError as error:
-            failure = _typed(self._session, rank, error, self._seconds)
-            if failure is error:
-                raise
-            self._session.note(rank, failure)
-            raise failure from error
+            raise _typed(session, rank, error, seconds) from error
+        started.append((rank, future))
+    return session, started, seconds
+
+
+def _reduced(reducer: Reducer | None, session: Session, started: Started, seconds: float) -> Any:
+    found = [_one(session, rank, future, seconds) for rank, future in started]
+    return found if reducer is None else reducer(found)
+
+
+def _one(session: Session, rank: int, future: Future[Any], seconds: float) -> Any:
+    if not arrives(future, seconds + LEAVE_SECONDS):
+        failure = session.failure(rank, RuntimeError(TIMED_OUT), seconds)
+        session.note(rank, failure)
+        raise failure
+    try:
+        found = future.wait()
+    except RuntimeError as error:
+        failure = _typed(session, rank, error, seconds)
+        if isinstance(failure, (WorkerLostError, WorkerTimeoutError)):
+            session.note(rank, failure)
+        raise failure from error
+    if isinstance(found, _chunk.Failed):
+        raise _chunk.raised(found, session.names[rank])
+    return found
 
 
 def _typed(session: Session, rank: int, error: RuntimeError, seconds: float) -> Exception:
-    """Return our type for a failed connection, and the function's own error as it is."""
-    if str(error).startswith("On WorkerInfo("):  # torch's preface to what the function raised
-        return error
-    return session.failure(rank, error, seconds)
+    """Return our type for torch's error: what the function raises comes as a `Failed`."""
+    text = str(error)
+    if TIMED_OUT in text or is_closed(text):
+        return session.failure(rank, error, seconds)
+    return TypeError(
+        f"remote_async_call: expected arguments and results that pickle can send, got an error of "
+        f"{session.names[rank]} beside the function ({text.splitlines()[0]}); define classes and "
+        "functions at the top level of a module"
+    )
 
 
 def _learns(parts: list[Any]) -> bool:
@@ -182,7 +185,10 @@ def _requires_grad(value: Any) -> bool:
 
 def _call(address: Any, args: tuple[Any, ...], kwargs: dict[str, Any], recorded: bool) -> Any:
     """Call the function (runs on the other side)."""
-    found = _program.find(address)(*args, **kwargs)
+    try:
+        found = _program.find(address)(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - travels to the caller, who raises it
+        return _chunk.failed(error)
     if recorded:
         return found
     # As a leaf that requires grad it would look differentiable over there, and lose the gradient.

@@ -17,6 +17,8 @@ import torch.distributed.rpc as rpc
 
 from optdist import _rendezvous, _session
 from optdist._session import Session, current, log
+from optdist._waiting import check_seconds
+from optdist._wrapping import only_function
 from optdist.errors import WorkerLostError, WorkerTimeoutError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -212,6 +214,7 @@ def auto_init_rpc(
 
     Raises:
         ValueError: variables or options are missing or wrong.
+        OSError: rank 0 cannot listen at ``MASTER_ADDR:MASTER_PORT``.
         WorkerTimeoutError: a process did not come in time.
         WorkerLostError: rank 0 is gone (in the other processes).
 
@@ -222,17 +225,13 @@ def auto_init_rpc(
         >>> main()
         2.0
     """
-    if not start_timeout > 0:
-        raise ValueError(
-            f"auto_init_rpc: expected a start_timeout above 0 s, got {start_timeout!r}"
-        )
-    if rpc_backend_options is not None and not rpc_backend_options.rpc_timeout > 0:
-        raise ValueError(
-            "auto_init_rpc: expected an rpc_timeout above 0 s in rpc_backend_options, got "
-            f"{rpc_backend_options.rpc_timeout!r}, which waits for ever"
-        )
+    check_seconds("auto_init_rpc", "a start_timeout", start_timeout)
+    if rpc_backend_options is not None:
+        check_seconds("auto_init_rpc", "an rpc_timeout", rpc_backend_options.rpc_timeout)
 
-    def decorate(func: F) -> F:
+    def decorate(*decorated: F, **named: Any) -> F:
+        func = only_function("auto_init_rpc", decorated, named)
+
         @functools.wraps(func)
         def run(*args: Any, **kwargs: Any) -> Any:
             info = get_world_info()
@@ -279,20 +278,25 @@ def _start(
     options = options or _rendezvous.default_options()
     if options.init_method == "env://":
         options.init_method = f"{_rendezvous.SCHEME}://"
-    store.set(f"name/{info.world_rank}", name)
-    names = _rendezvous.names(store, info.world_size, seconds)
-    with warnings.catch_warnings(), _rendezvous.bounded(seconds):
-        # torch warns of the way in which it meets itself
-        warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)
-        rpc.init_rpc(
-            name,
-            backend=backend,
-            rank=info.world_rank,
-            world_size=info.world_size,
-            rpc_backend_options=options,
-        )
+    names = _rendezvous.names(store, info.world_rank, name, info.world_size, seconds)
+    # Before RPC: rank 0 may be there first, and done, and its release must find something.
+    session = _session.begin(Session(info.world_rank, names, store, options.rpc_timeout))
+    try:
+        with warnings.catch_warnings(), _rendezvous.bounded(seconds):
+            # torch warns of the way in which it meets itself
+            warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)
+            rpc.init_rpc(
+                name,
+                backend=backend,
+                rank=info.world_rank,
+                world_size=info.world_size,
+                rpc_backend_options=options,
+            )
+    except BaseException:
+        _session.end()
+        raise
     log.debug("optdist: %s is rank %d of %d", name, info.world_rank, info.world_size)
-    return _session.begin(Session(info.world_rank, names, store, options.rpc_timeout))
+    return session
 
 
 def _leave_on_sigterm() -> Any:
