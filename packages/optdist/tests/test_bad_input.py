@@ -3,6 +3,7 @@
 
 import importlib.util
 import re
+import socket
 import threading
 
 import pytest
@@ -29,6 +30,30 @@ def with_lock(lock, x):
 @optdist.parallelize(reducer=lambda results: results)
 def vectors(w, x):
     return w * x
+
+
+GLOBAL = torch.ones(2, requires_grad=True)
+
+
+@optdist.parallelize(replicate=["w"])
+def of_global(w, x):
+    return (w * GLOBAL * x).mean()
+
+
+@optdist.parallelize()
+def of_module(model, x):
+    return model(x).mean()
+
+
+def dual():
+    with torch.autograd.forward_ad.dual_level():
+        return loss(torch.autograd.forward_ad.make_dual(W.detach(), torch.ones(())), torch.ones(2))
+
+
+def taken_port():
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASTER_PORT", str(server.getsockname()[1]))
+        return optdist.auto_init_rpc()(print)()
 
 
 def nobody(x):
@@ -229,6 +254,64 @@ CALLS = {
         ValueError,
         "mean_reducer: expected 1 weights, one a result, got 2",
     ),
+    "a global that requires grad": (
+        lambda: of_global(W, torch.ones(3, 2)),
+        TypeError,
+        "of_global: expected gradients for arguments only, got a result that depends on GLOBAL, "
+        "which requires grad and is none; pass it as an argument, or detach it",
+    ),
+    "a parametrized module": (
+        lambda: of_module(
+            torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 1)), torch.ones(3, 2)
+        ),
+        TypeError,
+        "of_module: expected modules that pickle can send, got a parametrized one (torch.nn.utils."
+        "parametrizations, such as weight_norm); send its parameters, ",
+    ),
+    "a transform": (
+        lambda: torch.func.grad(lambda w: loss(w, torch.ones(2)))(W.detach()),
+        RuntimeError,
+        "loss: expected no transform of torch.func around a parallelized function, got one (grad, "
+        "jvp, vmap, ...); use it inside the function, or torch.autograd.grad around it",
+    ),
+    "a tangent": (
+        dual,
+        RuntimeError,
+        "loss: expected tensors without tangents, got one of forward-mode AD; use it inside the "
+        "function, or torch.autograd.grad around it",
+    ),
+    "a port in use": (taken_port, OSError, "auto_init_rpc: expected to listen at 127.0.0.1:"),
+    "parallelize without parentheses": (
+        lambda: optdist.parallelize(nobody)(torch.ones(2)),
+        TypeError,
+        "parallelize: expected one function to decorate, got ['Tensor']; write @parallelize(), "
+        "with parentheses",
+    ),
+    "parallelize_async without parentheses": (
+        lambda: optdist.parallelize_async(nobody)(W, torch.ones(2)),
+        TypeError,
+        "parallelize_async: expected one function to decorate, got ['Tensor', 'Tensor']; ",
+    ),
+    "auto_init_rpc without parentheses": (
+        lambda: optdist.auto_init_rpc(nobody)(),
+        TypeError,
+        "auto_init_rpc: expected one function to decorate, got nothing; write @auto_init_rpc(), ",
+    ),
+    "replicate out of range": (
+        lambda: optdist.parallelize(replicate=[2])(nobody),
+        ValueError,
+        "parallelize: expected replicate= to number arguments below 1, got 2",
+    ),
+    "kinds in replicate": (
+        lambda: optdist.parallelize(replicate=[True])(nobody),
+        TypeError,
+        "parallelize: expected names or positions in replicate=, got bool",
+    ),
+    "endless start_timeout": (
+        lambda: optdist.auto_init_rpc(start_timeout=float("inf")),
+        ValueError,
+        "auto_init_rpc: expected a start_timeout of at most 1000000 s, got inf; waits are bounded",
+    ),
     "backward": (
         lambda: optdist.backward(0, torch.ones(2)),
         ValueError,
@@ -244,26 +327,32 @@ def test_is_refused_in_words(case):
         call()
 
 
-OPTIONS = {
-    "partitioner": (1.5, TypeError, "a partitioner, a rank or a name, got float"),
-    "reducer": ("mean", TypeError, "a function as reducer, got str"),
-    "timeout": (0, ValueError, "a timeout above 0 s, got 0"),
-    "replicate": ("w", TypeError, "a sequence for replicate, got a string; ['w']?"),
-    "chunks_per_worker": (0, ValueError, "chunks_per_worker >= 1, got 0"),
-    "on_worker_lost": (
+OPTIONS = [
+    ("partitioner", 1.5, TypeError, "a partitioner, a rank or a name, got float"),
+    ("partitioner", True, TypeError, "a partitioner, a rank or a name, got bool"),
+    ("reducer", "mean", TypeError, "a function as reducer, got str"),
+    ("timeout", 0, ValueError, "a timeout above 0 s, got 0"),
+    ("timeout", "3", TypeError, "a timeout in seconds, got str"),
+    ("timeout", float("nan"), ValueError, "a timeout above 0 s, got nan"),
+    ("timeout", 1e12, ValueError, "a timeout of at most 1000000 s, got 1000000000000.0; "),
+    ("replicate", "w", TypeError, "a sequence for replicate, got a string; ['w']?"),
+    ("chunks_per_worker", 0, ValueError, "chunks_per_worker >= 1, got 0"),
+    ("chunks_per_worker", 1.5, TypeError, "an integer for chunks_per_worker, got 1.5"),
+    (
+        "on_worker_lost",
         "ignore",
         ValueError,
         "on_worker_lost 'redispatch' or 'raise', got 'ignore'",
     ),
-    "min_workers": (0, ValueError, "min_workers >= 1, got 0"),
-    "engine": ("mpi", ValueError, "engine 'local', 'rpc', 'ray' or None, got 'mpi'"),
-}
+    ("min_workers", 0, ValueError, "min_workers >= 1, got 0"),
+    ("min_workers", "1", TypeError, "an integer for min_workers, got '1'"),
+    ("engine", "mpi", ValueError, "engine 'local', 'rpc', 'ray' or None, got 'mpi'"),
+]
 
 
 @pytest.mark.parametrize("decorator", [optdist.parallelize, optdist.parallelize_async])
-@pytest.mark.parametrize("name", OPTIONS)
-def test_options_are_refused_in_words(name, decorator):
-    value, kind, text = OPTIONS[name]
+@pytest.mark.parametrize(("name", "value", "kind", "text"), OPTIONS)
+def test_options_are_refused_in_words(name, value, kind, text, decorator):
     with pytest.raises(kind, match=re.escape(f"parallelize: expected {text}")):
         decorator(**{name: value})
 

@@ -90,6 +90,11 @@ def test_errors(found, case, error, text):
     [
         (
             "absent",
+            "WorkerLostError: auto_init_rpc: expected 3 processes, got none for ranks [1], which "
+            "ended before; see their last output",
+        ),
+        (
+            "late",
             "WorkerTimeoutError: auto_init_rpc: expected 3 processes within 3 s, got none for "
             "ranks [1]; see their last output, or give a longer start_timeout",
         ),

@@ -12,6 +12,7 @@ differentiates through them there. Run it alone, or on workers:
 """
 
 # %%
+import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -130,4 +131,5 @@ def show() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0].strip("# .")).parse_known_args()
     main()

@@ -17,6 +17,7 @@ import torch
 from optdist import _program, _shared
 from optdist._flat import Layout, Spec
 from optdist._modes import Modes
+from optdist._outside import check_nothing_outside
 
 Dumps = Callable[[Any], bytes]
 KEPT = 16  # parameter sets of so many callers stay with a worker
@@ -112,6 +113,8 @@ def _run(
         with job.modes.entered():
             value, has_aux, aux = _checked(func(*args, **kwargs), job, dumps)
         del args, kwargs
+        if value is not None and value.requires_grad:
+            check_nothing_outside(job.who, func, value)
         used: tuple[bool, ...] = ()
         gradient, row_grads = None, []
         if job.differentiate and value is not None and value.requires_grad:
@@ -195,7 +198,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 _flats: OrderedDict[tuple[int, int], tuple[int, torch.Tensor]] = OrderedDict()
-_segments: OrderedDict[tuple[int, int], tuple[bytes, torch.Tensor]] = OrderedDict()
+_segments: OrderedDict[tuple[int, int], tuple[_shared.Handle, torch.Tensor]] = OrderedDict()
 
 
 def answer(job: Job, dumps: Dumps = pickle.dumps) -> Result | Failed | Missing:
@@ -244,11 +247,15 @@ def raised(failed: Failed, worker: str) -> BaseException:
 
 
 def _attached(plan: tuple[int, int], handle: _shared.Handle) -> torch.Tensor | None:
-    nonce, memory = _segments.get(plan, (b"", None))
-    if nonce != handle.nonce:
-        memory = _shared.attach(handle)
-        if memory is not None:
-            _keep(_segments, plan, (handle.nonce, memory))
+    known, memory = _segments.get(plan, (None, None))
+    if known == handle:
+        return memory
+    for other, (old, _) in list(_segments.items()):
+        if _shared.is_gone(old):
+            del _segments[other]
+    memory = _shared.attach(handle)
+    if memory is not None:
+        _keep(_segments, plan, (handle, memory))
     return memory
 
 

@@ -119,9 +119,17 @@ def write(
     writing = writer(file, who, place)
     try:
         writing.dump((address, args, kwargs))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
         if str(error).startswith(who):
             raise
+        if isinstance(error, RuntimeError):
+            if "parametrized" not in str(error):
+                raise
+            raise TypeError(
+                f"{who}: expected modules that pickle can send, got a parametrized one "
+                "(torch.nn.utils.parametrizations, such as weight_norm); send its parameters, and "
+                "put them into a module inside the function with torch.func.functional_call"
+            ) from error
         raise TypeError(
             f"{who}: expected arguments that pickle can send, got one that it refuses ({error}); "
             "define classes and functions at the top level of a module"
@@ -143,7 +151,7 @@ def name_of(func: Callable[..., Any], who: str) -> Any:
         return name
     try:
         pickle.dumps(func)  # pickle may know better
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
         raise TypeError(
             f"{who}: expected a function that other processes can import, got {name[1] or func}; "
             "define it at the top level of a module"

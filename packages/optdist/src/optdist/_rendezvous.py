@@ -111,27 +111,25 @@ def names(store: dist.Store, rank: int, name: str, world_size: int, seconds: flo
     try:
         store.set(f"name/{rank}", name)
         while not store.check(keys):
-            left = deadline - time.monotonic()
-            if ended := [other for other in _ended() if not store.check([f"name/{other}"])]:
+            if ended := [other for other in _ended() if not store.check([keys[other]])]:
                 raise WorkerLostError(
                     f"auto_init_rpc: expected {world_size} processes, got none for ranks {ended}, "
                     "which ended before; see their last output"
                 )
-            with contextlib.suppress(dist.DistStoreError):  # in parts: see who ended meanwhile
-                store.wait(keys, timedelta(seconds=max(0.01, min(0.5, left))))
-            if left <= 0:
-                store.wait(keys, timedelta(seconds=0.01))
+            if time.monotonic() > deadline:
+                missing = [other for other, key in enumerate(keys) if not store.check([key])]
+                raise WorkerTimeoutError(
+                    f"auto_init_rpc: expected {world_size} processes within {seconds:g} s, got "
+                    f"none for ranks {missing}; see their last output, or give a longer "
+                    "start_timeout"
+                )
+            time.sleep(0.02)
         return [store.get(key).decode() for key in keys]
     except dist.DistNetworkError as error:
+        _kept.clear()
         raise WorkerLostError(
             "auto_init_rpc: expected the process that keeps the store (rank 0 or the agent of "
             "torchrun), got a closed connection; start again"
-        ) from error
-    except dist.DistStoreError as error:
-        missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
-        raise WorkerTimeoutError(
-            f"auto_init_rpc: expected {world_size} processes within {seconds:g} s, got none for "
-            f"ranks {missing}; see their last output, or give a longer start_timeout"
         ) from error
 
 

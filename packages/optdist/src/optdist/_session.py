@@ -175,7 +175,6 @@ class Session:
 
     def leave(self, completed: bool) -> None:
         """Release the others (rank 0), end RPC, and end the process if torch does not."""
-        global _current
         watchdog = watch(self.name)
         if self.rank == 0:
             waiting = [threading.Event() for _ in range(1, self.size)]
@@ -184,7 +183,7 @@ class Session:
             deadline = time.monotonic() + LEAVE_SECONDS / 5
             for event in waiting:
                 event.wait(max(0.0, deadline - time.monotonic()))
-        _current = None
+        end()
         rpc.shutdown(graceful=False)
         watchdog.cancel()
         log.debug("optdist: %s has left, %s", self.name, "done" if completed else "interrupted")
@@ -217,6 +216,12 @@ def begin(session: Session) -> Session:
     global _current
     _current = session
     return session
+
+
+def end() -> None:
+    """Leave this process without one."""
+    global _current
+    _current = None
 
 
 def here() -> bool:

@@ -23,6 +23,7 @@ class Handle(NamedTuple):
     fd: int
     nonce: bytes
     size: int
+    inode: int
 
 
 class Segment:
@@ -35,7 +36,8 @@ class Segment:
         memory = mmap.mmap(self._fd, HEADER + size)
         memory[: len(nonce)] = nonce
         self.bytes = torch.frombuffer(memory, dtype=torch.uint8)[HEADER:]
-        self.handle = Handle(host_key(), os.getpid(), self._fd, nonce, HEADER + size)
+        inode = os.fstat(self._fd).st_ino
+        self.handle = Handle(host_key(), os.getpid(), self._fd, nonce, HEADER + size, inode)
 
     def __del__(self) -> None:
         os.close(self._fd)
@@ -54,6 +56,14 @@ def host_key() -> str:
         return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return ""
+
+
+def is_gone(handle: Handle) -> bool:
+    """Tell whether the process has closed its memory, or is gone itself."""
+    try:
+        return os.stat(f"/proc/{handle.pid}/fd/{handle.fd}").st_ino != handle.inode
+    except OSError:
+        return True
 
 
 def attach(handle: Handle) -> torch.Tensor | None:

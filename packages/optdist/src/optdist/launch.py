@@ -51,7 +51,7 @@ def run(command: Sequence[str], options: argparse.Namespace) -> int:
     workers: list[subprocess.Popen[bytes]] = []
     signals: list[int] = []
     previous = pass_signals_on(workers, signals)
-    ended = tempfile.TemporaryFile()
+    ended = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, after the workers
     try:
         for local_rank in range(options.nproc):
             variables = {

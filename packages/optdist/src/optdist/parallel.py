@@ -146,7 +146,9 @@ def _options(
 ) -> dict[str, Any]:
     who = "parallelize"
     partitioner = batch_partitioner if partitioner is None else partitioner
-    if isinstance(partitioner, bool) or not (callable(partitioner) or isinstance(partitioner, (int, str))):
+    if isinstance(partitioner, bool) or not (
+        callable(partitioner) or isinstance(partitioner, (int, str))
+    ):
         raise TypeError(
             f"{who}: expected a partitioner, a rank or a name, got {type(partitioner).__name__}"
         )

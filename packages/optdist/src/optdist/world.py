@@ -278,18 +278,24 @@ def _start(
     if options.init_method == "env://":
         options.init_method = f"{_rendezvous.SCHEME}://"
     names = _rendezvous.names(store, info.world_rank, name, info.world_size, seconds)
-    with warnings.catch_warnings(), _rendezvous.bounded(seconds):
-        # torch warns of the way in which it meets itself
-        warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)
-        rpc.init_rpc(
-            name,
-            backend=backend,
-            rank=info.world_rank,
-            world_size=info.world_size,
-            rpc_backend_options=options,
-        )
+    # Before RPC: rank 0 may be there first, and done, and its release must find something.
+    session = _session.begin(Session(info.world_rank, names, store, options.rpc_timeout))
+    try:
+        with warnings.catch_warnings(), _rendezvous.bounded(seconds):
+            # torch warns of the way in which it meets itself
+            warnings.filterwarnings("ignore", "You are using a Backend", UserWarning)
+            rpc.init_rpc(
+                name,
+                backend=backend,
+                rank=info.world_rank,
+                world_size=info.world_size,
+                rpc_backend_options=options,
+            )
+    except BaseException:
+        _session.end()
+        raise
     log.debug("optdist: %s is rank %d of %d", name, info.world_rank, info.world_size)
-    return _session.begin(Session(info.world_rank, names, store, options.rpc_timeout))
+    return session
 
 
 def _leave_on_sigterm() -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worker 1 is missing at the start, or goes away in the middle of it; or tasks exit, or hang."""
+"""Worker 1 is missing or late, or goes away in the middle of a start; or tasks exit, or hang."""
 
 import os
 import signal
@@ -67,7 +67,7 @@ def word(kind):
         return f"{type(error).__name__}: {error}"
 
 
-@optdist.auto_init_rpc(start_timeout=3.0 if sys.argv[1] in ("absent", "dies") else 120.0)
+@optdist.auto_init_rpc(start_timeout=3.0 if sys.argv[1] in ("late", "dies") else 120.0)
 def main(kind):
     if optdist.get_rank() == 0 and kind == "hangs":
         future = hangs(torch.ones(()), torch.ones(4))
@@ -82,6 +82,8 @@ if __name__ == "__main__":
     chosen = sys.argv[1]
     if os.environ["RANK"] == "1" and chosen == "absent":
         sys.exit(7)
+    if os.environ["RANK"] == "1" and chosen == "late":
+        time.sleep(5)
     if os.environ["RANK"] == "1" and chosen == "dies":
         optdist.rpc.init_rpc = die
     main(chosen)
