@@ -114,7 +114,7 @@ def _run(
             value, has_aux, aux = _checked(func(*args, **kwargs), job, dumps)
         del args, kwargs
         if value is not None and value.requires_grad:
-            check_nothing_outside(job.who, func, value)
+            check_nothing_outside(job.who, func, value, [*whole, *rows])
         used: tuple[bool, ...] = ()
         gradient, row_grads = None, []
         if job.differentiate and value is not None and value.requires_grad:

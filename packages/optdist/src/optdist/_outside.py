@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 
-def check_nothing_outside(who: str, func: Callable[..., Any], value: torch.Tensor) -> None:
+def check_nothing_outside(
+    who: str, func: Callable[..., Any], value: torch.Tensor, inputs: Sequence[torch.Tensor]
+) -> None:
     """Refuse a value that depends on globals, or a closure, that require grad.
 
     Seen are those that the function itself names, not those of functions that it calls.
@@ -22,7 +24,9 @@ def check_nothing_outside(who: str, func: Callable[..., Any], value: torch.Tenso
     found = [(name, tensor.grad_fn or tensor) for name, tensor in _outside(func)]
     if not found:
         return  # the rule, and free: no graph to walk
-    outside = {id(origin): name for name, origin in found}
+    # Functions that were sent with their globals (by Ray) have inputs for them.
+    known = {id(tensor) for tensor in inputs}
+    outside = {id(origin): name for name, origin in found if id(origin) not in known}
     seen, todo = set(), [value.grad_fn]
     while todo:
         node = todo.pop()

@@ -75,9 +75,11 @@ def parallelize(
 
     Raises:
         ValueError: an option is wrong, or the arguments have no rows, or not the same number.
-        TypeError: the function or an argument cannot be sent, or the result is not a scalar.
+        TypeError: an option is wrong, the function or an argument cannot be sent, or the result is
+            not a scalar, or depends on a global or closed-over tensor that requires grad.
         ImportError: ``engine="ray"`` where Ray is not installed.
-        RuntimeError: the engine asked for does not run.
+        RuntimeError: the engine asked for does not run, or a transform of ``torch.func`` or
+            forward-mode AD is around the call.
         WorkerLostError: too few workers, or one lost with ``on_worker_lost="raise"``.
         WorkerTimeoutError: one was late with ``on_worker_lost="raise"``.
 
@@ -113,6 +115,9 @@ def parallelize_async(
     engine: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Future[Any]]]:
     """Like :func:`parallelize`, but a call returns at once, a ``torch.futures.Future``.
+
+    What is wrong with the call is raised by it. The chunks run on other workers while there are
+    any; alone, in a thread here, which shares torch's generator of random numbers.
 
     Example:
         >>> @parallelize_async()

@@ -47,7 +47,7 @@ def remote_async_call(
         timeout: Seconds for each; RPC's (60) by default.
 
     Raises:
-        TypeError: the function cannot be sent.
+        TypeError: the function cannot be sent, or (when waited for) an argument or the result.
         ValueError: the timeout is not above 0.
         RuntimeError: RPC does not run, or gradients would be lost: arguments require grad
             outside :func:`optdist.autograd.context`.

@@ -214,6 +214,7 @@ def auto_init_rpc(
 
     Raises:
         ValueError: variables or options are missing or wrong.
+        OSError: rank 0 cannot listen at ``MASTER_ADDR:MASTER_PORT``.
         WorkerTimeoutError: a process did not come in time.
         WorkerLostError: rank 0 is gone (in the other processes).
 
