@@ -98,6 +98,8 @@ def save_plot(path: Path, found: dict[str, list[tuple[int, float, float]]]) -> N
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for (name, points), marker in zip(found.items(), "ovsD"):
+        if not points:  # more steps than it was run for
+            continue
         steps, memory, ratio = zip(*points)
         left.loglog(steps, memory, f"{marker}-", label=name)
         right.semilogx(steps, ratio, f"{marker}-", label=name)

@@ -43,6 +43,12 @@ OPTIONS = [
         "replay: expected a directory with offload='disk' only, got one with offload='cpu'",
     ),
     (
+        (halve, W, 2),
+        {"offload": "disk", "directory": 3},
+        TypeError,
+        "replay: expected directory as a path, got int",
+    ),
+    (
         (halve, nn.Linear(1, 1), 2),
         {},
         TypeError,

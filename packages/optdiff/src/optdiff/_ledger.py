@@ -169,7 +169,7 @@ class FileLedger(Ledger):
             ValueError: That process had another loss behind the last carry.
         """
         self._seed = Sketch.of([torch.zeros(()) if c is None else c for c in cotangents])
-        if self._found is None:
+        if self._found is None or not self._path.exists():  # deleted since, to start over
             return None
         self._compare("loss", self._seed)
         found, self._found = self._found, None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -182,6 +183,8 @@ def checked_options(
             f"{who}: expected a directory with offload='disk' only, got one with "
             f"offload={offload!r}"
         )
+    if not isinstance(directory, (str, os.PathLike, NoneType)):
+        raise TypeError(f"{who}: expected directory as a path, got {type(directory).__name__}")
     check_progress(who, progress)
     return None if directory is None else Path(directory)
 
