@@ -11,8 +11,8 @@ import torch
 def inverse_root(matrix: torch.Tensor, start: torch.Tensor, power: int) -> torch.Tensor:
     r""":math:`X = A^{-1/p}` of :math:`A = H + \epsilon I`, :math:`H \succeq 0`, ``(n, n)``.
 
-    :math:`H` is decomposed alone: its rounding errors grow with its norm, and where :math:`\epsilon`
-    is below them it would be lost in the sum. An eigenvalue that comes out negative is 0.
+    :math:`H` is decomposed alone: rounding errors grow with its norm, and an :math:`\epsilon` below
+    them would be lost in the sum. An eigenvalue that comes out negative is 0.
 
     The derivative of an eigendecomposition is infinite where two eigenvalues are equal, that of the
     root is not: it solves :math:`\sum_{k<p} X^k\,dX\,X^{p-1-k} = -X^p\,dA\,X^p`, whose matrix is

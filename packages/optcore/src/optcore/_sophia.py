@@ -153,7 +153,7 @@ def sophia(
 
     ``update`` wants ``params`` and the extra argument ``obj_fn``: the loss of the same batch as a
     function of parameters. The class takes it as ``step(obj_fn=...)``, of a dict of its parameters
-    by their place in the group; the Meta class, by name.
+    by their place in the group, of which there is one; the Meta class, by name.
 
     Args:
         lr: Learning rate >= 0.
