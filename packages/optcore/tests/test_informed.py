@@ -217,6 +217,14 @@ ERRORS = [
         lambda: optcore.ademamix(betas=(0.9, 0.99)),
         "ademamix: expected betas as a triple, got tuple",
     ),
+    (
+        lambda: optcore.madgrad(lr=-1),
+        "madgrad: expected lr >= 0, got -1",
+    ),
+    (
+        lambda: optcore.madgrad(eps=-1),
+        "madgrad: expected eps >= 0, got -1",
+    ),
 ]
 
 
