@@ -159,6 +159,8 @@ def ggn_diag(
     count = outputs.numel()
     jacobian = torch.func.jacrev(predictions)(flat.vector).reshape(count, -1)
     inner = torch.func.hessian(scalar)(outputs).reshape(count, count)
+    wide = torch.promote_types(inner.dtype, jacobian.dtype)  # predictions may be wider than params
+    inner, jacobian = inner.to(wide), jacobian.to(wide)
     return flat.tree(((inner @ jacobian) * jacobian).sum(0))
 
 
@@ -238,7 +240,8 @@ class _Flat:
                     f"{describe(other)}, at {path_to(self._tree, index)}"
                 )
         parts = [v for v, own in zip(leaves, self._leaves, strict=True) if own is not None]
-        return torch.cat([part.reshape(-1) for part in parts]).to(self.vector)
+        flat = [part.reshape(-1) for part in parts]
+        return torch.cat(flat).to(self.vector) if flat else self.vector
 
     def tree(self, vector: torch.Tensor) -> Tree:
         """The tree of a vector."""
