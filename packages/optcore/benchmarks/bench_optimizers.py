@@ -185,7 +185,7 @@ def plot(results: dict[str, tuple[Result | None, Result | None]], path: Path) ->
         crosses = " (red crosses: every rate failed)" if failed else ""
         axis.set(xscale="log", title=title, xlabel=label + crosses)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("optimizer, at the best of its learning rates")
+    axes[0].set_ylabel("optimizer")
     axes[0].set_yticks(range(len(names)), names, fontsize=7)
     axes[0].invert_yaxis()
     figure.tight_layout()
