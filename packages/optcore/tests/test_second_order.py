@@ -148,6 +148,23 @@ def quartic(params):
     return params[0].pow(4).sum()
 
 
+def test_sophia_climbs_as_it_descends_the_negated_objective():
+    options = {"lr": 0.1, "update_interval": 1, "gamma": 0.5, "weight_decay": 0.1}
+    ends = []
+    for sign in (1.0, -1.0):
+        params = [torch.tensor([1.0, -2.0])]
+        tx = optcore.sophia(**options, maximize=sign < 0)
+        state = tx.init(params)
+        for _ in range(4):
+            updates, state = tx.update(
+                [sign * 4 * params[0] ** 3], state, params, obj_fn=lambda p, s=sign: s * quartic(p)
+            )
+            params = optcore.apply_updates(params, updates)
+        ends.append(params[0])
+    torch.testing.assert_close(ends[1], ends[0])
+    assert (ends[0].abs() < torch.tensor([1.0, 2.0])).all()
+
+
 def test_the_class_of_sophia_is_told_the_objective_by_place():
     w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
     options = {"lr": 0.1, "weight_decay": 0.0, "update_interval": 1, "gamma": 0.5}
