@@ -7,7 +7,8 @@ Digits: a network 64-32-10 (tanh) on scikit-learn's digits, minibatches of 128 t
 for everyone. Rosenbrock: the valley in two dimensions from (-1.2, 1). Every optimizer takes the
 same number of gradients at each learning rate of one grid, all else at its defaults, and is judged
 by its best rate: lowest mean loss on all training digits, lowest value in the valley. What becomes
-infinite or NaN has failed. Needs scikit-learn and matplotlib.
+infinite or NaN has failed. SAM stands around Adam, the plateau behind gradient descent. Needs
+scikit-learn and matplotlib.
 """
 
 from __future__ import annotations
@@ -30,7 +31,25 @@ from sklearn.datasets import load_digits
 import optcore
 
 Params = dict[str, torch.Tensor]
+
+
+def sam(lr: float) -> optcore.GradientTransformation:
+    """Around Adam; a step downhill for every two gradients."""
+    uphill = optcore.chain(optcore.normalize(), optcore.sgd(lr=0.05))
+    return optcore.sam(optcore.adam(lr), uphill)
+
+
+def reduce_on_plateau(lr: float) -> optcore.GradientTransformation:
+    """Behind gradient descent."""
+    return optcore.chain(optcore.sgd(lr), optcore.reduce_on_plateau())
+
+
 ROWS = {**optcore.OPTIMIZERS, **optcore.INFORMED_OPTIMIZERS}
+FACTORIES: dict[str, Callable[..., optcore.GradientTransformation]] = {
+    **{name: row.factory for name, row in ROWS.items()},
+    "sam": sam,
+    "reduce_on_plateau": reduce_on_plateau,
+}
 RATES = (1e-3, 1e-2, 1e-1, 1.0)
 BATCH = 128
 
@@ -105,7 +124,7 @@ def rosenbrock() -> Problem:
 
 def transformation(name: str, lr: float, start: Params) -> optcore.GradientTransformation:
     """An optimizer at its defaults; the vectors of one that takes matrices only go to Adam."""
-    optimizer = ROWS[name].factory(lr=lr)
+    optimizer = FACTORIES[name](lr=lr)
     if name != "muon":
         return optimizer
     labels = {key: "matrix" if p.ndim == 2 else "vector" for key, p in start.items()}
@@ -154,13 +173,19 @@ def plot(results: dict[str, tuple[Result | None, Result | None]], path: Path) ->
     """Both problems side by side, a line for each optimizer, the best digits on top."""
     names = sorted(results, key=lambda n: results[n][0].value if results[n][0] else math.inf)
     figure, axes = plt.subplots(1, 2, figsize=(10, 0.24 * len(names) + 1.5), sharey=True)
-    titles = ("digits: training loss", "Rosenbrock: value")
-    for column, (axis, title) in enumerate(zip(axes, titles, strict=True)):
+    titles = ("digits", "Rosenbrock")
+    labels = ("mean loss on all training digits", "value reached (minimum 0)")
+    for column, (axis, title, label) in enumerate(zip(axes, titles, labels, strict=True)):
         points = [(results[n][column], place) for place, n in enumerate(names)]
         known = [(result.value, place) for result, place in points if result is not None]
         axis.plot([max(v, 1e-30) for v, _ in known], [place for _, place in known], "o", ms=4)
-        axis.set(xscale="log", title=title)
+        failed = [place for result, place in points if result is None]
+        right = axis.get_yaxis_transform()  # x as a part of the axis: a failure has no value
+        axis.plot([0.98] * len(failed), failed, "rx", ms=5, transform=right)
+        crosses = " (red crosses: every rate failed)" if failed else ""
+        axis.set(xscale="log", title=title, xlabel=label + crosses)
         axis.grid(alpha=0.3)
+    axes[0].set_ylabel("optimizer")
     axes[0].set_yticks(range(len(names)), names, fontsize=7)
     axes[0].invert_yaxis()
     figure.tight_layout()
@@ -171,7 +196,7 @@ def plot(results: dict[str, tuple[Result | None, Result | None]], path: Path) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=150, help="gradients on the digits")
-    parser.add_argument("--optimizers", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--optimizers", nargs="+", choices=FACTORIES, default=list(FACTORIES))
     parser.add_argument("--out", type=Path, default=Path("out/optimizers.png"))
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -38,7 +38,10 @@ TRANSFORMATIONS = {
     "apply_if_finite": optcore.apply_if_finite(optcore.sgd(0.1, momentum=0.9), 3),
     "conditionally_mask": optcore.conditionally_mask(optcore.sgd(0.1), below_five),
     "add_noise": optcore.add_noise(0.1, 0.5, 0),
+    "sam": optcore.sam(optcore.adam(0.1), optcore.chain(optcore.normalize(), optcore.sgd(0.1))),
 }
+TOLD = {name: row.factory() for name, row in optcore.INFORMED_OPTIMIZERS.items()}
+TOLD["reduce_on_plateau"] = optcore.reduce_on_plateau(0.5, patience=1)
 SCHEDULES = {
     "cosine": optcore.warmup_cosine_decay_schedule(0.0, 0.1, 5, 15),
     "exponential": optcore.exponential_decay(0.1, 5, 0.5, staircase=True),
@@ -116,9 +119,8 @@ def objective(params):
     return params["w"].cos().sum() + params["rest"][0].square()
 
 
-@pytest.mark.parametrize("name", optcore.INFORMED_OPTIMIZERS)
-def test_every_optimizer_that_is_told_of_the_loss(name):
-    transformation = optcore.INFORMED_OPTIMIZERS[name].factory()
+@pytest.mark.parametrize("transformation", TOLD.values(), ids=TOLD)
+def test_every_optimizer_that_is_told_of_the_loss(transformation):
 
     def step(params, state, grads):
         extra = {"value": objective(params), "obj_fn": objective}

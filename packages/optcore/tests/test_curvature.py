@@ -106,6 +106,42 @@ ERRORS = [
         lambda: optcore.fisher_diag(lambda p: p[0].sum(), [torch.ones(2, dtype=torch.int64)]),
         "fisher_diag: expected real floating parameters, got i64[2]",
     ),
+    (
+        lambda: optcore.hvp(3, [torch.ones(2)], [torch.ones(2)]),
+        "hvp: expected loss as a function, got int",
+    ),
+    (
+        lambda: optcore.hvp(lambda p: p[0].sum(), [torch.ones(2)], [3.0]),
+        "hvp: expected a vector like its parameter f64[2], got float, at [0]",
+    ),
+    (
+        lambda: optcore.hessian_diag(loss_of, torch.ones(2), chunk_size=0),
+        "hessian_diag: expected chunk_size >= 1, got 0",
+    ),
+    (
+        lambda: optcore.ggn_diag(lambda p: p, lambda z: z, torch.ones(2)),
+        "ggn_diag: expected a scalar loss, got f64[2]",
+    ),
+    (
+        lambda: optcore.ggn_diag(lambda p: [p], loss_of, torch.ones(2)),
+        "ggn_diag: expected predictions as a floating tensor, got list",
+    ),
+    (
+        lambda: optcore.ggn_diag(lambda p: p, 3, torch.ones(2)),
+        "ggn_diag: expected loss as a function, got int",
+    ),
+    (
+        lambda: optcore.fisher_diag(torch.sum, torch.ones(2)),
+        "fisher_diag: expected tensors of examples (batch, ...), got none",
+    ),
+    (
+        lambda: optcore.fisher_diag(torch.sum, torch.ones(2), torch.ones(3), torch.ones(4)),
+        "fisher_diag: expected tensors of examples (3, ...), got f64[4], at args[1]",
+    ),
+    (
+        lambda: optcore.fisher_diag(torch.sum, torch.ones(2), torch.ones(0, 2)),
+        "fisher_diag: expected tensors of examples (batch, ...), got f64[0, 2], at args[0]",
+    ),
 ]
 
 

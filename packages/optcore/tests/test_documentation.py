@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every public function shows an example; pytest runs them with the other tests."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 import optcore
+from optcore import testing
 from optcore.testing import catalogue
 
 
@@ -25,6 +27,24 @@ def test_the_table_of_the_readme_is_current():
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     advice = "run python -m optcore.testing.catalogue packages/optcore/README.md"
     assert catalogue.written(text) == text, advice
+
+
+TESTS = [test for tests in catalogue.TESTS.values() for test in tests.values()]
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_the_tests_behind_its_ticks_exist(test):
+    file, name, parameter = re.fullmatch(r"(.*)::(\w+)(?:\[(.*)\])?", test).groups()
+    text = (Path(__file__).parent / file).read_text(encoding="utf-8")
+    assert f"\ndef {name}(" in text
+    assert parameter is None or f'"{parameter}"' in text
+
+
+def test_every_projection_operator_and_function_is_in_a_row():
+    covered = frozenset().union(*(case.covers for case in testing.CASES.values()))
+    functions = {n for n in dir(optcore) if n.startswith(("projection_", "prox_", "per_example_"))}
+    functions |= {"hvp", "hessian_diag", "ggn_diag", "fisher_diag", "make_perturbed_fun"}
+    assert functions - covered == set()
 
 
 def test_a_text_without_marks_is_refused():

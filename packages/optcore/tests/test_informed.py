@@ -3,6 +3,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -110,7 +111,78 @@ def test_a_func_optimizer_tells_the_loss(inplace):
     torch.testing.assert_close({k: p.detach() for k, p in params.items()}, expected)
 
 
+VALUES = [
+    3,
+    np.float32(3),
+    np.float64(3),
+    np.int64(3),
+    torch.tensor(3),
+    torch.tensor([[3.0]]),
+    torch.tensor(3.0, dtype=torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_the_value_is_any_real_scalar(value):
+    tx = optcore.chain(optcore.scale_by_polyak(), optcore.reduce_on_plateau())
+    updates, _ = tx.update([2 * torch.ones(3)], tx.init([torch.ones(3)]), value=value)
+    torch.testing.assert_close(updates[0], torch.full((3,), 0.5))
+
+
+def groups(transformation):
+    return optcore.Optimizer(
+        [{"params": [torch.nn.Parameter(torch.ones(n))]} for n in (2, 3)], transformation
+    )
+
+
+def test_parts_that_look_at_one_parameter_take_groups():
+    assert len(groups(optcore.sam(optcore.adam(), optcore.sgd())).param_groups) == 2
+
+
+def test_places_in_one_group_do_what_groups_would():
+    w = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = optcore.Sophia(w, lr={0: 0.1, 1: 0.2}, weight_decay={0: 0.5, 1: 0.0}, gamma=1.0)
+    w[0].grad = w[1].grad = torch.zeros(2)
+    optimizer.step(obj_fn=lambda p: p[0].sum() + p[1].sum())
+    torch.testing.assert_close(w[0].detach(), torch.full((2,), 0.95))
+    torch.testing.assert_close(w[1].detach(), torch.ones(2))
+
+
+TWO = [{"params": [torch.nn.Parameter(torch.ones(n))]} for n in (2, 3)]
+IN_ONE = "; put them all into one group, with hyperparameters by place in it"
+
 ERRORS = [
+    (
+        lambda: optcore.PolyakSGD(TWO),
+        "PolyakSGD: expected one group of parameters, got group 1: of scale_by_polyak, the gap of "
+        f"the whole loss belongs to the norm of the whole gradient{IN_ONE}",
+    ),
+    (
+        lambda: optcore.Sophia(TWO),
+        "Sophia: expected one group of parameters, got group 1: of hutchinson_estimator_diag_"
+        f"hessian, obj_fn is a function of all parameters{IN_ONE}",
+    ),
+    (
+        lambda: groups(optcore.sam(optcore.sgd(), optcore.chain(optcore.normalize()))),
+        "Optimizer: expected one group of parameters, got group 1: of normalize, it divides by the "
+        f"norm of all gradients{IN_ONE}",
+    ),
+    (
+        lambda: optcore.polyak_sgd().update(
+            [torch.ones(2)], optcore.polyak_sgd().init([]), [torch.ones(3)], value=1.0
+        ),
+        "scale_by_polyak: expected a gradient like its parameter f64[3], got f64[2], at [0]",
+    ),
+    (
+        lambda: optcore.noisy_sgd().update(
+            [torch.ones(2)], optcore.noisy_sgd().init([]), [torch.ones(3)]
+        ),
+        "add_noise: expected a gradient like its parameter f64[3], got f64[2], at [0]",
+    ),
+    (
+        lambda: optcore.scale_by_polyak().update([], optcore.EmptyState(), value=True),
+        "scale_by_polyak: expected value= as a real scalar, got bool",
+    ),
     (
         lambda: optcore.scale_by_polyak().update([torch.ones(1)], optcore.EmptyState()),
         "scale_by_polyak: expected value=, got None; call update(updates, state, params, value=",
@@ -144,6 +216,14 @@ ERRORS = [
     (
         lambda: optcore.ademamix(betas=(0.9, 0.99)),
         "ademamix: expected betas as a triple, got tuple",
+    ),
+    (
+        lambda: optcore.madgrad(lr=-1),
+        "madgrad: expected lr >= 0, got -1",
+    ),
+    (
+        lambda: optcore.madgrad(eps=-1),
+        "madgrad: expected eps >= 0, got -1",
     ),
 ]
 

@@ -105,6 +105,34 @@ ERRORS = [
         lambda: optcore.make_fenchel_young_loss(torch.amax)(SCORES, torch.ones(3)),
         "make_fenchel_young_loss: expected scores and targets (..., n) of one shape, got f64[4]",
     ),
+    (
+        lambda: optcore.make_perturbed_fun(hard, sigma=-1.0),
+        "make_perturbed_fun: expected sigma > 0, got -1.0",
+    ),
+    (
+        lambda: optcore.make_perturbed_fun(hard, sigma=lambda count: 1.0),
+        "make_perturbed_fun: expected sigma as a number or tensor, got function",
+    ),
+    (
+        lambda: optcore.make_perturbed_fun(hard, noise=3),
+        "make_perturbed_fun: expected noise with methods sample and log_prob, as Gumbel(), got int",
+    ),
+    (
+        lambda: optcore.make_perturbed_fun(hard)(0, {"a": None}),
+        "make_perturbed_fun: expected x as a tree of tensors, got dict",
+    ),
+    (
+        lambda: optcore.make_perturbed_fun(lambda x: x.long())(0, SCORES),
+        "make_perturbed_fun: fun: expected real floating outputs, got i64[4]",
+    ),
+    (
+        lambda: optcore.make_fenchel_young_loss(lambda s: s)(torch.ones(2, 3), torch.ones(2, 3)),
+        "make_fenchel_young_loss: expected a scalar loss, got f64[3]",
+    ),
+    (
+        lambda: optcore.make_fenchel_young_loss(torch.amax)(3, torch.ones(3)),
+        "make_fenchel_young_loss: expected scores and targets (..., n) of one shape, got int and",
+    ),
 ]
 
 

@@ -92,6 +92,18 @@ ERRORS = [
         lambda: optcore.differentially_private_aggregate(1.0, 0.1, 0.5),
         "differentially_private_aggregate: expected seed as an int or i64[], got float",
     ),
+    (
+        lambda: optcore.per_example_global_norm_clip([torch.ones(3, 2)], -1.0),
+        "per_example_global_norm_clip: expected l2_norm_clip >= 0, got -1.0",
+    ),
+    (
+        lambda: optcore.per_example_layer_norm_clip([torch.ones(3, 2)], torch.ones(2)),
+        "per_example_layer_norm_clip: expected global_l2_norm_clip as one value for all parameters",
+    ),
+    (
+        lambda: optcore.per_example_layer_norm_clip([torch.ones(3, 2)], lambda count: 1.0),
+        "per_example_layer_norm_clip: expected global_l2_norm_clip as a number or tensor, got func",
+    ),
 ]
 
 

@@ -208,6 +208,66 @@ def test_groups_along_an_axis():
     torch.testing.assert_close(found, torch.tensor([[2.4, 0.0], [3.2, 0.0]]))
 
 
+NARROW = {
+    torch.bfloat16: {"rtol": 2**-7, "atol": 1e-5},
+    torch.float16: {"rtol": 2**-10, "atol": 1e-5},
+}
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@pytest.mark.parametrize("projection", SCALED[:7], ids=lambda f: f.__name__)
+def test_half_precision_is_rounded_once(projection, dtype):
+    x = torch.randn(20_000, generator=torch.Generator().manual_seed(2)).to(dtype)
+    found, expected = projection(x, 100.0), projection(x.double(), 100.0)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, **NARROW[dtype])
+
+
+@pytest.mark.parametrize("x", [[0.25, 0.0], [0.0, 0.0], [-0.1, 0.0, 0.0], [3.0, 0.0]], ids=str)
+def test_the_sphere_of_absolute_values_is_reached_where_elements_are_zero(x):
+    x = torch.tensor(x)
+    found = optcore.projection_l1_sphere(x)
+    assert found.abs().sum().item() == pytest.approx(1.0, abs=1e-15)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * len(x))
+    others = torch.stack([s * optcore.projection_simplex(s * x) for s in signs])
+    assert (found - x).norm() <= (others - x).norm(dim=1).min() + 1e-15
+
+
+def test_parameters_are_in_their_set_up_to_one_rounding():
+    tx = optcore.keep_params_in(optcore.projection_box, lower=-0.3, upper=0.7)
+    generator = torch.Generator().manual_seed(0)
+    params = [1000 * torch.rand(1000, generator=generator, dtype=torch.float32)]
+    state, excess = tx.init(params), []
+    for _ in range(2):
+        updates, state = tx.update([torch.zeros(1000, dtype=torch.float32)], state, params)
+        params = optcore.apply_updates(params, updates)
+        excess.append((params[0].double() - 0.7).max().item())
+    assert 0 < excess[0] < 1000 * 2**-24
+    assert excess[1] < 2**-24
+
+
+def test_bounds_may_be_infinite():
+    x = torch.tensor([-3.0, 0.5])
+    found = optcore.projection_box(x, -float("inf"), 0.0)
+    torch.testing.assert_close(found, torch.tensor([-3.0, 0.0]))
+    tx = optcore.keep_params_in(optcore.projection_box, lower=0.0, upper=float("inf"))
+    updates, _ = tx.update([torch.zeros(2)], tx.init([x]), [x])
+    torch.testing.assert_close(updates[0], torch.tensor([3.0, 0.0]))
+
+
+def test_an_option_of_a_step_may_be_scheduled():
+    tx = optcore.keep_params_in(optcore.projection_linf_ball, scale=lambda count: 1.0 / (1 + count))
+    params = [torch.tensor([2.0])]
+    state = tx.init(params)
+    for expected in (1.0, 0.5):
+        updates, state = tx.update([torch.zeros(1)], state, params)
+        params = optcore.apply_updates(params, updates)
+        torch.testing.assert_close(params[0], torch.tensor([expected]))
+
+
+X = [torch.ones(2, 3)]
+BOX, BALL, LASSO = optcore.projection_box, optcore.projection_l2_ball, optcore.prox_group_lasso
+
 ERRORS = [
     (
         lambda: optcore.projection_simplex([torch.ones(2, dtype=torch.int64)]),
@@ -224,6 +284,102 @@ ERRORS = [
     (
         lambda: optcore.proximal_step(optcore.prox_l1, strength="much"),
         "proximal_step: expected strength as a number, schedule, tensor or tree of such, got str",
+    ),
+    *(
+        (
+            lambda f=f: f(X, -1.0),
+            f"{f.__name__}: expected scale {'>' if '_l1' in f.__name__ else '>='} 0, got -1.0",
+        )
+        for f in SCALED[1:]
+    ),
+    (
+        lambda: optcore.projection_simplex(X, 0.0),
+        "projection_simplex: expected scale > 0, got 0.0",
+    ),
+    *(
+        (
+            lambda f=f: f(X, "1"),
+            f"{f.__name__}: expected scale as a number, schedule, tensor or tree of such, got str",
+        )
+        for f in SCALED
+    ),
+    *(
+        (
+            lambda f=f: f(X, torch.ones(2)),
+            f"{f.__name__}: expected scale as one value for all parameters, got f64[2]",
+        )
+        for f in SCALED[:6]
+    ),
+    *(
+        (
+            lambda f=f: f([torch.ones(2, dtype=torch.int64)]),
+            f"{f.__name__}: expected real floating tensors, got i64[2]",
+        )
+        for f in (*SCALED, optcore.projection_non_negative, optcore.prox_l1, LASSO)
+    ),
+    (
+        lambda: BALL(X, lambda count: 1.0),
+        "projection_l2_ball: expected scale as a number or tensor, got a schedule",
+    ),
+    (
+        lambda: BOX(X, 1.0, 0.0),
+        "projection_box: expected lower <= upper, got 1.0 and 0.0",
+    ),
+    (
+        lambda: BOX({"a": X[0], "b": X[0]}, 0.5, {"a": 1.0, "b": 0.0}),
+        "projection_box: expected lower <= upper, got 0.5 and 0.0",
+    ),
+    (
+        lambda: BOX(X, float("nan"), 0.0),
+        "projection_box: expected lower finite, got nan",
+    ),
+    (
+        lambda: optcore.prox_l1(X, -1.0),
+        "prox_l1: expected strength >= 0, got -1.0",
+    ),
+    (
+        lambda: optcore.prox_elastic_net(X, 1.0, -1.0),
+        "prox_elastic_net: expected ridge >= 0, got -1.0",
+    ),
+    (
+        lambda: optcore.prox_non_negative_l1(X, scaling="a"),
+        "prox_non_negative_l1: expected scaling as a number, schedule, tensor or tree of such, got",
+    ),
+    (
+        lambda: LASSO(X, axis=5),
+        "prox_group_lasso: expected axes of f32[2, 3], each once, got axis=5, at [0]",
+    ),
+    (
+        lambda: LASSO(X, axis=(0, -2)),
+        "prox_group_lasso: expected axes of f32[2, 3], each once, got axis=(0, -2), at [0]",
+    ),
+    (
+        lambda: optcore.proximal_step(LASSO, axis="rows"),
+        "proximal_step: expected axis as an int, a tuple of ints or None, got 'rows'",
+    ),
+    (
+        lambda: optcore.keep_params_in(BALL, scale=-1.0),
+        "keep_params_in: expected scale >= 0, got -1.0",
+    ),
+    (
+        lambda: optcore.keep_params_in(optcore.projection_simplex, scale={"a": 1.0}),
+        "keep_params_in: expected scale as one value for all parameters, got dict",
+    ),
+    (
+        lambda: optcore.keep_params_in(BALL, radius=1.0),
+        "keep_params_in: expected options of projection_l2_ball (scale), but got an unexpected",
+    ),
+    (
+        lambda: optcore.keep_params_in(BOX, lower=0.0),
+        "keep_params_in: expected options of projection_box (lower, upper), but missing a",
+    ),
+    (
+        lambda: optcore.keep_params_in(BOX, lower=2.0, upper=1.0),
+        "keep_params_in: expected lower <= upper, got 2.0 and 1.0",
+    ),
+    (
+        lambda: optcore.proximal_step(optcore.prox_l1, strength=-1.0),
+        "proximal_step: expected strength >= 0, got -1.0",
     ),
 ]
 

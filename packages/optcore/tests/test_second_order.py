@@ -148,6 +148,23 @@ def quartic(params):
     return params[0].pow(4).sum()
 
 
+def test_sophia_climbs_as_it_descends_the_negated_objective():
+    options = {"lr": 0.1, "update_interval": 1, "gamma": 0.5, "weight_decay": 0.1}
+    ends = []
+    for sign in (1.0, -1.0):
+        params = [torch.tensor([1.0, -2.0])]
+        tx = optcore.sophia(**options, maximize=sign < 0)
+        state = tx.init(params)
+        for _ in range(4):
+            updates, state = tx.update(
+                [sign * 4 * params[0] ** 3], state, params, obj_fn=lambda p, s=sign: s * quartic(p)
+            )
+            params = optcore.apply_updates(params, updates)
+        ends.append(params[0])
+    torch.testing.assert_close(ends[1], ends[0])
+    assert (ends[0].abs() < torch.tensor([1.0, 2.0])).all()
+
+
 def test_the_class_of_sophia_is_told_the_objective_by_place():
     w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
     options = {"lr": 0.1, "weight_decay": 0.0, "update_interval": 1, "gamma": 0.5}
@@ -207,7 +224,7 @@ def shampoo_of_tensors(steps, lr=0.05, eps=0.01):
 
 
 def soap_of_tensors(steps, lr=0.05, b1=0.9, b2=0.8, beta=0.7, eps=1e-3, every=3):
-    """Vyas et al., 2024, Algorithms 3 and 4, with a basis for each axis."""
+    """Vyas et al., 2024, Algorithms 3 and 4, with a basis for each axis, sorted as their code."""
     params = start()
     m = {k: torch.zeros_like(p) for k, p in params.items()}
     v = {k: torch.zeros_like(p) for k, p in params.items()}
@@ -230,11 +247,12 @@ def soap_of_tensors(steps, lr=0.05, b1=0.9, b2=0.8, beta=0.7, eps=1e-3, every=3)
                 for axis, h in enumerate(sums[name])
             ]
             if t == 0:
-                bases[name] = [torch.linalg.eigh(h)[1] for h in sums[name]]
+                bases[name] = [torch.linalg.eigh(h)[1].flip(1) for h in sums[name]]
             elif t % every == 0:
-                bases[name] = [
-                    torch.linalg.qr(h @ b)[0] for h, b in zip(sums[name], q, strict=True)
-                ]
+                for axis, (h, b) in enumerate(zip(sums[name], q, strict=True)):
+                    order = (b.T @ h @ b).diagonal().argsort(descending=True)
+                    v[name] = v[name].index_select(axis, order)
+                    bases[name][axis] = torch.linalg.qr(h @ b[:, order])[0]
     return params
 
 
@@ -249,6 +267,29 @@ def test_soap_equals_the_algorithm_of_its_paper():
     found, _ = ours(tx, 40)
     torch.testing.assert_close(found, soap_of_tensors(40), rtol=1e-8, atol=1e-8)
     assert loss(found, torch.sin) < loss(start(), torch.sin) - 1
+
+
+def test_the_basis_of_soap_stays_in_the_order_of_falling_eigenvalues():
+    scales = torch.logspace(0, -2, 6)
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0]
+    tx, params = optcore.scale_by_soap(precondition_frequency=2), {"w": torch.zeros(6, 40)}
+    state, generator = tx.init(params), torch.Generator().manual_seed(1)
+    for step in range(30):  # halfway, the smallest becomes the largest
+        own = scales if step < 15 else scales.flip(0)
+        grads = {"w": turn * own @ torch.randn(6, 40, generator=generator)}
+        _, state = tx.update(grads, state, params)
+    basis, sums = state.bases["w"][0], state.statistics["w"][0]
+    found = (basis.T @ sums @ basis).diagonal()
+    assert torch.equal(found, found.sort(descending=True).values)
+    cosines = (basis.T @ torch.linalg.eigh(sums)[1].flip(1)).diagonal().abs()
+    assert cosines.min() > 0.9
+
+
+def test_the_first_update_of_soap_is_the_decay_alone():
+    opt = optcore.soap(lr=0.1, weight_decay=0.5)
+    params = [torch.full((2, 2), 4.0)]
+    updates, _ = opt.update([torch.ones(2, 2)], opt.init(params), params)
+    torch.testing.assert_close(updates[0], torch.full((2, 2), -0.2))
 
 
 def test_long_axes_keep_diagonals_or_are_not_turned():

@@ -75,6 +75,9 @@ def adamax(
         weight_decay: L2 penalty >= 0; needs ``params`` in ``update``.
         maximize: Ascend instead of descend.
 
+    Differentiable:
+        As :func:`scale_by_adamax`, and in ``lr``, ``weight_decay`` and the parameters.
+
     Raises:
         ValueError: A hyperparameter outside its range.
 

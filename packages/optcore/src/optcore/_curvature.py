@@ -8,8 +8,17 @@ from typing import Any
 
 import torch
 
+from optcore._choice import check_int
 from optcore._leafwise import check_gradient
-from optcore._tree import Tree, describe, flatten_like, path_to, tree_flatten, tree_unflatten
+from optcore._tree import (
+    Tree,
+    describe,
+    flatten_like,
+    path_to,
+    tree_flatten,
+    tree_leaves,
+    tree_unflatten,
+)
 
 
 def hvp(loss: Callable[..., torch.Tensor], params: Tree, vector: Tree, *args: Any) -> Tree:
@@ -28,7 +37,7 @@ def hvp(loss: Callable[..., torch.Tensor], params: Tree, vector: Tree, *args: An
         As often as ``loss``.
 
     Raises:
-        TypeError: A parameter that is no dense, real, floating tensor.
+        TypeError: A parameter that is no dense, real, floating tensor; ``loss`` is not callable.
         ValueError: ``vector`` differs from ``params``, or ``loss`` gives no scalar.
 
     Differs:
@@ -41,6 +50,7 @@ def hvp(loss: Callable[..., torch.Tensor], params: Tree, vector: Tree, *args: An
     Reference:
         Pearlmutter, 1994, "Fast exact multiplication by the Hessian".
     """
+    check_function("hvp", "loss", loss)
     flat = _Flat("hvp", params)
     along = flat.joined("hvp", vector)
     return flat.tree(_product(flat.function("hvp", loss, args), flat.vector, along))
@@ -65,13 +75,21 @@ def hessian_diag(
         As often as ``loss``.
 
     Raises:
-        TypeError: A parameter that is no dense, real, floating tensor.
-        ValueError: ``loss`` gives no scalar.
+        TypeError: A parameter that is no dense, real, floating tensor; ``loss`` is not callable or
+            ``chunk_size`` no int.
+        ValueError: ``loss`` gives no scalar, or ``chunk_size`` is below 1.
 
     Example:
         >>> hessian_diag(lambda p: p[0].pow(3).sum(), [torch.tensor([1.0, 2.0])])
         [tensor([ 6., 12.])]
+
+    Reference:
+        Pearlmutter, 1994, "Fast exact multiplication by the Hessian": its products with the unit
+        vectors.
     """
+    check_function("hessian_diag", "loss", loss)
+    if chunk_size is not None:
+        check_int("hessian_diag", "chunk_size", chunk_size, 1)
     flat = _Flat("hessian_diag", params)
     function = flat.function("hessian_diag", loss, args)
 
@@ -107,7 +125,9 @@ def ggn_diag(
         As often as both functions.
 
     Raises:
-        TypeError: A parameter that is no dense, real, floating tensor.
+        TypeError: A parameter that is no dense, real, floating tensor; a function is not callable,
+            or the predictions are no floating tensor.
+        ValueError: ``loss`` gives no scalar.
 
     Example:
         >>> params = {"w": torch.tensor([1.0, 2.0])}
@@ -119,15 +139,28 @@ def ggn_diag(
         Schraudolph, 2002, "Fast curvature matrix-vector products for second-order gradient
         descent", equation 8.
     """
-    flat = _Flat("ggn_diag", params)
+    who = "ggn_diag"
+    check_function(who, "predict", predict)
+    check_function(who, "loss", loss)
+    flat = _Flat(who, params)
 
     def predictions(vector: torch.Tensor) -> torch.Tensor:
-        return predict(flat.tree(vector), *args)
+        outputs = predict(flat.tree(vector), *args)
+        if not isinstance(outputs, torch.Tensor) or not outputs.dtype.is_floating_point:
+            raise TypeError(
+                f"{who}: expected predictions as a floating tensor, got {describe(outputs)}"
+            )
+        return outputs
+
+    def scalar(outputs: torch.Tensor) -> torch.Tensor:
+        return checked_scalar(who, loss(outputs))
 
     outputs = predictions(flat.vector)
     count = outputs.numel()
     jacobian = torch.func.jacrev(predictions)(flat.vector).reshape(count, -1)
-    inner = torch.func.hessian(loss)(outputs).reshape(count, count)
+    inner = torch.func.hessian(scalar)(outputs).reshape(count, count)
+    wide = torch.promote_types(inner.dtype, jacobian.dtype)  # predictions may be wider than params
+    inner, jacobian = inner.to(wide), jacobian.to(wide)
     return flat.tree(((inner @ jacobian) * jacobian).sum(0))
 
 
@@ -153,8 +186,9 @@ def fisher_diag(
         As often as the likelihood, less one.
 
     Raises:
-        TypeError: A parameter that is no dense, real, floating tensor.
-        ValueError: The likelihood gives no scalar.
+        TypeError: A parameter that is no dense, real, floating tensor; the likelihood is not
+            callable.
+        ValueError: The likelihood gives no scalar; ``args`` are no tensors of one batch, or none.
 
     Differs:
         ``optax.second_order.fisher_diag`` squares the gradient of the whole batch.
@@ -168,7 +202,9 @@ def fisher_diag(
         Kunstner et al., 2019, arXiv:1905.12558, equation 3.
     """
     who = "fisher_diag"
+    check_function(who, "negative_log_likelihood", negative_log_likelihood)
     flat = _Flat(who, params)
+    _check_batch(who, args)
 
     def square(vector: torch.Tensor, *example: Any) -> torch.Tensor:
         gradient = torch.func.grad(flat.function(who, negative_log_likelihood, example))
@@ -197,13 +233,15 @@ class _Flat:
         """Another tree of this structure as a vector."""
         leaves = flatten_like(who, "vector differs from params", self._spec, like)
         for index, (own, other) in enumerate(zip(self._leaves, leaves, strict=True)):
-            if own is not None and (other is None or own.shape != other.shape):
+            alike = isinstance(other, torch.Tensor) and own is not None and own.shape == other.shape
+            if own is not None and not alike:
                 raise ValueError(
                     f"{who}: expected a vector like its parameter {describe(own)}, got "
                     f"{describe(other)}, at {path_to(self._tree, index)}"
                 )
         parts = [v for v, own in zip(leaves, self._leaves, strict=True) if own is not None]
-        return torch.cat([part.reshape(-1) for part in parts]).to(self.vector)
+        flat = [part.reshape(-1) for part in parts]
+        return torch.cat(flat).to(self.vector) if flat else self.vector
 
     def tree(self, vector: torch.Tensor) -> Tree:
         """The tree of a vector."""
@@ -220,12 +258,45 @@ class _Flat:
         """A loss of the tree as one of the vector."""
 
         def of_vector(vector: torch.Tensor) -> torch.Tensor:
-            value = loss(self.tree(vector), *args)
-            if not isinstance(value, torch.Tensor) or value.ndim:
-                raise ValueError(f"{who}: expected a scalar loss, got {describe(value)}")
-            return value
+            return checked_scalar(who, loss(self.tree(vector), *args))
 
         return of_vector
+
+
+def check_function(who: str, name: str, function: Any) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        TypeError: No function.
+    """
+    if not callable(function):
+        raise TypeError(f"{who}: expected {name} as a function, got {describe(function)}")
+
+
+def checked_scalar(who: str, value: Any) -> torch.Tensor:
+    """What a loss gave.
+
+    Raises:
+        ValueError: It is no scalar.
+    """
+    if not isinstance(value, torch.Tensor) or value.ndim:
+        raise ValueError(f"{who}: expected a scalar loss, got {describe(value)}")
+    return value
+
+
+def _check_batch(who: str, args: tuple[Any, ...]) -> None:
+    """Refuse what are not tensors of one batch of examples, or of none."""
+    size = None
+    for index, leaf in enumerate(tree_leaves(args)):
+        axes = leaf.shape if isinstance(leaf, torch.Tensor) else ()
+        if not axes or not axes[0] or axes[0] != (size or axes[0]):
+            raise ValueError(
+                f"{who}: expected tensors of examples ({size or 'batch'}, ...), got "
+                f"{describe(leaf)}, at args{path_to(args, index)}"
+            )
+        size = axes[0]
+    if size is None:
+        raise ValueError(f"{who}: expected tensors of examples (batch, ...), got none")
 
 
 def _product(

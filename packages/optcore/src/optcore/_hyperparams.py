@@ -34,9 +34,10 @@ def check_range(
     low: float = -math.inf,
     high: float = math.inf,
     *,
+    open_low: bool = False,
     open_high: bool = False,
 ) -> None:
-    """Refuse a hyperparameter outside ``[low, high]`` (``[low, high)`` with ``open_high``).
+    """Refuse a hyperparameter outside ``[low, high]``, less its open ends.
 
     Tensors are checked for their type only: reading their value would wait for the device.
 
@@ -53,10 +54,11 @@ def check_range(
                 )
         elif isinstance(leaf, Real) and not isinstance(leaf, bool):
             number = float(leaf)
-            inside = low <= number and (number < high if open_high else number <= high)
+            inside = low < number if open_low else low <= number
+            inside = inside and (number < high if open_high else number <= high)
             if not (inside and -math.inf < number < math.inf):  # isfinite stops the compiler
                 raise ValueError(
-                    f"{who}: expected {name} {_range(low, high, open_high)}, got {leaf}"
+                    f"{who}: expected {name} {_range(low, high, open_low, open_high)}, got {leaf}"
                 )
         elif not callable(leaf):
             raise TypeError(
@@ -67,12 +69,12 @@ def check_range(
         raise TypeError(f"{who}: expected {name} as a number, got an empty {describe(value)}")
 
 
-def _range(low: float, high: float, open_high: bool) -> str:
+def _range(low: float, high: float, open_low: bool, open_high: bool) -> str:
     if low == -math.inf and high == math.inf:
         return "finite"
     if high == math.inf:
-        return f">= {low:g}"
-    return f"in [{low:g}, {high:g}{')' if open_high else ']'}"
+        return f"{'>' if open_low else '>='} {low:g}"
+    return f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
 
 
 def check_number(who: str, name: str, value: float, low: float = -math.inf) -> None:
@@ -94,6 +96,7 @@ def check_single(
     low: float = -math.inf,
     high: float = math.inf,
     *,
+    open_low: bool = False,
     open_high: bool = False,
 ) -> None:
     """As :func:`check_range`, for what is one for all parameters: no tree, no axes.
@@ -107,7 +110,7 @@ def check_single(
         raise TypeError(
             f"{who}: expected {name} as one value for all parameters, got {describe(value)}"
         )
-    check_range(who, name, value, low, high, open_high=open_high)
+    check_range(who, name, value, low, high, open_low=open_low, open_high=open_high)
 
 
 def check_flag(who: str, name: str, value: bool) -> None:

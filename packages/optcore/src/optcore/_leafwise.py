@@ -140,6 +140,14 @@ def check_shapes(who: str, grads: Sequence[Any], like: Sequence[Any], tree: Tree
             )
 
 
+def check_like_params(who: str, updates: Tree, params: Tree) -> None:
+    """Refuse a gradient of another shape than its parameter, where parameters are given."""
+    if params is not None:
+        grads, spec = tree_flatten(updates)
+        like = flatten_like(who, "params differ from updates", spec, params)
+        check_shapes(who, grads, like, updates)
+
+
 def check_gradient(who: str, grad: Any, what: str = "gradients") -> None:
     """Refuse what the formulas would treat wrongly: no tensor, sparse, complex, integers."""
     if not isinstance(grad, torch.Tensor):

@@ -115,12 +115,16 @@ def madgrad(
     Reference:
         Defazio and Jelassi, 2021, arXiv:2101.11075, Algorithm 1. Equals ``optax.contrib.madgrad``.
     """
-    check_range("madgrad", "weight_decay", weight_decay, 0.0)
+    who = "madgrad"
+    check_range(who, "lr", lr, 0.0)
+    check_range(who, "momentum", momentum, 0.0, 1.0, open_high=True)
+    check_range(who, "weight_decay", weight_decay, 0.0)
+    check_range(who, "eps", eps, 0.0)
     return chain(
-        *uphill("madgrad", maximize),
+        *uphill(who, maximize),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
         scale_by_madgrad(lr, momentum, eps),
-    ).named("madgrad")
+    ).named(who)
 
 
 ROWS = (OptimizerRow(madgrad, "MADGRAD", {"count": "step"}),)

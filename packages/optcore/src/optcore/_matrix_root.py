@@ -8,8 +8,11 @@ from typing import Any
 import torch
 
 
-def inverse_root(matrix: torch.Tensor, power: int) -> torch.Tensor:
-    r""":math:`X = A^{-1/p}` of a symmetric positive definite matrix ``(n, n)``.
+def inverse_root(matrix: torch.Tensor, start: torch.Tensor, power: int) -> torch.Tensor:
+    r""":math:`X = A^{-1/p}` of :math:`A = H + \epsilon I`, :math:`H \succeq 0`, ``(n, n)``.
+
+    :math:`H` is decomposed alone: rounding errors grow with its norm, and an :math:`\epsilon` below
+    them would be lost in the sum. An eigenvalue that comes out negative is 0.
 
     The derivative of an eigendecomposition is infinite where two eigenvalues are equal, that of the
     root is not: it solves :math:`\sum_{k<p} X^k\,dX\,X^{p-1-k} = -X^p\,dA\,X^p`, whose matrix is
@@ -18,12 +21,13 @@ def inverse_root(matrix: torch.Tensor, power: int) -> torch.Tensor:
     if not matrix.numel():
         return matrix
     if torch.compiler.is_compiling():
-        return _by_eigenvalues(matrix, power)
-    return _InverseRoot.apply(matrix, power)
+        return _by_eigenvalues(matrix, start, power)
+    return _InverseRoot.apply(matrix, start, power)
 
 
-def _by_eigenvalues(matrix: torch.Tensor, power: int) -> torch.Tensor:
+def _by_eigenvalues(matrix: torch.Tensor, start: torch.Tensor, power: int) -> torch.Tensor:
     values, vectors = torch.linalg.eigh(matrix)
+    values = values.clamp_min(0.0) + start
     return (vectors * values.pow(-1.0 / power).unsqueeze(-2)) @ vectors.mT
 
 
@@ -31,27 +35,31 @@ class _InverseRoot(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(matrix: torch.Tensor, power: int) -> torch.Tensor:
-        return _by_eigenvalues(matrix, power)
+    def forward(matrix: torch.Tensor, start: torch.Tensor, power: int) -> torch.Tensor:
+        return _by_eigenvalues(matrix, start, power)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: torch.Tensor) -> None:
-        ctx.power = inputs[1]
+        ctx.power = inputs[2]
         ctx.save_for_backward(output)
         ctx.save_for_forward(output)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, cotangent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         (root,) = ctx.saved_tensors
         inverse = torch.linalg.matrix_power(root, ctx.power)
         solved = _Solve.apply(root, (cotangent + cotangent.mT) / 2, ctx.power)
-        return -inverse @ solved @ inverse, None
+        slope = -inverse @ solved @ inverse
+        return slope, slope.diagonal().sum(), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> torch.Tensor:
+    def jvp(ctx: Any, tangent: Any, start_tangent: Any, _: None) -> torch.Tensor:
         (root,) = ctx.saved_tensors
         inverse = torch.linalg.matrix_power(root, ctx.power)
-        change = -inverse @ ((tangent + tangent.mT) / 2) @ inverse
+        moved = torch.zeros_like(root) if tangent is None else (tangent + tangent.mT) / 2
+        if start_tangent is not None:
+            moved = moved + start_tangent * torch.eye(root.shape[-1]).to(root)
+        change = -inverse @ moved @ inverse
         return _Solve.apply(root, change, ctx.power)
 
 

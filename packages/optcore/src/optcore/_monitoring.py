@@ -63,6 +63,9 @@ def snapshot(measure_name: str, measure: Measure) -> GradientTransformation:
         >>> _, state = tx.update([torch.tensor([3.0, 4.0])], tx.init([torch.zeros(2)]))
         >>> state[0].measurement
         {'norm': tensor(5.)}
+
+    Reference:
+        After ``optax.transforms.snapshot``.
     """
     who = "snapshot"
     if not isinstance(measure_name, str):
@@ -100,6 +103,9 @@ def monitor(
         >>> _, state = tx.update([torch.tensor([3.0, 4.0])], tx.init([torch.zeros(2)]))
         >>> state.measurements
         {'norm': tensor(5.)}
+
+    Reference:
+        After ``optax.monitor``.
     """
     who = "monitor"
     if not isinstance(measures, Mapping):
@@ -147,6 +153,10 @@ def measure_with_ema(
         ...     _, state = tx.update([torch.tensor([size, 0.0])], state)
         >>> state.measurements
         {'norm': tensor(3.)}
+
+    Reference:
+        The average: Kingma and Ba, 2015, arXiv:1412.6980, section 3. After
+        ``optax.measure_with_ema``.
     """
     who = "measure_with_ema"
     _check_function(who, "measure", measure)

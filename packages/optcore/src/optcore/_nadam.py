@@ -118,6 +118,9 @@ def nadam(
         constant_momentum: No schedule of the momentum, as in optax.
         maximize: Ascend instead of descend.
 
+    Differentiable:
+        As :func:`scale_by_nadam`, and in ``lr``, ``weight_decay`` and the parameters.
+
     Raises:
         ValueError: A hyperparameter outside its range.
 

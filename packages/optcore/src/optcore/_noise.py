@@ -9,7 +9,7 @@ import torch
 
 from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range
-from optcore._leafwise import check_gradient, leafwise
+from optcore._leafwise import check_gradient, check_like_params, leafwise
 from optcore._norms import safe_sqrt, times
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale_by_learning_rate, uphill
@@ -165,6 +165,7 @@ def _noise_update(
         variance = eta / torch.pow(elapsed, gamma)
         return grad + times(noise, safe_sqrt(variance))
 
+    check_like_params("add_noise", updates, params)
     grads, spec = tree_flatten(updates)
     keys = keys_of(state.seed, state.count, len(grads))
     noises: list[torch.Tensor | None] = []

@@ -19,6 +19,7 @@ from optcore._kept import Kept, kinds
 from optcore._kernel_checks import checked
 from optcore._leafwise import check_gradient
 from optcore._masking import spread
+from optcore._one_group import check_one_group
 from optcore._param_group import guarded
 from optcore._rows import OptimizerRow
 from optcore._tokens import show
@@ -52,7 +53,8 @@ class Optimizer(ClassState, torch.optim.Optimizer):
         params: Parameters, named parameters, or dicts of parameter groups.
         transformation: The optimizer in its functional form. What :func:`inject_hyperparams` keeps
             in its state stands in the groups instead (an ``lr`` for schedulers, a value per
-            group); any other has no learning rate that a scheduler could set.
+            group); any other has no learning rate that a scheduler could set. Groups are stepped
+            one by one: a norm of all updates (:func:`clip_by_global_norm`) is that of a group.
 
     Raises:
         TypeError: ``transformation`` is not a :class:`GradientTransformation`.
@@ -85,12 +87,14 @@ class Optimizer(ClassState, torch.optim.Optimizer):
 
         Raises:
             TypeError: An option of torch.optim that optcore does not have.
-            ValueError: A hyperparameter is out of range; the optimizer is as before then.
+            ValueError: A hyperparameter is out of range, or a second group where the transformation
+                needs all parameters together; the optimizer is as before then.
         """
         who = type(self).__name__
         if isinstance(param_group, dict):  # torch says what else is wrong
             check_options(who, self.row, param_group, len(self.param_groups))
-            self._group_transformation({**self.defaults, **param_group})
+            transformation = self._group_transformation({**self.defaults, **param_group})
+            check_one_group(who, transformation, len(self.param_groups))
         super().add_param_group(param_group)
         group = self.param_groups.pop()
         self._check_trees(group, len(self.param_groups))

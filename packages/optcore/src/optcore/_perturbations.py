@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import torch
 
 from optcore._choice import check_int
-from optcore._hyperparams import check_flag, check_range, is_zero
+from optcore._curvature import check_function, checked_scalar
+from optcore._hyperparams import check_flag, check_single
 from optcore._leafwise import check_gradient
 from optcore._noise import check_seed, keys_of, normal, seed_of, uniform
-from optcore._tree import Tree, describe, tree_flatten, tree_map, tree_unflatten
+from optcore._tree import Tree, describe, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 
 class Noise(Protocol):
@@ -76,6 +77,8 @@ class _Perturbed:
         who = "make_perturbed_fun"
         check_seed(who, seed)
         leaves, spec = tree_flatten(x)
+        if not leaves or any(leaf is None for leaf in leaves):
+            raise TypeError(f"{who}: expected x as a tree of tensors, got {describe(x)}")
         for leaf in leaves:
             check_gradient(who, leaf, "tensors")
         baseline = None
@@ -91,7 +94,14 @@ class _Perturbed:
         ]
         log_prob = torch.stack(parts).sum(0)
         weight = (log_prob - log_prob.detach()).exp()  # 1, with the derivative of log_prob
-        outputs = torch.func.vmap(lambda *moved: self.fun(tree_unflatten(spec, moved)))(*at)
+
+        def checked(*moved: torch.Tensor) -> Tree:
+            outputs = self.fun(tree_unflatten(spec, moved))
+            for leaf in tree_leaves(outputs):
+                check_gradient(f"{who}: fun", leaf, "outputs")
+            return outputs
+
+        outputs = torch.func.vmap(checked)(*at)
 
         def mean(out: torch.Tensor, base: torch.Tensor | None = None) -> torch.Tensor:
             own = weight.reshape(-1, *(1 for _ in out.shape[1:])).to(out.dtype)
@@ -140,8 +150,9 @@ def make_perturbed_fun(
         In ``x``, any number of times; each is an unbiased estimate.
 
     Raises:
-        TypeError: ``fun`` is not callable, ``num_samples`` no int, ``sigma`` no number; when
-            called, ``x`` is no tree of floating tensors.
+        TypeError: ``fun`` is not callable, ``num_samples`` no int, ``sigma`` no number or tensor
+            ``()``, ``noise`` without its methods; when called, ``x`` or what ``fun`` gives is no
+            tree of floating tensors.
         ValueError: A number outside its range.
 
     Differs:
@@ -158,14 +169,20 @@ def make_perturbed_fun(
         Berthet et al., 2020, arXiv:2002.08676, proposition 3.1.
     """
     who = "make_perturbed_fun"
-    if not callable(fun):
-        raise TypeError(f"{who}: expected fun as a function, got {describe(fun)}")
+    check_function(who, "fun", fun)
     check_int(who, "num_samples", num_samples, 1)
-    check_range(who, "sigma", sigma, 0.0)
-    if is_zero(sigma):
-        raise ValueError(f"{who}: expected sigma > 0, got 0")
+    if callable(sigma):
+        raise TypeError(f"{who}: expected sigma as a number or tensor, got {describe(sigma)}")
+    check_single(who, "sigma", sigma, 0.0, open_low=True)
     check_flag(who, "use_baseline", use_baseline)
-    return _Perturbed(fun, num_samples, sigma, noise or Gumbel(), use_baseline)
+    noise = Gumbel() if noise is None else noise
+    for method in ("sample", "log_prob"):
+        if isinstance(noise, type) or not callable(getattr(noise, method, None)):
+            raise TypeError(
+                f"{who}: expected noise with methods sample and log_prob, as Gumbel(), got "
+                f"{describe(noise)}"
+            )
+    return _Perturbed(fun, num_samples, sigma, noise, use_baseline)
 
 
 @dataclass(frozen=True)
@@ -173,13 +190,18 @@ class _FenchelYoung:
     max_fun: Callable[..., torch.Tensor]
 
     def __call__(self, scores: torch.Tensor, targets: torch.Tensor, *args: Any) -> torch.Tensor:
-        if scores.shape != targets.shape or not scores.ndim:
+        tensors = isinstance(scores, torch.Tensor) and isinstance(targets, torch.Tensor)
+        if not tensors or scores.shape != targets.shape or not scores.ndim:
             raise ValueError(
                 f"make_fenchel_young_loss: expected scores and targets (..., n) of one shape, got "
                 f"{describe(scores)} and {describe(targets)}"
             )
         rows = scores.reshape(-1, scores.shape[-1])
-        largest = torch.func.vmap(lambda row: self.max_fun(row, *args))(rows)
+
+        def largest_of(row: torch.Tensor) -> torch.Tensor:
+            return checked_scalar("make_fenchel_young_loss", self.max_fun(row, *args))
+
+        largest = torch.func.vmap(largest_of)(rows)
         return largest.reshape(scores.shape[:-1]) - (targets * scores).sum(-1)
 
 
@@ -215,8 +237,5 @@ def make_fenchel_young_loss(
     Reference:
         Blondel et al., 2020, arXiv:1901.02324, definition 1, up to a constant.
     """
-    if not callable(max_fun):
-        raise TypeError(
-            f"make_fenchel_young_loss: expected max_fun as a function, got {describe(max_fun)}"
-        )
+    check_function("make_fenchel_young_loss", "max_fun", max_fun)
     return _FenchelYoung(max_fun)

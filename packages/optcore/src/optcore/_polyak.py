@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import torch
 
 from optcore._chain import chain
 from optcore._hyperparams import Hyperparam, check_range, check_single
+from optcore._leafwise import check_like_params
 from optcore._momentum import sgd
 from optcore._norms import multiply, total_norm
 from optcore._rows import OptimizerRow
@@ -46,8 +48,9 @@ def scale_by_polyak(
 
     Raises:
         TypeError: A hyperparameter is no number, schedule or tensor; in ``update``, no ``value`` or
-            one that is no scalar.
-        ValueError: A hyperparameter outside its range, or another variant.
+            one that is no real scalar.
+        ValueError: A hyperparameter outside its range, or another variant; in ``update``, a
+            gradient of another shape than its parameter.
 
     Example:
         >>> tx = scale_by_polyak()
@@ -81,7 +84,7 @@ def polyak_sgd(
     """Gradient descent with Polyak's step size: :func:`sgd`, :func:`scale_by_polyak`.
 
     ``update`` wants the extra argument ``value``: the loss at the parameters. The class takes it
-    from the closure, or as ``step(value=loss)``.
+    from the closure, or as ``step(value=loss)``, and all parameters in one group.
 
     Args:
         lr: A factor >= 0 of the gradients before the step size is found; 1 but for schedules.
@@ -132,6 +135,7 @@ def _polyak_update(
 ) -> tuple[Tree, EmptyState]:
     who = "scale_by_polyak"
     value = checked_value(who, value)
+    check_like_params(who, updates, params)
     square = total_norm(who, updates, 2.0, inplace).square()
     gap = value.to(square.device, square.dtype) - f_min
     if variant == "sps+":
@@ -154,8 +158,10 @@ def checked_value(who: str, value: Any) -> torch.Tensor:
         raise TypeError(
             f"{who}: expected value=, got None; call update(updates, state, params, value=loss)"
         )
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return torch.tensor(value, dtype=torch.float64)
-    if not isinstance(value, torch.Tensor) or value.ndim or not value.dtype.is_floating_point:
+    if isinstance(value, Real) and not isinstance(value, bool):  # NumPy's scalars too
+        return torch.tensor(float(value), dtype=torch.float64)
+    tensor = isinstance(value, torch.Tensor) and not value.dtype.is_complex
+    if not tensor or value.numel() != 1 or value.dtype == torch.bool:
         raise TypeError(f"{who}: expected value= as a real scalar, got {describe(value)}")
-    return value
+    value = value.reshape(())
+    return value if value.dtype.is_floating_point else value.to(torch.float64)

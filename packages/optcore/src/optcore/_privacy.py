@@ -35,8 +35,9 @@ def per_example_global_norm_clip(
         In the gradients, through the norms, twice, and in a tensor ``l2_norm_clip``.
 
     Raises:
-        TypeError: A leaf that is no dense, real, floating tensor.
-        ValueError: Leaves without a batch axis, or of different batches.
+        TypeError: A leaf that is no dense, real, floating tensor; a bound that is no number or
+            tensor ``()``.
+        ValueError: Leaves without a batch axis, or of different batches; a negative bound.
 
     Example:
         >>> grads = [torch.tensor([[3.0, 4.0], [0.3, 0.4]])]
@@ -46,7 +47,9 @@ def per_example_global_norm_clip(
     Reference:
         Abadi et al., 2016, arXiv:1607.00133, Algorithm 1.
     """
-    leaves, spec, batch = _examples("per_example_global_norm_clip", grads)
+    who = "per_example_global_norm_clip"
+    _check_bound(who, "l2_norm_clip", l2_norm_clip)
+    leaves, spec, batch = _examples(who, grads)
     factors = _factors([leaf for leaf in leaves if leaf is not None], l2_norm_clip, batch)
     summed = [None if leaf is None else _weighted(leaf, factors) for leaf in leaves]
     return tree_unflatten(spec, summed), (factors < 1).sum()
@@ -71,8 +74,9 @@ def per_example_layer_norm_clip(
         In the gradients, through the norms, twice, and in a tensor ``global_l2_norm_clip``.
 
     Raises:
-        TypeError: A leaf that is no dense, real, floating tensor.
-        ValueError: Leaves without a batch axis, or of different batches.
+        TypeError: A leaf that is no dense, real, floating tensor; a bound that is no number or
+            tensor ``()``.
+        ValueError: Leaves without a batch axis, or of different batches; a negative bound.
 
     Example:
         >>> grads = [torch.tensor([[3.0], [0.3]]), torch.tensor([[4.0], [0.4]])]
@@ -83,6 +87,7 @@ def per_example_layer_norm_clip(
         McMahan et al., 2018, arXiv:1710.06963, section 3.
     """
     who = "per_example_layer_norm_clip"
+    _check_bound(who, "global_l2_norm_clip", global_l2_norm_clip)
     check_flag(who, "uniform", uniform)
     leaves, spec, batch = _examples(who, grads)
     present = [leaf for leaf in leaves if leaf is not None]
@@ -182,6 +187,13 @@ def _private_update(
         noise = normal(key, summed)
         results.append((summed + noise * fit(deviation, noise)) / batch)
     return tree_unflatten(spec, results), AddNoiseState(state.count + 1, state.seed)
+
+
+def _check_bound(who: str, name: str, bound: Any) -> None:
+    """Refuse what is no norm: a schedule too, which nothing here could ask for its value."""
+    if callable(bound):
+        raise TypeError(f"{who}: expected {name} as a number or tensor, got {describe(bound)}")
+    check_single(who, name, bound, 0.0)
 
 
 def _examples(who: str, grads: Tree) -> tuple[list[Any], Any, int]:

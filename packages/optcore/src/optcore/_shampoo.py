@@ -17,7 +17,15 @@ from optcore._momentum import trace
 from optcore._rows import OptimizerRow
 from optcore._scaling import scale_by_learning_rate, uphill
 from optcore._transform import GradientTransformation
-from optcore._tree import Tree, describe, flatten_like, path_to, tree_flatten, tree_map
+from optcore._tree import (
+    Tree,
+    describe,
+    flatten_like,
+    path_to,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+)
 from optcore._weight_decay import add_decayed_weights
 
 
@@ -55,14 +63,15 @@ def scale_by_shampoo(
 
     State:
         ``count``; ``statistics`` and ``roots``: for each parameter a list with a matrix ``(n, n)``
-        (or a vector ``(n,)``) for each axis.
+        (or a vector ``(n,)``) for each axis, in float32 for half precision.
 
     Differentiable:
         In everything, twice, through the roots too; compiled, not where eigenvalues coincide.
 
     Raises:
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
-        ValueError: A hyperparameter outside its range.
+        ValueError: A hyperparameter outside its range; in ``update``, ``eps`` with axes for a
+            parameter, or a gradient of another shape than its parameter.
 
     Example:
         >>> tx = scale_by_shampoo(eps=1e-6)
@@ -76,7 +85,7 @@ def scale_by_shampoo(
         Gupta et al., 2018, arXiv:1802.09568, Algorithm 2.
     """
     who = "scale_by_shampoo"
-    check_range(who, "eps", eps, 0.0)
+    check_range(who, "eps", eps, 0.0, open_low=True)
     check_range(who, "decay", decay, 0.0, 1.0)
     check_int(who, "update_interval", update_interval, 1)
     check_int(who, "max_size", max_size, 1)
@@ -136,6 +145,10 @@ def shampoo(
     check_range(who, "lr", lr, 0.0)
     check_range(who, "weight_decay", weight_decay, 0.0)
     check_range(who, "momentum", momentum, 0.0)
+    check_range(who, "eps", eps, 0.0, open_low=True)
+    check_range(who, "decay", decay, 0.0, 1.0)
+    check_int(who, "update_interval", update_interval, 1)
+    check_int(who, "max_size", max_size, 1)
     return chain(
         *uphill(who, maximize),
         *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
@@ -175,7 +188,8 @@ def _shampoo_init(
         if buffer is None:
             return None
         shapes = [(n,) if n > max_size else (n, n) for n in buffer.shape or (1,)]
-        return [buffer.new_zeros(shape) for shape in shapes]
+        dtype = torch.promote_types(buffer.dtype, torch.float32)  # no roots of half precision
+        return [buffer.new_zeros(shape, dtype=dtype) for shape in shapes]
 
     return ScaleByShampooState(
         counts_like(params), tree_map(per_axis, zeros), tree_map(per_axis, zeros)
@@ -213,6 +227,7 @@ def _shampoo_update(
         return along_axes(own, roots).reshape(g.shape).to(g.dtype), new, roots
 
     _check_axes(updates, state.statistics)
+    _check_start(hyperparams["eps"])
     updates, statistics, roots, count = leafwise(  # leaf by leaf: what it keeps are lists
         "scale_by_shampoo",
         formula,
@@ -239,6 +254,16 @@ def _check_axes(updates: Tree, statistics: Tree) -> None:
                 )
 
 
+def _check_start(eps: Any) -> None:
+    """Refuse what has axes: a matrix starts from one multiple of the identity."""
+    for value in tree_leaves(eps):
+        if isinstance(value, torch.Tensor) and value.ndim:
+            raise ValueError(
+                f"scale_by_shampoo: expected eps as one value for a parameter, got "
+                f"{describe(value)}; give a number, a tensor () or a tree of such"
+            )
+
+
 def _squares(grad: torch.Tensor, axis: int) -> torch.Tensor:
     """The diagonal of :func:`second_moment`."""
     return grad.movedim(axis, 0).reshape(grad.shape[axis], -1).square().sum(1)
@@ -250,11 +275,9 @@ def _roots(statistics: list[torch.Tensor], eps: Any) -> list[torch.Tensor]:
 
 
 def _root(sums: torch.Tensor, eps: Any, power: int) -> torch.Tensor:
-    wide = sums if sums.dtype == torch.float64 else sums.float()  # no eigenvalues of half precision
     if sums.ndim == 1:
-        return (wide + fit(eps, wide)).pow(-1.0 / power).to(sums.dtype)
-    start = torch.eye(sums.shape[0], dtype=wide.dtype, device=wide.device) * fit(eps, wide)
-    return inverse_root(wide + start, power).to(sums.dtype)
+        return (sums + fit(eps, sums)).pow(-1.0 / power)
+    return inverse_root(sums, torch.as_tensor(eps, dtype=sums.dtype, device=sums.device), power)
 
 
 def _renewed(

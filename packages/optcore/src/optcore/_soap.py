@@ -58,8 +58,9 @@ def scale_by_soap(
         R_t = b_s R_{t-1} + (1 - b_s)\,G_t^\top G_t
 
     Every ``precondition_frequency`` updates :math:`Q \leftarrow \operatorname{QR}(L_t Q)`, one step
-    of power iteration. The first update moves nothing: it makes :math:`L_0, R_0` and their
-    eigenvectors. Tensors of more axes have one basis for each; vectors get plain Adam.
+    of power iteration, its columns (and :math:`\nu` with them) in the order of falling
+    :math:`Q^\top L_t Q`. The first update is 0: it makes :math:`L_0, R_0` and their eigenvectors.
+    Tensors of more axes have one basis for each; vectors get plain Adam.
 
     Args:
         b1: Decay of the momentum, in ``[0, 1)``.
@@ -91,7 +92,8 @@ def scale_by_soap(
                 [0., 1.]]))
 
     Reference:
-        Vyas et al., 2024, arXiv:2409.11321, Algorithms 3 and 4, with Adam's bias correction.
+        Vyas et al., 2024, arXiv:2409.11321, Algorithms 3 and 4, with Adam's bias correction and the
+        order of the authors' code.
     """
     who = "scale_by_soap"
     check_moments(who, b1=b1, b2=b2, eps=eps)
@@ -119,6 +121,8 @@ def soap(
     maximize: bool = False,
 ) -> GradientTransformation:
     """SOAP: :func:`scale_by_soap`, decoupled decay, learning rate.
+
+    The first update, which makes the bases, is the decay alone.
 
     Args:
         lr: Learning rate >= 0.
@@ -188,6 +192,8 @@ def _soap_update(
     max_size: int,
     **hyperparams: Any,
 ) -> tuple[Tree, ScaleBySoapState]:
+    frequency = precondition_frequency
+
     def formula(
         g: torch.Tensor,
         mu: torch.Tensor,
@@ -218,11 +224,12 @@ def _soap_update(
             None if old is None else ema(old, second_moment(fixed, axis), shampoo_beta, False)
             for axis, old in enumerate(statistics)
         ]
-        bases = [
-            None if old is None else _turned(tick, old, kept, precondition_frequency)
-            for old, kept in zip(statistics, bases, strict=True)
-        ]
-        return update, mu, nu, statistics, bases
+        new: list[torch.Tensor | None] = []
+        for axis, (old, kept) in enumerate(zip(statistics, bases, strict=True)):
+            basis, order = (None, None) if old is None else _turned(tick, old, kept, frequency)
+            new.append(basis)
+            nu = nu if order is None else nu.index_select(axis, order)
+        return update, mu, nu, statistics, new
 
     updates, *rest, count = leafwise(  # leaf by leaf: what it keeps are lists
         "scale_by_soap", formula, updates, *state[1:], counts=state.count, **hyperparams
@@ -232,25 +239,37 @@ def _soap_update(
 
 def _turned(
     tick: Tick, statistics: torch.Tensor, basis: torch.Tensor, frequency: int
-) -> torch.Tensor:
-    """The next basis: eigenvectors at first, then a step of power iteration now and then."""
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The next basis: eigenvectors at first, then a step of power iteration now and then.
+
+    And in what order its columns now stand: of falling eigenvalues, as QR assumes them.
+    """
     statistics, basis = statistics.detach(), basis.detach()
     first, due = tick.count == 1, (tick.count - 1) % frequency == 0
     if not under_transform():
-        if first:
-            return _eigenvectors(statistics)
-        return _power_step(statistics, basis) if due else basis
-    later = torch.where(due, _power_step(statistics, basis), basis)
-    return torch.where(first, _eigenvectors(statistics), later)
+        if first or not due:
+            return _eigenvectors(statistics) if first else basis, None
+        order = _falling(statistics, basis)
+        return _power_step(statistics, basis, order), order
+    order = _falling(statistics, basis)
+    later = torch.where(due, _power_step(statistics, basis, order), basis)
+    unchanged = torch.arange(basis.shape[-1], device=basis.device)
+    order = torch.where(due, order, unchanged)  # at first too, where nu is still zero
+    return torch.where(first, _eigenvectors(statistics), later), order
 
 
 def _eigenvectors(statistics: torch.Tensor) -> torch.Tensor:
     wide = statistics if statistics.dtype == torch.float64 else statistics.float()
-    return torch.linalg.eigh(wide).eigenvectors.to(statistics.dtype)
+    return torch.linalg.eigh(wide).eigenvectors.flip(-1).to(statistics.dtype)
 
 
-def _power_step(statistics: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    product = statistics @ basis
+def _falling(statistics: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    estimates = ((statistics @ basis) * basis).sum(0)
+    return estimates.argsort(descending=True, stable=True)
+
+
+def _power_step(statistics: torch.Tensor, basis: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    product = statistics @ basis.index_select(-1, order)
     wide = product if product.dtype == torch.float64 else product.float()
     return torch.linalg.qr(wide).Q.to(basis.dtype)
 

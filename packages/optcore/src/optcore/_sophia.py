@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._choice import check_int, cond
-from optcore._hyperparams import Hyperparam, check_betas, check_range
+from optcore._hyperparams import Hyperparam, check_betas, check_flag, check_range
 from optcore._leafwise import Tick, counts_like, ema, fit, leafwise, zeros_like
 from optcore._masking import check_transformation
 from optcore._moment_rules import bias_correction, check_moments, descend
@@ -148,12 +148,13 @@ def sophia(
     update_interval: int = 10,
     hessian_diagonal_fn: GradientTransformation | None = None,
     mask: Tree | Callable[[Tree], Tree] | None = None,
+    maximize: bool = False,
 ) -> GradientTransformation:
     """Sophia: :func:`scale_by_sophia`, decoupled decay, learning rate.
 
     ``update`` wants ``params`` and the extra argument ``obj_fn``: the loss of the same batch as a
     function of parameters. The class takes it as ``step(obj_fn=...)``, of a dict of its parameters
-    by their place in the group; the Meta class, by name.
+    by their place in the group, of which there is one; the Meta class, by name.
 
     Args:
         lr: Learning rate >= 0.
@@ -165,6 +166,7 @@ def sophia(
         update_interval: Updates for each estimate, >= 1.
         hessian_diagonal_fn: The estimator; None is :func:`hutchinson_estimator_diag_hessian`.
         mask: Which parameters decay; see :func:`add_decayed_weights`.
+        maximize: Ascend instead of descend: the estimator is told negated gradients and objective.
 
     State:
         That of :func:`scale_by_sophia`, inside the tuple of a :func:`chain`.
@@ -187,12 +189,49 @@ def sophia(
     Reference:
         Liu et al., 2024, arXiv:2305.14342, Algorithm 3. Equals ``optax.contrib.sophia``.
     """
-    b1, b2 = check_betas("sophia", betas)
+    who = "sophia"
+    b1, b2 = check_betas(who, betas)
+    check_flag(who, "maximize", maximize)
+    if hessian_diagonal_fn is None:
+        hessian_diagonal_fn = hutchinson_estimator_diag_hessian()
+    check_transformation(who, hessian_diagonal_fn)
+    if maximize:
+        hessian_diagonal_fn = _of_negated(hessian_diagonal_fn)
     rule = scale_by_sophia(b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn)
-    return descend("sophia", rule, lr, weight_decay, False, decoupled=True, mask=mask)
+    return descend(who, rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
 
 
 ROWS = (OptimizerRow(sophia, "Sophia"),)
+
+
+def _of_negated(estimator: GradientTransformation) -> GradientTransformation:
+    """An estimator that is told the negated objective; gradients are negated before it."""
+    return GradientTransformation(
+        _negated_init,
+        _negated_update,
+        static={"estimator": estimator},
+        name="sophia",
+        needs_params=estimator.needs_params,
+    )
+
+
+def _negated_init(params: Tree, *, estimator: GradientTransformation) -> Tree:
+    return estimator.init(params)
+
+
+def _negated_update(
+    updates: Tree,
+    state: Tree,
+    params: Tree,
+    *,
+    inplace: bool,
+    estimator: GradientTransformation,
+    obj_fn: Callable[[Tree], torch.Tensor] | None = None,
+    **extra: Any,
+) -> tuple[Tree, Tree]:
+    if callable(obj_fn):
+        extra["obj_fn"] = lambda params: -obj_fn(params)
+    return estimator.apply(updates, state, params, inplace, extra)
 
 
 def _hutchinson_init(params: Tree, *, seed: Any) -> AddNoiseState:

@@ -233,6 +233,8 @@ def restore_scalars(optimizer: Any, loaded: Mapping[str, Any]) -> None:
                 kept[name] = _as_count(value, counts.setdefault(name, {}))
             elif isinstance(value, torch.Tensor) and param.ndim and not value.ndim:
                 kept[name] = value.detach().clone()
+            elif isinstance(value, list):  # may be wider than a half precision parameter
+                kept[name] = [_moved(v, param) for v in value]
             elif isinstance(value, torch.Tensor) and not value.is_floating_point():
                 kept[name] = value.to(param.device, copy=True)
         for name in row.optional if row else ():
@@ -240,6 +242,14 @@ def restore_scalars(optimizer: Any, loaded: Mapping[str, Any]) -> None:
     for group in optimizer.param_groups:
         for name in set(_AS_CLASS) - set(row.defaults if row else _AS_CLASS):
             group.pop(name, None)  # the class says it
+
+
+def _moved(value: Any, param: torch.Tensor) -> Any:
+    """A copy beside its parameter, in its dtype if that is no narrower than float32."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    wide = param.dtype in (torch.float32, torch.float64) and value.is_floating_point()
+    return value.to(param.device, param.dtype if wide else value.dtype, copy=True)
 
 
 def written(optimizer: Any, state_dict: dict[str, Any]) -> None:

@@ -26,9 +26,9 @@ of optcore; :mod:`optcore.testing.reference` plain formulas of the optimizers. I
 needs nothing but what optcore needs.
 
 Layout: `_case` (what a row is), `_case_rows`, `_optimizer_cases`, `_moment_cases`, `_mixed_cases`,
-`_transform_cases`, `_tool_cases`, `_combinator_cases`, `_informed_cases` (the table), `_trajectory`
-(what checks run), `_conduct`, `_leaves`, `_derivatives` (the checks), `catalogue` (the README's
-table).
+`_transform_cases`, `_tool_cases`, `_combinator_cases`, `_informed_cases`, `_function_cases` (the
+table), `_trajectory` (what checks run), `_conduct`, `_leaves`, `_derivatives` (the checks),
+`catalogue` (the README's table).
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from optcore.testing._derivatives import check_gradients as check_gradients
 from optcore.testing._derivatives import check_jvp as check_jvp
 from optcore.testing._derivatives import check_vmap as check_vmap
 from optcore.testing._derivatives import check_zero_gradient as check_zero_gradient
+from optcore.testing._function_cases import FUNCTIONS
 from optcore.testing._informed_cases import INFORMED
 from optcore.testing._leaves import check_dtypes as check_dtypes
 from optcore.testing._leaves import check_edge_trees as check_edge_trees
@@ -72,7 +73,7 @@ def _table(*rows: Case) -> Mapping[str, Case]:
 
 
 CASES: Mapping[str, Case] = _table(
-    *OPTIMIZERS, *MIXED, *TRANSFORMS, *TOOLS, *COMBINATORS, *INFORMED
+    *OPTIMIZERS, *MIXED, *TRANSFORMS, *TOOLS, *COMBINATORS, *INFORMED, *FUNCTIONS
 )
 
 

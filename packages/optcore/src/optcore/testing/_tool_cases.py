@@ -40,25 +40,53 @@ TOOLS: tuple[Case, ...] = (
             f"keep_params_in-{name}",
             optcore.keep_params_in,
             {"projection": getattr(optcore, f"projection_{name.replace('-', '_')}"), "scale": 0.8},
+            also_covers=(f"projection_{name.replace('-', '_')}",),
             limit_at_zero=name != "l2-sphere",
             **_WHOLE,
         )
-        for name in ("simplex", "l1-ball", "l2-sphere", "linf-sphere")
+        for name in ("simplex", "l1-ball", "l1-sphere", "l2-ball", "l2-sphere", "linf-sphere")
+    ),
+    *(
+        Case(
+            f"keep_params_in-{name}",
+            optcore.keep_params_in,
+            {"projection": getattr(optcore, f"projection_{name.replace('-', '_')}"), "scale": 0.8},
+            also_covers=(f"projection_{name.replace('-', '_')}",),
+        )
+        for name in ("linf-ball", "hypercube")
+    ),
+    Case(
+        "keep_params_in-non-negative",
+        optcore.keep_params_in,
+        {"projection": optcore.projection_non_negative},
+        also_covers=("projection_non_negative",),
     ),
     Case(
         "keep_params_in-box",
         optcore.keep_params_in,
         {"projection": optcore.projection_box, "lower": -0.4, "upper": 0.6},
+        also_covers=("projection_box",),
+    ),
+    *(
+        Case(
+            f"proximal_step-{prox.__name__}",
+            optcore.proximal_step,
+            {"prox": prox, "strength": 0.5, "scaling": 0.3},
+            also_covers=(prox.__name__,),
+        )
+        for prox in (optcore.prox_l1, optcore.prox_non_negative_l1)
     ),
     Case(
         "proximal_step-elastic-net",
         optcore.proximal_step,
         {"prox": optcore.prox_elastic_net, "strength": 0.7, "ridge": 0.4, "scaling": 0.3},
+        also_covers=("prox_elastic_net",),
     ),
     Case(
         "proximal_step-group-lasso",
         optcore.proximal_step,
         {"prox": optcore.prox_group_lasso, "strength": 0.7, "scaling": 0.3, "axis": -1},
+        also_covers=("prox_group_lasso",),
     ),
     Case(
         "differentially_private_aggregate",

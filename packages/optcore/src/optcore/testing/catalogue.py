@@ -8,18 +8,36 @@ printed.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
-from optcore import INFORMED_OPTIMIZERS, OPTIMIZERS, OptimizerRow
-from optcore.testing import CASES
+from optcore import INFORMED_OPTIMIZERS, OPTIMIZERS, reduce_on_plateau, sam
+from optcore.testing import CASES, check_gradients, check_vmap, checks_for
 
+_ROWS = {**OPTIMIZERS, **INFORMED_OPTIMIZERS}
 BEGIN, END = "<!-- optimizers: begin -->", "<!-- optimizers: end -->"
 _HEAD = "| function | class | torch | optax | differentiable | vmap | compile | kernel |"
 _TICK, _NONE = "\N{CHECK MARK}", "\N{EN DASH}"
 _RULE = "|---|---|---|---|---|---|---|---|"
-# their rows stand inside a transformation that tells them the loss, which optax's is not
-_WITH_OPTAX = ("polyak_sgd", "sophia")
+# Tests that hold an optimizer to what no check of its rows does: they are told of the loss, which
+# optax's and the compiler are not told in the same words.
+TESTS = {
+    "polyak_sgd": {"optax": "test_informed.py::test_polyak_sgd_takes_the_steps_of_optax"},
+    "sophia": {"optax": "test_second_order.py::test_takes_the_steps_of_optax[sophia]"},
+    "sam": {
+        "optax": "test_second_order.py::test_takes_the_steps_of_optax[sam]",
+        "compile": "test_compile.py::test_transformations[sam]",
+    },
+    "reduce_on_plateau": {
+        "optax": "test_second_order.py::test_takes_the_steps_of_optax[plateau]",
+        "compile": "test_compile.py::test_every_optimizer_that_is_told_of_the_loss"
+        "[reduce_on_plateau]",
+    },
+}
+# around or behind any optimizer: their class is Optimizer
+_AROUND = (sam, reduce_on_plateau)
 
 
 def table() -> str:
@@ -34,8 +52,8 @@ def table() -> str:
         >>> table().splitlines()[2]
         '| `sgd` | `SGD` | ✓ | ✓ | ✓ | ✓ | ✓ | ✓ |'
     """
-    rows = [*OPTIMIZERS.values(), *INFORMED_OPTIMIZERS.values()]
-    return "\n".join([_HEAD, _RULE, *map(_line, rows)])
+    lines = [_line(row.factory, (row.class_name, *row.also)) for row in _ROWS.values()]
+    return "\n".join([_HEAD, _RULE, *lines, *(_line(factory, ()) for factory in _AROUND)])
 
 
 def written(text: str) -> str:
@@ -50,18 +68,21 @@ def written(text: str) -> str:
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END, 1)[1]}"
 
 
-def _line(row: OptimizerRow) -> str:
-    cases = [case for case in CASES.values() if row.name in case.covers]
+def _line(factory: Callable[..., Any], names: tuple[str, ...]) -> str:
+    own = factory.__name__
+    cases = [case for case in CASES.values() if own in case.covers]
+    owed = {check for case in cases for check in checks_for(case)}
+    elsewhere = TESTS.get(own, {})
     ticks = (
         any(case.torch is not None for case in cases),
-        row.name in _WITH_OPTAX or any(case.optax is not None for case in cases),
-        any(case.differentiable for case in cases),
-        bool(cases),  # which all owe check_vmap
-        True,  # the tests compile every row of both tables
-        "use_accelerated_op" in signature(row.factory).parameters,
+        "optax" in elsewhere or any(case.optax is not None for case in cases),
+        check_gradients in owed,
+        check_vmap in owed,
+        "compile" in elsewhere or own in _ROWS,  # test_compile.py runs over both tables
+        "use_accelerated_op" in signature(factory).parameters,
     )
-    names = ", ".join(f"`{name}`" for name in (row.class_name, *row.also))
-    return f"| `{row.name}` | {names} | {' | '.join(_TICK if t else _NONE for t in ticks)} |"
+    classes = ", ".join(f"`{name}`" for name in names) or _NONE
+    return f"| `{own}` | {classes} | {' | '.join(_TICK if t else _NONE for t in ticks)} |"
 
 
 def main(paths: list[str]) -> None:

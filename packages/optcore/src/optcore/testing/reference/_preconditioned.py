@@ -61,7 +61,7 @@ def soap(
         decayed = lr * weight_decay * param
         if step == 0 and param.ndim == 2:  # nothing moves before there is a basis
             left, right = (1 - shampoo_beta) * g @ g.T, (1 - shampoo_beta) * g.T @ g
-            q_left, q_right = torch.linalg.eigh(left)[1], torch.linalg.eigh(right)[1]
+            q_left, q_right = (torch.linalg.eigh(sums)[1].flip(1) for sums in (left, right))
         if step > 0:
             turned = q_left.T @ g @ q_right if param.ndim == 2 else g
             m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * turned**2
@@ -72,10 +72,16 @@ def soap(
                 left = shampoo_beta * left + (1 - shampoo_beta) * g @ g.T
                 right = shampoo_beta * right + (1 - shampoo_beta) * g.T @ g
                 if step % precondition_frequency == 0:
-                    q_left = torch.linalg.qr(left @ q_left)[0]
-                    q_right = torch.linalg.qr(right @ q_right)[0]
+                    rows, columns = _falling(left, q_left), _falling(right, q_right)
+                    q_left = torch.linalg.qr(left @ q_left[:, rows])[0]
+                    q_right = torch.linalg.qr(right @ q_right[:, columns])[0]
+                    v = v[rows][:, columns]
         param = param - decayed
     return param
+
+
+def _falling(sums: Tensor, basis: Tensor) -> Tensor:
+    return (basis.T @ sums @ basis).diagonal().argsort(descending=True)
 
 
 def _power(matrix: Tensor, eps: float, exponent: float) -> Tensor:
