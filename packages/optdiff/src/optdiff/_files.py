@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import os
@@ -14,6 +13,11 @@ from typing import Any
 import torch
 
 from optcore import map_tensors
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT = b"optdiff replay 2\n"  # the number changes when older files cannot be read any more
 
@@ -110,7 +114,13 @@ class Lock:
         Raises:
             ValueError: Another loop owns it.
             OSError: It cannot be made, or nothing can be written there.
+            NotImplementedError: The system has no locks of this kind.
         """
+        if fcntl is None:
+            raise NotImplementedError(
+                f"{self._who}: expected a POSIX system for a directory that a killed run can go "
+                "on from, got another; leave directory= out, or take offload='cpu'"
+            )
         while self._handle is None:
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
