@@ -7,6 +7,7 @@
 //   prepare(rule, scalars, param, grad, old, out, where) -> Prepared, a step in place of the
 //       parameters, or of the buffers alone with the update written to `out`; .uneven, then
 //       .run(count, stream), which takes it as it is; its scalars are hyperparameters
+//     its .places are the addresses that it writes
 //   refuse_overlaps(prepared)
 //   chunks(tensors)
 //
@@ -16,6 +17,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "bind.h"
 
@@ -74,6 +76,18 @@ struct Prepared {
     Arguments arguments;
     py::object tensors;  // alive as long as this
 };
+
+// The addresses of what a step writes.
+py::bytes places_of(const Job& job) {
+    std::string found;
+    const auto add = [&found](const Column& column) {
+        found.append(reinterpret_cast<const char*>(column.data.data()),
+                     column.data.size() * sizeof(char*));
+    };
+    add(job.param);
+    for (const Column& column : job.old) add(column);
+    return py::bytes(found);
+}
 
 // A number, or an int64 tensor in the memory of the device, which the caller has looked at.
 CountSource count_of(py::handle count) {
@@ -164,6 +178,7 @@ void bind_device(py::module_& module) {
     py::class_<Prepared>(module, "Prepared", py::module_local())
         .def_property_readonly("uneven",
                                [](const Prepared& self) { return listed(self.arguments.uneven()); })
+        .def_property_readonly("places", [](const Prepared& self) { return places_of(self.job); })
         .def(
             "run",
             [](Prepared& self, py::handle count, std::uintptr_t stream) {

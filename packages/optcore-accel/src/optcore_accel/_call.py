@@ -51,6 +51,10 @@ class Call:
         columns: What is overwritten, gradients apart.
         count: The number of updates, this one included, read when the step is taken.
         where: What says in errors where a tensor stands.
+        seen: ``seen`` of an earlier call on the same tensors.
+
+    Attributes:
+        seen: What has to be the same, if the tensors are, for them to be writable as they were.
 
     Raises:
         RuntimeError: No kernels for that device, a tensor of inference mode outside of it, or a
@@ -67,21 +71,21 @@ class Call:
         columns: Columns,
         count: torch.Tensor | None,
         where: Where | None,
+        seen: tuple[bool, bytes] | None = None,
     ) -> None:
         self._who, self._rule, self._scalars = who, rule, scalars
         self._columns, self._count = columns, count
         self._module = _checked(who, columns, where)
         self._written = [*chain.from_iterable(_written_columns(columns))]
-        frozen = not torch.is_inference_mode_enabled()
-        if any(map(torch.Tensor.is_neg, self._written)) or (
-            frozen and any(map(torch.Tensor.is_inference, self._written))
-        ):
-            _refuse_written(who, columns, where)
         refuse_frozen_count(who, count, columns.grads[0].device)
         self._updates = None
         if columns.params is None:
             self._updates = _like(columns.grads)
         self._prepared = self._prepare(columns, self._updates, where)
+        # a tensor gets another flag with other memory only: asking each one costs a third of a step
+        self.seen = torch.is_inference_mode_enabled(), self._prepared.places
+        if self.seen != seen:
+            _check_written(who, columns, where)
 
     def _prepare(self, columns: Columns, updates: Tensors | None, where: Where | None) -> Any:
         return _described(
@@ -231,13 +235,14 @@ def _written_columns(columns: Columns) -> list[Tensors]:
     return columns.buffers if columns.params is None else [columns.params, *columns.buffers]
 
 
-def _refuse_written(who: str, columns: Columns, where: Where | None) -> None:
+def _check_written(who: str, columns: Columns, where: Where | None) -> None:
     """Refuse the tensor that holds no values of its own, or that nobody may write."""
+    frozen = not torch.is_inference_mode_enabled()
     named = [("params", 0, columns.params or [])]
     named += [("buffers", k, buffer) for k, buffer in enumerate(columns.buffers)]
     for name, k, column in named:
         _refuse_negated(who, name, k, column, where)
-        if any(map(torch.Tensor.is_inference, column)):
+        if frozen and any(map(torch.Tensor.is_inference, column)):
             place = _place(name, k, [*map(torch.Tensor.is_inference, column)], where)
             raise RuntimeError(
                 f"{who}: expected tensors that may be written, got one made in inference mode, at "

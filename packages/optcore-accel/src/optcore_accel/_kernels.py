@@ -98,6 +98,7 @@ class Step:
     ) -> None:
         self._rule, self._hyperparams, self._outer = rule, hyperparams, list(outer)
         self._ordered: list[Scalar] | None = None  # a step that is repeated asks again and again
+        self._last: tuple[Any, Any] = None, None  # the last list of parameters, and what was seen
 
     def __call__(
         self,
@@ -128,7 +129,11 @@ class Step:
         if self._ordered is None:
             self._ordered = [*self._outer, *self._rule.ordered(self._hyperparams)]
         columns = Columns(params, grads, buffers)
-        return Call(who, self._rule, self._ordered, columns, count, where)
+        before, seen = self._last
+        seen = seen if before is params else None
+        call = Call(who, self._rule, self._ordered, columns, count, where, seen)
+        self._last = params, call.seen
+        return call
 
 
 def whole_step(links: Sequence[tuple[str, Mapping[str, Any]]]) -> Step | None:
