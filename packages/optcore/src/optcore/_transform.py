@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from functools import lru_cache
 from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 
+from optcore._declared import holds_kernels, takes_extra, uses_kernel
 from optcore._deferred import settled
 from optcore._hyperparams import (
     Hyperparam,
@@ -104,7 +103,7 @@ class GradientTransformation:
                 raise TypeError(
                     f"GradientTransformation: expected a callable {what}, got {describe(function)}"
                 )
-        uses_kernel = _uses_kernel(static or {})
+        told = uses_kernel(static or {})
         fields = {
             "_init": init,
             "_update": update,
@@ -113,11 +112,11 @@ class GradientTransformation:
             "_static": dict(static or {}),
             "_name": name or getattr(update, "__name__", "update"),
             "_scheduled": any(is_scheduled(value) for value in (hyperparams or {}).values()),
-            "_extra": _takes_extra(update),
+            "_extra": takes_extra(update),
             "takes_deferred": getattr(update, "takes_deferred", False),
             "needs_params": needs_params,
-            "uses_kernel": uses_kernel,
-            "holds_kernels": uses_kernel or _holds_kernels(static or {}),
+            "uses_kernel": told,
+            "holds_kernels": told or holds_kernels(static or {}),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -373,46 +372,9 @@ class GradientTransformation:
         return f"{self._name}({', '.join(f'{k}={show(v)}' for k, v in fields.items())})"
 
 
-def _uses_kernel(static: Mapping[str, Any]) -> bool:
-    """Whether a transformation was told to use a kernel itself."""
-    own = static.get("use_accelerated_op")
-    return bool(own or getattr(static.get("rule"), "use_accelerated_op", False))
-
-
-def _holds_kernels(static: Mapping[str, Any]) -> bool:
-    """Whether one that it holds was."""
-    held: list[Any] = [*static.values()]
-    while held:
-        value = held.pop()
-        if isinstance(value, GradientTransformation):
-            if value.holds_kernels:
-                return True
-        elif isinstance(value, (tuple, list)):
-            held += value
-        elif isinstance(value, dict):
-            if value.get("use_accelerated_op") is True:  # for a factory of transformations
-                return True
-            held += value.values()
-    return False
-
-
 def _rebuild(*arguments: Any) -> GradientTransformation:
     *fields, name, needs_params = arguments
     return GradientTransformation(*fields, name=name, needs_params=needs_params)
-
-
-def _takes_extra(update: Callable[..., Any]) -> bool:
-    if torch.compiler.is_compiling():
-        return _declares_extra(update)  # the compiler warns of caches
-    return _declares_extra_cached(update)
-
-
-def _declares_extra(update: Callable[..., Any]) -> bool:
-    extra = inspect.signature(update).parameters.get("extra")
-    return extra is not None and extra.kind is inspect.Parameter.VAR_KEYWORD
-
-
-_declares_extra_cached = lru_cache(maxsize=1024)(_declares_extra)
 
 
 def _is_schedule_state(node: object) -> bool:
