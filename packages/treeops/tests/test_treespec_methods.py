@@ -422,7 +422,8 @@ def test_nothing_leaks(operation: Any) -> None:
     gc.collect()
     after = [sys.getrefcount(item) for item in watched]
     assert [late - early for late, early in zip(after, before, strict=True)] == pytest.approx(
-        [0] * len(watched), abs=50  # a leak of each time would be 100; None is everybody's
+        [0] * len(watched),
+        abs=50,  # a leak of each time would be 100; None is everybody's
     )
 
 
