@@ -6,8 +6,8 @@
 //                 partials, stream, where)
 //   prepare(rule, scalars, param, grad, old, out, where) -> Prepared, a step in place of the
 //       parameters, or of the buffers alone with the update written to `out`; .uneven, then
-//       .run(count, stream), which takes it as it is; its scalars are hyperparameters
-//     its .places are the addresses that it writes
+//       .run(count, stream), which takes it as it is and lets go of the gradients
+//     .again(scalars, grad) -> whether it is the next step now: what it writes lies where it lay
 //   refuse_overlaps(prepared)
 //   chunks(tensors)
 //
@@ -17,6 +17,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "bind.h"
@@ -67,28 +68,6 @@ py::object listed(const std::vector<Py_ssize_t>& leaves) {
     return found;
 }
 
-// A step in place, read and checked: what runs must be what was read.
-struct Prepared {
-    Prepared(const TensorReader& reader, DeviceType device, py::object where)
-        : arguments(reader, device, std::move(where)) {}
-
-    Job job;
-    Arguments arguments;
-    py::object tensors;  // alive as long as this
-};
-
-// The addresses of what a step writes.
-py::bytes places_of(const Job& job) {
-    std::string found;
-    const auto add = [&found](const Column& column) {
-        found.append(reinterpret_cast<const char*>(column.data.data()),
-                     column.data.size() * sizeof(char*));
-    };
-    add(job.param);
-    for (const Column& column : job.old) add(column);
-    return py::bytes(found);
-}
-
 // A number, or an int64 tensor in the memory of the device, which the caller has looked at.
 CountSource count_of(py::handle count) {
     CountSource source;
@@ -101,6 +80,73 @@ CountSource count_of(py::handle count) {
     }
     return source;
 }
+
+// A step in place, read and checked: what runs must be what was read.
+class Prepared {
+  public:
+    // The columns live as long as this, the gradients until they are used.
+    Prepared(const TensorReader& reader, DeviceType device, int rule, py::object param,
+             py::object old, py::object out, py::object where)
+        : reader_(reader), device_(device), param_(std::move(param)), old_(std::move(old)),
+          out_(std::move(out)), where_(std::move(where)) {
+        job_.rule = rule_of(rule);
+    }
+
+    void read(py::handle scalars, py::object grad) {
+        grad_ = py::object();  // what fails to be read cannot be run
+        arguments_.emplace(reader_, device_, where_);
+        arguments_->column("params", 0, param_, &job_.param, true);
+        arguments_->column("grads", 0, grad, &job_.grad, false);
+        read_columns(&*arguments_, "buffers", old_, job_.old, true);
+        arguments_->column("updates", 0, out_, &job_.out, true);
+        check_buffers(job_);
+        if (out_.is_none()) job_.out = job_.param;
+        for (int k = 0; k < kMaxBuffers; ++k) job_.fresh[k] = job_.old[k];
+        job_.sizes = arguments_->sizes();
+        job_.wide = arguments_->is_wide();
+        read_scalars(reader_, scalars, device_, arguments_->device_index(), job_.scalars);
+        grad_ = std::move(grad);
+    }
+
+    bool reads_the_same(py::handle scalars, py::object grad) {
+        const std::vector<char*> before = places();
+        read(scalars, std::move(grad));
+        return before == places();
+    }
+
+    void run(py::handle count, std::uintptr_t stream) {
+        if (!arguments().uneven().empty()) {
+            throw py::value_error("expected columns that lie alike; run a copy");
+        }
+        job_.count = count_of(count);
+        {
+            py::gil_scoped_release others_may_run;
+            launch(job_, arguments_->device_index(), stream);
+        }
+        grad_ = py::object();
+    }
+
+    const Arguments& arguments() const {
+        if (!grad_) throw py::value_error("expected a step that was not taken yet; read it again");
+        return *arguments_;
+    }
+
+  private:
+    // The addresses of what is overwritten.
+    std::vector<char*> places() const {
+        std::vector<char*> found = job_.param.data;
+        for (const Column& column : job_.old) {
+            found.insert(found.end(), column.data.begin(), column.data.end());
+        }
+        return found;
+    }
+
+    const TensorReader& reader_;
+    DeviceType device_;
+    py::object param_, old_, out_, where_, grad_;
+    Job job_;
+    std::optional<Arguments> arguments_;
+};
 
 template <typename SomeJob>
 py::object finish(const Arguments& arguments, SomeJob* job, py::handle scalars,
@@ -176,39 +222,18 @@ void bind_device(py::module_& module) {
         py::arg("dold"), py::arg("partials"), py::arg("stream") = 0,
         py::arg("where") = py::none());
     py::class_<Prepared>(module, "Prepared", py::module_local())
-        .def_property_readonly("uneven",
-                               [](const Prepared& self) { return listed(self.arguments.uneven()); })
-        .def_property_readonly("places", [](const Prepared& self) { return places_of(self.job); })
-        .def(
-            "run",
-            [](Prepared& self, py::handle count, std::uintptr_t stream) {
-                if (!self.arguments.uneven().empty()) {
-                    throw py::value_error("expected columns that lie alike; run a copy");
-                }
-                self.job.count = count_of(count);
-                py::gil_scoped_release others_may_run;
-                launch(self.job, self.arguments.device_index(), stream);
-            },
-            py::arg("count"), py::arg("stream") = 0);
+        .def_property_readonly(
+            "uneven", [](const Prepared& self) { return listed(self.arguments().uneven()); })
+        .def("again", &Prepared::reads_the_same, py::arg("scalars"), py::arg("grad"))
+        .def("run", &Prepared::run, py::arg("count"), py::arg("stream") = 0);
     module.def(
         "prepare",
-        [reader](int rule, py::handle scalars, py::handle param, py::handle grad, py::handle old,
-                 py::handle out, py::object where) {
-            auto prepared = std::make_unique<Prepared>(*reader, kDevice, std::move(where));
-            Job& job = prepared->job;
-            job.rule = rule_of(rule);
-            Arguments& arguments = prepared->arguments;
-            arguments.column("params", 0, param, &job.param, true);
-            arguments.column("grads", 0, grad, &job.grad, false);
-            read_columns(&arguments, "buffers", old, job.old, true);
-            arguments.column("updates", 0, out, &job.out, true);
-            check_buffers(job);
-            if (!job.out.present()) job.out = job.param;
-            for (int k = 0; k < kMaxBuffers; ++k) job.fresh[k] = job.old[k];
-            job.sizes = arguments.sizes();
-            job.wide = arguments.is_wide();
-            read_scalars(*reader, scalars, kDevice, arguments.device_index(), job.scalars);
-            prepared->tensors = py::make_tuple(param, grad, old, out);
+        [reader](int rule, py::handle scalars, py::object param, py::object grad, py::object old,
+                 py::object out, py::object where) {
+            auto prepared = std::make_unique<Prepared>(*reader, kDevice, rule, std::move(param),
+                                                       std::move(old), std::move(out),
+                                                       std::move(where));
+            prepared->read(scalars, std::move(grad));
             return prepared;
         },
         py::arg("rule"), py::arg("scalars"), py::arg("param"), py::arg("grad"), py::arg("old"),
@@ -217,7 +242,9 @@ void bind_device(py::module_& module) {
         "refuse_overlaps",
         [](py::sequence prepared) {
             std::vector<const Arguments*> calls;
-            for (py::handle each : prepared) calls.push_back(&each.cast<const Prepared&>().arguments);
+            for (py::handle each : prepared) {
+                calls.push_back(&each.cast<const Prepared&>().arguments());
+            }
             Arguments::refuse_overlaps(calls);
         },
         py::arg("prepared"));

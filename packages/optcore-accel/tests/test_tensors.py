@@ -60,16 +60,34 @@ def test_an_empty_leaf_lies_anyhow(name, inplace, device):
     assert_same_steps(name, params, [empty, torch.ones(3, device=device)], inplace)
 
 
-def test_a_kept_step_keeps_no_gradient():
-    w = nn.Parameter(torch.ones(3))
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_kept_step_keeps_no_gradient(scheduled, strided):
+    """Neither one that kernels read nor one that does not lie like its parameter."""
+    w = nn.Parameter(torch.ones(3, 2))
     optimizer = optcore.Adam([w], use_accelerated_op=True)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1 if scheduled else 9, 0.5)
     gone = []
     for _ in range(3):
-        w.grad = torch.ones(3)
+        w.grad = torch.ones(2, 3).T if strided else torch.ones(3, 2)
         gone.append(weakref.ref(w.grad))
         optimizer.step()
+        scheduler.step()
         optimizer.zero_grad()
     assert [ref() for ref in gone] == [None] * 3
+
+
+def test_a_kept_step_goes_on_after_one_of_another_layout():
+    w, same = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
+    optimizer = optcore.Adam([w], lr=0.1, use_accelerated_op=True)
+    plain = torch.optim.Adam([same], lr=0.1)
+    for strided in (False, False, True, True, False, False):
+        grad = torch.randn(3, 2)
+        w.grad = grad.T.contiguous().T if strided else grad.clone()
+        same.grad = grad
+        optimizer.step()
+        plain.step()
+    torch.testing.assert_close(w, same)
 
 
 def test_a_kept_step_refuses_a_negated_parameter():

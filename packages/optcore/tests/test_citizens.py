@@ -8,6 +8,10 @@ import re
 
 import pytest
 import torch
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 import optcore
 
@@ -94,6 +98,37 @@ def test_closure_hooks_and_profiler(cls):
     assert calls == ["pre", "closure", "post", "saving", "saved", "loading", "loaded"]
     seen = {event.name for event in profile.events()}
     assert f"Optimizer.step#{cls.__name__}.step" in seen
+
+
+def test_hooks_of_all_optimizers():
+    of, calls = params(), []
+    optimizer = optcore.Adam(of, lr=0.01)
+    train(of, optimizer, 1)
+    handles = [
+        register_optimizer_step_pre_hook(lambda *_: calls.append("pre")),
+        register_optimizer_step_post_hook(lambda *_: calls.append("post")),
+    ]
+    try:
+        train(of, optimizer, 1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    train(of, optimizer, 1)
+    assert calls == ["pre", "post"]
+
+
+def test_a_step_of_ones_own_calls_hooks_once():
+    class Own(optcore.Adam):
+        def step(self, closure=None):
+            calls.append("own")
+            return super().step(closure)
+
+    of, calls = params(), []
+    optimizer = Own(of, lr=0.01)
+    optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+    train(of, optimizer, 1)
+    assert calls == ["pre", "own", "post"]
 
 
 def test_a_hook_may_change_what_is_loaded():

@@ -19,7 +19,7 @@ Where: TypeAlias = "Callable[[str, int, int], str]"  # name of a column, which o
 SIGN, L2, DECAY, LR, OUTER = range(5)  # scalars around the rule: the first ones
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Columns:
     """The tensors of a step, an entry per leaf in each list.
 
@@ -51,10 +51,6 @@ class Call:
         columns: What is overwritten, gradients apart.
         count: The number of updates, this one included, read when the step is taken.
         where: What says in errors where a tensor stands.
-        seen: ``seen`` of an earlier call on the same tensors.
-
-    Attributes:
-        seen: What has to be the same, if the tensors are, for them to be writable as they were.
 
     Raises:
         RuntimeError: No kernels for that device, a tensor of inference mode outside of it, or a
@@ -71,21 +67,36 @@ class Call:
         columns: Columns,
         count: torch.Tensor | None,
         where: Where | None,
-        seen: tuple[bool, bytes] | None = None,
     ) -> None:
         self._who, self._rule, self._scalars = who, rule, scalars
-        self._columns, self._count = columns, count
-        self._module = _checked(who, columns, where)
+        self._columns, self._count, self._where = columns, count, where
+        self._module = _checked(who, columns.grads, where)
         self._written = [*chain.from_iterable(_written_columns(columns))]
         refuse_frozen_count(who, count, columns.grads[0].device)
         self._updates = None
         if columns.params is None:
             self._updates = _like(columns.grads)
         self._prepared = self._prepare(columns, self._updates, where)
+        self._inference = torch.is_inference_mode_enabled()
+        _check_written(who, columns, where)
+
+    def again(self, scalars: Sequence[Scalar], grads: Tensors) -> bool:
+        """Make it the next step of the same parameters; False if it takes a new call.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: As at the start.
+        """
+        columns = self._columns
+        if self._prepared is None:
+            return False
+        _checked(self._who, grads, self._where)
+        refuse_frozen_count(self._who, self._count, grads[0].device)
+        self._scalars, self._columns = scalars, Columns(columns.params, grads, columns.buffers)
         # a tensor gets another flag with other memory only: asking each one costs a third of a step
-        self.seen = torch.is_inference_mode_enabled(), self._prepared.places
-        if self.seen != seen:
-            _check_written(who, columns, where)
+        return (
+            self._prepared.again(scalars, grads)
+            and torch.is_inference_mode_enabled() is self._inference
+        )
 
     def _prepare(self, columns: Columns, updates: Tensors | None, where: Where | None) -> Any:
         return _described(
@@ -113,12 +124,15 @@ class Call:
     def __call__(self) -> Tensors | None:
         """Take the step; the updates, unless the parameters were moved."""
         columns = self._columns
+        # one that may come again keeps no gradients alive
+        self._columns = Columns(columns.params, [], columns.buffers)
         count = _count_now(self._count, columns.grads[0].device)
         _announce(self._written)
         uneven = self._prepared.uneven
         if not uneven:
             self._prepared.run(count, _stream(columns))
             return self._updates
+        self._prepared = None  # not run, so that it would go on holding gradients
         even, out = _evened(columns, uneven), self._updates
         if out is not None:
             out = self._updates = _even(out, uneven)
@@ -139,7 +153,7 @@ def compute(
     where: Where | None = None,
 ) -> tuple[Tensors, list[Tensors]]:
     """One step out of place: new parameters (or updates) and new buffers."""
-    module, stream = _checked(who, columns, where), _stream(columns)
+    module, stream = _checked(who, columns.grads, where), _stream(columns)
     _refuse_negated(who, "params", 0, columns.params or (), where)
     for k, buffer in enumerate(columns.buffers):
         _refuse_negated(who, "buffers", k, buffer, where)
@@ -190,7 +204,7 @@ def pull_back(
     Returns:
         A list or None for each column, and the derivatives in the scalars.
     """
-    module, stream = _checked(who, columns, None), _stream(columns)
+    module, stream = _checked(who, columns.grads, None), _stream(columns)
     cotangents = [_resolved(column) for column in cotangents]
     partials = None
     if scalars_too:
@@ -289,14 +303,14 @@ def _traced() -> bool:
     return proxy is not None or torch._C._get_tracing_state() is not None
 
 
-def _checked(who: str, columns: Columns, where: Where | None) -> ModuleType:
+def _checked(who: str, grads: Tensors, where: Where | None) -> ModuleType:
     if _traced():
         raise RuntimeError(
             f"{who}: expected no tracer (torch.jit.trace, make_fx), got one, which cannot see "
             "kernels; leave use_accelerated_op out"
         )
-    _refuse_negated(who, "grads", 0, columns.grads, where)
-    return module_for(who, columns.grads[0].device)
+    _refuse_negated(who, "grads", 0, grads, where)
+    return module_for(who, grads[0].device)
 
 
 def _refuse_negated(

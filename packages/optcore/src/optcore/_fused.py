@@ -8,8 +8,9 @@ sign to the learning rate. What it does not know goes transformation by transfor
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -73,6 +74,16 @@ def check_apart(calls: Sequence[Any]) -> None:
     """
     for call in calls[:1]:
         call.check_apart(calls)
+
+
+class _Group(NamedTuple):
+    """Leaves that one call serves."""
+
+    members: list[int]
+    params: list[Any]
+    buffers: list[list[Any]]
+    tick: Tick | None
+    where: Callable[[str, int, int], str]
 
 
 class FusedStep:
@@ -154,12 +165,12 @@ class FusedStep:
         self._distinct = list({id(tick): tick for tick in every}.values())
         self._groups = list(self._grouped())
         # all of them before the first is taken
-        self._calls = self._prepared(self._grads) if inplace else []
+        self._calls = self._prepared(self._grads, repeat(None)) if inplace else []
 
     def _flat(self, tree: Tree) -> list[Any]:
         return flatten_like(self._who, "state differs from params", self._spec, tree)
 
-    def _grouped(self) -> Iterator[tuple[list[int], list[Any], list[list[Any]], Tick | None]]:
+    def _grouped(self) -> Iterator[_Group]:
         """Leaves alike in dtype, device and count: one call each."""
         moving = [i for i, grad in enumerate(self._grads) if grad is not None]
         columns = [self._grads, self._params, *self._columns]
@@ -177,19 +188,21 @@ class FusedStep:
         for members in alike.values():
             buffers = [[column[i] for i in members] for column in self._columns]
             own = [own[members[0]] for own in self._ticks.values()]
-            yield members, [self._params[i] for i in members], buffers, own[0] if own else None
+            params = [self._params[i] for i in members]
+            yield _Group(members, params, buffers, own[0] if own else None, self._where(members))
 
-    def _prepared(self, grads: Sequence[Any]) -> list[Any]:
+    def _prepared(self, grads: Sequence[Any], last: Iterable[Any]) -> list[Any]:
         return [
             self._take.prepared(
-                params,
-                _chosen(grads, members),
-                buffers,
-                None if tick is None else tick.count,
+                group.params,
+                _chosen(grads, group.members),
+                group.buffers,
+                None if group.tick is None else group.tick.count,
                 who=self._who,
-                where=self._where(members),
+                where=group.where,
+                last=call,
             )
-            for members, params, buffers, tick in self._groups
+            for group, call in zip(self._groups, last)
         ]
 
     def _where(self, members: Sequence[int]) -> Callable[[str, int, int], str]:
@@ -219,11 +232,10 @@ class FusedStep:
 
     def add(self) -> Tree:
         """Take the step in place; the new state, in which only counts are new tensors."""
-        calls = self._calls
-        self._calls, self._grads = [], []  # a kept step keeps no gradients alive
+        self._grads = []  # a kept step keeps no gradients alive, nor does a call that was taken
         for tick in self._distinct:
             tick.begin()
-        for call in calls:
+        for call in self._calls:
             call()
         return self._after(self._columns)
 
@@ -237,17 +249,17 @@ class FusedStep:
     def repetition(self, grads: Sequence[Any]) -> Ready | None:
         """The step after the last, in place; None if it cannot be repeated as it is."""
         try:
-            calls = self._prepared(grads)
+            calls = self._calls = self._prepared(grads, self._calls)
         except (RuntimeError, TypeError, ValueError):  # a step from the start says why, or goes
             return None
 
-        def repeat() -> None:
+        def take() -> None:
             for tick in self._distinct:
                 tick.advance()
             for call in calls:
                 call()
 
-        return Ready(repeat, calls)
+        return Ready(take, calls)
 
     def renumbered(self, transformation: GradientTransformation) -> FusedStep | None:
         """The same step with other numbers as hyperparameters; None if it is not the same."""
@@ -279,19 +291,19 @@ class FusedStep:
             state = self.add()
             return tree_unflatten(self._spec, self._params), state
         params, columns = list(self._params), [list(column) for column in self._columns]
-        for members, given, olds, tick in self._groups:
+        for group in self._groups:
             own, buffers = self._take(
-                given,
-                _chosen(self._grads, members),
-                olds,
-                None if tick is None else tick.count,
+                group.params,
+                _chosen(self._grads, group.members),
+                group.buffers,
+                None if group.tick is None else group.tick.count,
                 who=self._who,
-                where=self._where(members),
+                where=group.where,
             )
-            for i, tensor in zip(members, own, strict=True):
+            for i, tensor in zip(group.members, own, strict=True):
                 params[i] = tensor
             for column, values in zip(columns, buffers, strict=True):
-                for i, tensor in zip(members, values, strict=True):
+                for i, tensor in zip(group.members, values, strict=True):
                     column[i] = tensor
         return tree_unflatten(self._spec, params), self._after(columns)
 

@@ -40,7 +40,7 @@ Under the name ``step`` the mapping may hold whole steps, with which classes, ``
 
     step(links) -> take or None
     take(params, grads, buffers, count, who=..., where=...) -> (params, buffers)
-    take.prepared(params, grads, buffers, count, who=..., where=...) -> call
+    take.prepared(params, grads, buffers, count, who=..., where=..., last=None) -> call
 
 * ``links`` pairs the name of each transformation of the chain with its hyperparameters: numbers,
   0-d tensors and flags. None: this chain is not known.
@@ -49,6 +49,8 @@ Under the name ``step`` the mapping may hold whole steps, with which classes, ``
   in place reads it when it is taken. It is on the CPU unless its owner moved it, as has to be where
   a CUDA graph is captured: then nothing may wait for it.
 * ``take`` is differentiable and overwrites nothing; ``prepared`` overwrites parameters and buffers.
+  ``last`` is the call of the step before, on the same lists but for the gradients and made by a
+  ``take`` of the same names; it may be given back for this step.
 
 Where a step is no single call, every buffer that its kernels will write is shown to
 ``step([("scale_by_learning_rate", {"lr": 0.0})]).prepared(buffer, grads, [], None, ...)`` before

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -38,9 +38,7 @@ from optcore._tree import (
     tree_flatten,
     tree_unflatten,
 )
-
-if TYPE_CHECKING:
-    pass
+from optcore._watched import watched
 
 
 class Optimizer(ClassState, torch.optim.Optimizer):
@@ -195,6 +193,7 @@ class Optimizer(ClassState, torch.optim.Optimizer):
 
         return transformation, self._map_slots(shaped, state)
 
+    @watched
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, **extra: Any) -> Any:
         """Update every parameter that has a gradient.
