@@ -138,7 +138,8 @@ def soap(
         That of :func:`scale_by_soap`, inside the tuple of a :func:`chain`.
 
     Differentiable:
-        As :func:`scale_by_soap`: the bases are constants.
+        In the gradients and all hyperparameters but ``shampoo_beta``, the bases taken as constants:
+        so it is not the derivative of the whole step. See :func:`scale_by_soap`.
 
     Raises:
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
