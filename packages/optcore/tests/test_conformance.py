@@ -124,6 +124,17 @@ def test_every_hyperparameter_of_an_optimizer_is_in_a_row(name):
     assert hyperparameters(factory) - varied == set()
 
 
+EVERY = {**optcore.OPTIMIZERS, **INFORMED}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_optimizer_refuses_arguments_in_its_own_name(name):
+    factory = EVERY[name].factory
+    for option in hyperparameters(factory):
+        with pytest.raises(TypeError, match=rf"^{name}: expected {option}"):
+            factory(**{option: "x"})
+
+
 def test_importing_it_needs_no_test_library():
     code = (
         "import sys, optcore; assert 'optcore.testing' not in sys.modules; import optcore.testing; "

@@ -233,7 +233,7 @@ ERRORS = [
     ),
     (
         lambda: optcore.adopt(clip_value_fn=3),
-        "scale_by_adopt: expected clip_value_fn as a function count -> bound, got int",
+        "adopt: expected clip_value_fn as a function count -> bound, got int",
     ),
     (
         lambda: optcore.ademamix(betas=(0.9, 0.99)),

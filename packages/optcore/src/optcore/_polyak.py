@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_flag, check_range, check_single
 from optcore._leafwise import check_like_params
 from optcore._momentum import sgd
@@ -120,8 +120,8 @@ def polyak_sgd(
     """
     check_range("polyak_sgd", "lr", lr, 0.0)
     check_single("polyak_sgd", "max_lr", max_lr, 0.0)
-    rule = scale_by_polyak(f_min, max_lr, eps, variant, maximize=maximize)
-    return chain(sgd(lr=lr, maximize=maximize), rule).named("polyak_sgd")
+    rule = link("polyak_sgd", scale_by_polyak, f_min, max_lr, eps, variant, maximize=maximize)
+    return chain(link("polyak_sgd", sgd, lr=lr, maximize=maximize), rule).named("polyak_sgd")
 
 
 ROWS = (OptimizerRow(polyak_sgd, "PolyakSGD"),)

@@ -10,7 +10,7 @@ import torch
 
 from optcore._anchor import anchored, clones
 from optcore._apply import apply_updates
-from optcore._choice import check_int, cond
+from optcore._choice import check_closure, check_int, cond
 from optcore._hyperparams import check_flag, check_number
 from optcore._inject import injected
 from optcore._leafwise import check_gradient, leafwise
@@ -18,7 +18,7 @@ from optcore._masking import check_transformation
 from optcore._normalization import normalize
 from optcore._optimizer import Optimizer
 from optcore._transform import EmptyState, GradientTransformation, new_count
-from optcore._tree import Tree, describe, flatten_like, tree_flatten, tree_map, tree_unflatten
+from optcore._tree import Tree, flatten_like, tree_flatten, tree_map, tree_unflatten
 
 
 class SAMState(NamedTuple):
@@ -181,11 +181,7 @@ class SAM(Optimizer):
 
     def _evaluated(self, closure: Callable[[], Any] | None) -> Any:
         who = f"{type(self).__name__}.step"
-        if not callable(closure):
-            raise TypeError(
-                f"{who}: expected a closure, got {describe(closure)}; pass a function that zeroes "
-                "the gradients, computes the loss, calls backward and returns the loss"
-            )
+        check_closure(who, closure)
         loss = super()._evaluated(closure)
         climbing = [
             (param, group["rho"])

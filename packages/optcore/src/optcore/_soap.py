@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._chain import link
 from optcore._choice import check_int
 from optcore._hyperparams import Hyperparam, check_betas, check_range
 from optcore._leafwise import (
@@ -156,7 +157,7 @@ def soap(
         Vyas et al., 2024, arXiv:2409.11321, Algorithms 3 and 4.
     """
     b1, b2 = check_betas("soap", betas)
-    rule = scale_by_soap(b1, b2, eps, shampoo_beta, precondition_frequency, max_size)
+    rule = link("soap", scale_by_soap, b1, b2, eps, shampoo_beta, precondition_frequency, max_size)
     return descend("soap", rule, lr, weight_decay, maximize, decoupled=True)
 
 
