@@ -124,6 +124,18 @@ def test_sam_keeps_tied_parameters_tied():
     assert net[1].weight is net[0].weight
 
 
+def test_around_parameters_without_elements():
+    net = nn.Linear(3, 1, bias=False).double()
+    net.nothing = nn.Parameter(torch.zeros(0, 2))
+    start, steep = net.weight, optdiff.MetaSAM(net, optcore.adam(lr=0.1))
+    flat = optdiff.MetaReduceOnPlateau(net, optcore.adam(lr=0.1))
+    for _ in range(2):
+        steep.step(lambda: net(X).square().mean() + net.nothing.sum())
+        flat.step(net(X).square().mean() + net.nothing.sum())
+    assert net.nothing.shape == (0, 2)
+    assert torch.autograd.grad(net(X).sum(), start)[0].isfinite().all()
+
+
 ERRORS = [
     (
         lambda net: optdiff.MetaSAM(net, optcore.sgd()).step(net(X).sum()),
