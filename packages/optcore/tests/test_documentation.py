@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import optcore
-from optcore import testing
 from optcore.testing import catalogue
 
 
@@ -38,13 +37,6 @@ def test_the_tests_behind_its_ticks_exist(test):
     text = (Path(__file__).parent / file).read_text(encoding="utf-8")
     assert f"\ndef {name}(" in text
     assert parameter is None or f'"{parameter}"' in text
-
-
-def test_every_projection_operator_and_function_is_in_a_row():
-    covered = frozenset().union(*(case.covers for case in testing.CASES.values()))
-    functions = {n for n in dir(optcore) if n.startswith(("projection_", "prox_", "per_example_"))}
-    functions |= {"hvp", "hessian_diag", "ggn_diag", "fisher_diag", "make_perturbed_fun"}
-    assert functions - covered == set()
 
 
 def test_a_text_without_marks_is_refused():

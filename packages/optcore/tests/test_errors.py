@@ -33,7 +33,7 @@ CONSTRUCTION = [
         TypeError,
         "adamw: expected betas as a pair, got tuple of 3",
     ),
-    (lambda: optcore.adam(eps=-1e-8), ValueError, "scale_by_adam: expected eps >= 0, got -1e-08"),
+    (lambda: optcore.adam(eps=-1e-8), ValueError, "adam: expected eps >= 0, got -1e-08"),
     (lambda: optcore.adam(weight_decay=-1), ValueError, "adam: expected weight_decay >= 0, got -1"),
     (
         lambda: optcore.adam(lr={"w": 0.1, "b": -2.0}),
@@ -88,7 +88,7 @@ CONSTRUCTION = [
     (
         lambda: optcore.Adam([{"params": [torch.ones(1)], "eps": -1.0}]),
         ValueError,
-        "scale_by_adam: expected eps >= 0, got -1.0",
+        "adam: expected eps >= 0, got -1.0",
     ),
     (
         lambda: optcore.muon().init([torch.ones(3, dtype=torch.float32)]),
@@ -109,83 +109,83 @@ CONSTRUCTION = [
     (
         lambda: optcore.sgd(momentum=0.9, nesterov="no"),
         TypeError,
-        "trace: expected nesterov as a bool, got str",
+        "sgd: expected nesterov as a bool, got str",
     ),
     (
         lambda: optcore.muon(nesterov="no"),
         TypeError,
-        "scale_by_muon: expected nesterov as a bool, got str",
+        "muon: expected nesterov as a bool, got str",
     ),
     (
         lambda: optcore.rprop(etas=0.5),
         TypeError,
-        "scale_by_rprop: expected etas as a pair, got float",
+        "rprop: expected etas as a pair, got float",
     ),
     (
         lambda: optcore.rprop(etas=(0.5, 1.2, 3)),
         TypeError,
-        "scale_by_rprop: expected etas as a pair, got tuple of 3",
+        "rprop: expected etas as a pair, got tuple of 3",
     ),
     (
         lambda: optcore.rprop(etas=(0.5, float("inf"))),
         ValueError,
-        "scale_by_rprop: expected etas[1] >= 1, got inf",
+        "rprop: expected etas[1] >= 1, got inf",
     ),
     (
         lambda: optcore.rprop(step_sizes=1.0),
         TypeError,
-        "scale_by_rprop: expected step_sizes as a pair, got float",
+        "rprop: expected step_sizes as a pair, got float",
     ),
     (
         lambda: optcore.rprop(step_sizes=(2.0, 1.0)),
         ValueError,
-        "scale_by_rprop: expected step_sizes with 0 <= low <= high, got (2.0, 1.0)",
+        "rprop: expected step_sizes with 0 <= low <= high, got (2.0, 1.0)",
     ),
     (
         lambda: optcore.rprop(lr=optcore.constant_schedule(0.1)),
         TypeError,
-        "scale_by_rprop: expected lr as a number, tensor or tree of such, got a schedule; it is "
+        "rprop: expected lr as a number, tensor or tree of such, got a schedule; it is "
         "the size of the first steps only",
     ),
     (
         lambda: optcore.adafactor(eps=1e-3),
         TypeError,
-        "scale_by_adafactor: expected eps as a pair, got float",
+        "adafactor: expected eps as a pair, got float",
     ),
     (
         lambda: optcore.yogi(initial_accumulator_value=torch.tensor(0.1)),
         TypeError,
-        "scale_by_yogi: expected initial_accumulator_value as a number, got f64[]",
+        "yogi: expected initial_accumulator_value as a number, got f64[]",
     ),
     (
         lambda: optcore.adagrad(initial_accumulator_value={"w": 0.1}),
         TypeError,
-        "scale_by_rss: expected initial_accumulator_value as a number, got dict",
+        "adagrad: expected initial_accumulator_value as a number, got dict",
     ),
     (
         lambda: optcore.rmsprop(initial_scale=lambda count: 0.1),
         TypeError,
-        "scale_by_rms: expected initial_scale as a number, got function",
+        "rmsprop: expected initial_scale as a number, got function",
     ),
     (
         lambda: optcore.muon(eps=torch.tensor(0.1)),
         TypeError,
-        "scale_by_muon: expected eps as a number, got f64[]",
+        "muon: expected eps as a number, got f64[]",
     ),
     (
         lambda: optcore.muon(ns_coefficients=(1.5, torch.tensor(-0.5), 0.0)),
         TypeError,
-        "scale_by_muon: expected ns_coefficients[1] as a number, got f64[]",
+        "muon: expected ns_coefficients[1] as a number, got f64[]",
     ),
     (
         lambda: optcore.muon(ns_coefficients=1.5),
         TypeError,
-        "scale_by_muon: expected 3 ns_coefficients, got float",
+        "muon: expected 3 ns_coefficients, got float",
     ),
     (
         lambda: optcore.rprop(etas=(1.5, 1.2)),
         ValueError,
-        "scale_by_rprop: expected etas with 0 < etas[0] < 1 < etas[1], got (1.5, 1.2)",
+        "rprop: expected etas with 0 < etas[0] < 1 < etas[1], got (1.5, 1.2)",
     ),
     (
         lambda: optcore.adam().init([torch.ones(1, dtype=torch.int64)]),

@@ -76,6 +76,28 @@ def test_no_step_where_the_gradient_is_zero_or_the_value_below_the_smallest():
     assert u.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("variant", ["sps", "sps+"])
+def test_polyak_sgd_climbs_as_it_descends_the_negated_objective(variant):
+    ends = []
+    for sign in (1.0, -1.0):
+        tx = optcore.polyak_sgd(
+            lr=0.7, max_lr=0.3, f_min=-0.1 * sign, variant=variant, maximize=sign < 0
+        )
+        params = start()
+        state = tx.init(params)
+        for _ in range(20):
+            leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
+            value = sign * loss(leaves, torch.sin)
+            grads = torch.autograd.grad(value, [*leaves.values()])
+            updates, state = tx.update(
+                dict(zip(leaves, grads, strict=True)), state, params, value=value.detach()
+            )
+            params = optcore.apply_updates(params, updates)
+        ends.append(params)
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(ends[0]["a"], start()["a"], atol=0.1)
+
+
 def closure_of(params, optimizer):
     def closure():
         optimizer.zero_grad()
@@ -211,7 +233,7 @@ ERRORS = [
     ),
     (
         lambda: optcore.adopt(clip_value_fn=3),
-        "scale_by_adopt: expected clip_value_fn as a function count -> bound, got int",
+        "adopt: expected clip_value_fn as a function count -> bound, got int",
     ),
     (
         lambda: optcore.ademamix(betas=(0.9, 0.99)),

@@ -253,6 +253,6 @@ def test_kernels_run_in_the_place_of_the_formulas(python):
             ["scale_by_adam", 1, True, [1]],
         ],
         None,
-        "ValueError: scale_by_amsgrad: expected correct_max=False with use_accelerated_op=True, "
+        "ValueError: amsgrad: expected correct_max=False with use_accelerated_op=True, "
         "got True; the kernel has torch.optim's rule only",
     ]

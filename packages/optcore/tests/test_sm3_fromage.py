@@ -143,7 +143,7 @@ ERRORS = [
     (
         lambda: optcore.fromage(min_norm=-1.0),
         ValueError,
-        "scale_by_trust_ratio: expected min_norm >= 0, got -1.0",
+        "fromage: expected min_norm >= 0, got -1.0",
     ),
     (
         lambda: optcore.fromage().update([torch.ones(1)], ()),

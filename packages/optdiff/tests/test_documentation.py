@@ -39,12 +39,11 @@ META = [name for name in dir(optdiff) if name.startswith("Meta") and name != "Me
 def test_every_meta_class_documents_its_keywords(name):
     cls = getattr(optdiff, name)
     signature = inspect.signature(cls)
-    missing = [
-        keyword for keyword in signature.parameters if f"\n    {keyword}: " not in cls.__doc__
-    ]
+    doc = inspect.getdoc(cls)
+    missing = [keyword for keyword in signature.parameters if f"\n    {keyword}: " not in doc]
     assert missing == []
     for section in ("Args", "Raises", "Example", "Reference"):
-        assert f"\n{section}:\n    " in cls.__doc__
+        assert f"\n{section}:\n    " in doc
 
 
 def test_a_star_import_brings_all_but_modules():

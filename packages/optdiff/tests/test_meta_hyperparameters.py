@@ -60,10 +60,9 @@ def rows_of(classes):
 
 def test_every_differentiable_optimizer_has_a_meta_class_under_all_its_names():
     classes = [value for name, value in vars(optdiff).items() if name.startswith("Meta")]
-    # steps that are signs, or sizes that only signs change, have no derivative in the gradient;
-    # nor have the eigenvectors that soap turns its gradients by
+    # steps that are signs, or sizes that only signs change, have no derivative in the gradient
     every = {**optcore.OPTIMIZERS, **optcore.INFORMED_OPTIMIZERS}
-    assert set(every) - rows_of(classes) == {"rprop", "sign_sgd", "signum", "soap"}
+    assert set(every) - rows_of(classes) == {"rprop", "sign_sgd", "signum"}
     for row in optcore.OPTIMIZERS.values():
         spelled = {getattr(optdiff, f"Meta{n}", None) for n in (row.class_name, *row.also)}
         assert len(spelled) == 1

@@ -261,6 +261,7 @@ if TYPE_CHECKING:
     from optcore._perturbations import make_fenchel_young_loss as make_fenchel_young_loss
     from optcore._perturbations import make_perturbed_fun as make_perturbed_fun
     from optcore._plateau import ReduceLROnPlateauState as ReduceLROnPlateauState
+    from optcore._plateau import ReduceOnPlateau as ReduceOnPlateau
     from optcore._plateau import reduce_on_plateau as reduce_on_plateau
     from optcore._privacy import (
         differentially_private_aggregate as differentially_private_aggregate,
@@ -284,6 +285,7 @@ if TYPE_CHECKING:
     from optcore._proximal import prox_non_negative_l1 as prox_non_negative_l1
     from optcore._proximal import proximal_step as proximal_step
     from optcore._reuse import value_and_grad_from_state as value_and_grad_from_state
+    from optcore._sam import SAM as SAM
     from optcore._sam import SAMState as SAMState
     from optcore._sam import sam as sam
     from optcore._schedule_free_optim import ScheduleFreeAdamW as ScheduleFreeAdamW

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from optcore._chain import link
 from optcore._hyperparams import Hyperparam, check_betas
 from optcore._leafwise import (
     Tick,
@@ -93,7 +94,7 @@ def adabelief(
         Zhuang et al., 2020, arXiv:2010.07468, Algorithm 2.
     """
     b1, b2 = check_betas("adabelief", betas)
-    rule = scale_by_belief(b1, b2, eps, eps_root)
+    rule = link("adabelief", scale_by_belief, b1, b2, eps, eps_root)
     return descend("adabelief", rule, lr, weight_decay, maximize)
 
 

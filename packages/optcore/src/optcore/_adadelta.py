@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._leafwise import (
@@ -110,8 +110,8 @@ def adadelta(
     check_range("adadelta", "weight_decay", weight_decay, 0.0)
     return chain(
         *uphill("adadelta", maximize),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        scale_by_adadelta(rho, eps),
+        *([] if is_zero(weight_decay) else [link("adadelta", add_decayed_weights, weight_decay)]),
+        link("adadelta", scale_by_adadelta, rho, eps),
         scale_by_learning_rate(lr),
     ).named("adadelta")
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_pair, check_range, is_zero
 from optcore._leafwise import Tick, at_least, counts_like, ema, fit, leafwise, safe_sqrt, zeros_like
 from optcore._rows import OptimizerRow
@@ -134,7 +134,7 @@ def adafactor(
     """
     return chain(
         *uphill("adafactor", maximize),
-        scale_by_adafactor(lr, beta2_decay, eps, d, weight_decay),
+        link("adafactor", scale_by_adafactor, lr, beta2_decay, eps, d, weight_decay),
     ).named("adafactor")
 
 

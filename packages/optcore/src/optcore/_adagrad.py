@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_number, check_range, is_zero, numbers_only
 from optcore._kernels import check_kernels, kernel_for
@@ -148,15 +148,19 @@ def adagrad(
         Duchi, Hazan and Singer, 2011, JMLR 12. Equals ``torch.optim.Adagrad``.
     """
     check_range("adagrad", "lr", lr, 0.0)
-    check_range("adagrad", "lr_decay", lr_decay, 0.0)
     check_range("adagrad", "weight_decay", weight_decay, 0.0)
     check_kernels("adagrad", use_accelerated_op, "scale_by_rss")
-    rule = scale_by_rss(
-        initial_accumulator_value, eps, lr_decay=lr_decay, use_accelerated_op=use_accelerated_op
+    rule = link(
+        "adagrad",
+        scale_by_rss,
+        initial_accumulator_value,
+        eps,
+        lr_decay=lr_decay,
+        use_accelerated_op=use_accelerated_op,
     )
     return chain(
         *uphill("adagrad", maximize),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
+        *([] if is_zero(weight_decay) else [link("adagrad", add_decayed_weights, weight_decay)]),
         rule,
         scale_by_learning_rate(lr),
     ).named("adagrad")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from optcore._chain import link
 from optcore._hyperparams import Hyperparam, check_betas
 from optcore._kernels import check_kernels
 from optcore._leafwise import Tick, ema, ema_square
@@ -127,7 +128,9 @@ def adam(
     """
     b1, b2 = check_betas("adam", betas)
     check_kernels("adam", use_accelerated_op, "scale_by_adam")
-    rule = scale_by_adam(
+    rule = link(
+        "adam",
+        scale_by_adam,
         b1,
         b2,
         eps,
@@ -188,7 +191,9 @@ def adamw(
     """
     b1, b2 = check_betas("adamw", betas)
     check_kernels("adamw", use_accelerated_op, "scale_by_adam")
-    rule = scale_by_adam(
+    rule = link(
+        "adamw",
+        scale_by_adam,
         b1,
         b2,
         eps,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from optcore._chain import link
 from optcore._hyperparams import Hyperparam, check_betas
 from optcore._leafwise import (
     Tick,
@@ -91,7 +92,9 @@ def adamax(
         Kingma and Ba, 2015, arXiv:1412.6980, Algorithm 2.
     """
     b1, b2 = check_betas("adamax", betas)
-    return descend("adamax", scale_by_adamax(b1, b2, eps), lr, weight_decay, maximize)
+    return descend(
+        "adamax", link("adamax", scale_by_adamax, b1, b2, eps), lr, weight_decay, maximize
+    )
 
 
 def adamaxw(
@@ -134,7 +137,7 @@ def adamaxw(
         2019, arXiv:1711.05101. Equals ``optax.adamaxw``.
     """
     b1, b2 = check_betas("adamaxw", betas)
-    rule = scale_by_adamax(b1, b2, eps)
+    rule = link("adamaxw", scale_by_adamax, b1, b2, eps)
     return descend("adamaxw", rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_range, check_triple, is_zero
 from optcore._leafwise import (
@@ -126,8 +126,8 @@ def adan(
     check_range("adan", "weight_decay", weight_decay, 0.0)
     return chain(
         *uphill("adan", maximize),
-        scale_by_adan(*check_triple("adan", "betas", betas), eps, eps_root),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
+        link("adan", scale_by_adan, *check_triple("adan", "betas", betas), eps, eps_root),
+        *([] if is_zero(weight_decay) else [link("adan", add_decayed_weights, weight_decay)]),
         scale_by_learning_rate(lr),
     ).named("adan")
 

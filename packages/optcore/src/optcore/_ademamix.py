@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from optcore._chain import link
 from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_range, check_triple, is_zero
 from optcore._leafwise import (
@@ -130,7 +131,14 @@ def ademamix(
     Reference:
         Pagliardini et al., 2024, arXiv:2409.03137, Algorithm 1. Equals ``optax.contrib.ademamix``.
     """
-    rule = scale_by_ademamix(*check_triple("ademamix", "betas", betas), alpha, eps, eps_root)
+    rule = link(
+        "ademamix",
+        scale_by_ademamix,
+        *check_triple("ademamix", "betas", betas),
+        alpha,
+        eps,
+        eps_root,
+    )
     return descend("ademamix", rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from optcore._chain import link
 from optcore._hyperparams import Hyperparam, check_betas, check_flag, check_range
 from optcore._leafwise import (
     Tick,
@@ -144,8 +145,15 @@ def adopt(
     """
     check_range("adopt", "lr", lr, 0.0)
     b1, b2 = check_betas("adopt", betas)
-    rule = scale_by_adopt(
-        b1, b2, eps, nesterov=nesterov, use_clipping=use_clipping, clip_value_fn=clip_value_fn
+    rule = link(
+        "adopt",
+        scale_by_adopt,
+        b1,
+        b2,
+        eps,
+        nesterov=nesterov,
+        use_clipping=use_clipping,
+        clip_value_fn=clip_value_fn,
     )
     return descend("adopt", rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from optcore._chain import link
 from optcore._hyperparams import Hyperparam, check_betas, is_zero
 from optcore._kernels import check_kernels
 from optcore._leafwise import (
@@ -140,8 +141,15 @@ def amsgrad(
     """
     b1, b2 = check_betas("amsgrad", betas)
     check_kernels("amsgrad", use_accelerated_op, "scale_by_amsgrad")
-    rule = scale_by_amsgrad(
-        b1, b2, eps, eps_root, correct_max=correct_max, use_accelerated_op=use_accelerated_op
+    rule = link(
+        "amsgrad",
+        scale_by_amsgrad,
+        b1,
+        b2,
+        eps,
+        eps_root,
+        correct_max=correct_max,
+        use_accelerated_op=use_accelerated_op,
     )
     return descend("amsgrad", rule, lr, weight_decay, maximize, decoupled_weight_decay)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._leafwise import Tick, counts_like, fit, leafwise, zeros_like
 from optcore._rows import OptimizerRow
@@ -113,8 +113,8 @@ def asgd(
     check_range("asgd", "weight_decay", weight_decay, 0.0)
     return chain(
         *uphill("asgd", maximize),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        scale_by_asgd(lr, lambd, alpha, t0),
+        *([] if is_zero(weight_decay) else [link("asgd", add_decayed_weights, weight_decay)]),
+        link("asgd", scale_by_asgd, lr, lambd, alpha, t0),
     ).named("asgd")
 
 

@@ -74,9 +74,7 @@ def scale_by_backtracking_linesearch(
         ``learning_rate``, ``value`` and ``grad`` after the step, and ``info``.
 
     Differentiable:
-        In the updates; :math:`\eta` is a constant, what the state holds has no graph. The search
-        branches on values, which wait for the device, and is refused under torch.compile, vmap and
-        the other transforms of torch.func.
+        As :func:`scale_by_zoom_linesearch`: in the updates alone, and not under a transform.
 
     Raises:
         TypeError: An argument of the wrong type, or (in ``update``) a missing extra argument, one

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 from optcore._deferred import Deferred, defers, settled
 from optcore._modes import under_transform
 from optcore._transform import GradientTransformation
 from optcore._tree import Tree, describe
+
+_Arguments = ParamSpec("_Arguments")
 
 
 def chain(*transformations: GradientTransformation) -> GradientTransformation:
@@ -50,6 +53,26 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
 
 
 chain_flat = chain  # TorchOpt's name of the one that flattens its members into a list
+
+
+def link(
+    who: str,
+    factory: Callable[_Arguments, GradientTransformation],
+    /,
+    *args: _Arguments.args,
+    **kwargs: _Arguments.kwargs,
+) -> GradientTransformation:
+    """A transformation in the chain of an optimizer; what it refuses, the optimizer refuses.
+
+    The user has called ``who``, and knows nothing of ``factory``.
+    """
+    try:
+        return factory(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        before, sign, rest = str(error).partition(": ")
+        if sign and before == factory.__name__:
+            error.args = (f"{who}: {rest}",)
+        raise
 
 
 def _chain_init(params: Tree, *, transformations: Any) -> tuple[Tree, ...]:

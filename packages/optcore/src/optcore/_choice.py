@@ -99,3 +99,16 @@ def check_int(who: str, name: str, value: object, low: int) -> None:
         raise TypeError(f"{who}: expected {name} as an int, got {describe(value)}")
     if value < low:
         raise ValueError(f"{who}: expected {name} >= {low}, got {value}")
+
+
+def check_closure(who: str, closure: object) -> None:
+    """Refuse what a class cannot evaluate the loss by.
+
+    Raises:
+        TypeError: It is no function.
+    """
+    if not callable(closure):
+        raise TypeError(
+            f"{who}: expected a closure, got {describe(closure)}; pass a function that zeroes the "
+            "gradients, computes the loss, calls backward and returns the loss"
+        )

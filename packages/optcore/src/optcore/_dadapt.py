@@ -170,8 +170,7 @@ def prodigy(
         estimate. Float16 cannot hold :math:`\nu_t` while the estimate is small.
 
     Differentiable:
-        In everything, twice, where the maximum does not change sides; while all gradients are zero
-        the estimate stays.
+        As :func:`dadapt_adamw`.
 
     Raises:
         TypeError: A hyperparameter is no number, schedule or tensor; a tree, but for ``eps`` and
@@ -179,8 +178,7 @@ def prodigy(
         ValueError: A hyperparameter outside its range; ``update`` was given no ``params``.
 
     Differs:
-        optax computes the estimate in the dtype of the parameters, and makes NaN of gradients that
-        are all zero.
+        From optax as :func:`dadapt_adamw` does.
 
     Example:
         >>> opt = prodigy()

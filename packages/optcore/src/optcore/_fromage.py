@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_range
 from optcore._leafwise import fit, leafwise
 from optcore._param_scaling import scale_by_trust_ratio
@@ -61,9 +61,9 @@ def fromage(
     step = GradientTransformation(
         stateless_init, _contracted_update, {"lr": lr}, name="fromage", needs_params=True
     )
-    return chain(*uphill("fromage", maximize), scale_by_trust_ratio(min_norm), step).named(
-        "fromage"
-    )
+    return chain(
+        *uphill("fromage", maximize), link("fromage", scale_by_trust_ratio, min_norm), step
+    ).named("fromage")
 
 
 ROWS = (OptimizerRow(fromage, "Fromage"),)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from optcore._adam import scale_by_adam
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
 from optcore._masking import masked
 from optcore._momentum import trace
@@ -60,9 +60,9 @@ def lamb(
     b1, b2 = check_betas("lamb", betas)
     return chain(
         *uphill("lamb", maximize),
-        scale_by_adam(b1, b2, eps, eps_root),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]),
-        scale_by_trust_ratio(),
+        link("lamb", scale_by_adam, b1, b2, eps, eps_root),
+        *([] if is_zero(weight_decay) else [link("lamb", add_decayed_weights, weight_decay, mask)]),
+        link("lamb", scale_by_trust_ratio),
         scale_by_learning_rate(lr),
     ).named("lamb")
 
@@ -110,14 +110,15 @@ def lars(
     """
     check_range("lars", "lr", lr, 0.0)
     check_range("lars", "weight_decay", weight_decay, 0.0)
-    trust = scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=eps)
-    decay = add_decayed_weights(weight_decay, weight_decay_mask)
+    check_range("lars", "momentum", momentum, 0.0)
+    trust = link("lars", scale_by_trust_ratio, trust_coefficient=trust_coefficient, eps=eps)
+    decay = link("lars", add_decayed_weights, weight_decay, weight_decay_mask)
     return chain(
         *uphill("lars", maximize),
         *([] if is_zero(weight_decay) else [decay]),
-        trust if trust_ratio_mask is None else masked(trust, trust_ratio_mask),
+        trust if trust_ratio_mask is None else link("lars", masked, trust, trust_ratio_mask),
         scale_by_learning_rate(lr),
-        *([] if is_zero(momentum) else [trace(momentum, nesterov=nesterov)]),
+        *([] if is_zero(momentum) else [link("lars", trace, momentum, nesterov=nesterov)]),
     ).named("lars")
 
 

@@ -14,7 +14,7 @@ MODULE_OF = {
         "_monitoring": "measure_with_ema monitor MonitorState snapshot SnapshotState",
         "_optimizer": "Optimizer",
         "_perturbations": "Gumbel make_fenchel_young_loss make_perturbed_fun Normal",
-        "_plateau": "reduce_on_plateau ReduceLROnPlateauState",
+        "_plateau": "reduce_on_plateau ReduceLROnPlateauState ReduceOnPlateau",
         "_privacy": (
             "differentially_private_aggregate per_example_global_norm_clip "
             "per_example_layer_norm_clip"
@@ -29,7 +29,7 @@ MODULE_OF = {
             "proximal_step"
         ),
         "_reuse": "value_and_grad_from_state",
-        "_sam": "sam SAMState",
+        "_sam": "SAM sam SAMState",
         "_schedule_free_optim": "ScheduleFreeAdamW ScheduleFreeOptimizer ScheduleFreeSGD",
         "_zoom": "scale_by_zoom_linesearch ScaleByZoomLinesearchState ZoomLinesearchInfo",
         "optim": (

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from optcore._choice import check_int
+from optcore._choice import check_closure, check_int
 from optcore._leafwise import check_gradient
 from optcore._line import as_number, check_number
 from optcore._tree import describe
@@ -132,11 +132,7 @@ class LBFGS(torch.optim.Optimizer):
             TypeError: No closure, one that returns no real number, or a gradient that is sparse.
             ValueError: A setting was put out of its range, or parameters are on several devices.
         """
-        if not callable(closure):
-            raise TypeError(
-                f"LBFGS.step: expected a closure, got {describe(closure)}; pass a function that "
-                "zeroes the gradients, computes the loss, calls backward and returns the loss"
-            )
+        check_closure("LBFGS.step", closure)
         group = self.param_groups[0]
         _check_settings(group)
         params = group["params"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._anchor import anchored, clones
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._leafwise import Tick, counts_like, fit, leafwise, zeros_like
 from optcore._rows import OptimizerRow
@@ -116,14 +116,11 @@ def madgrad(
         Defazio and Jelassi, 2021, arXiv:2101.11075, Algorithm 1. Equals ``optax.contrib.madgrad``.
     """
     who = "madgrad"
-    check_range(who, "lr", lr, 0.0)
-    check_range(who, "momentum", momentum, 0.0, 1.0, open_high=True)
     check_range(who, "weight_decay", weight_decay, 0.0)
-    check_range(who, "eps", eps, 0.0)
     return chain(
         *uphill(who, maximize),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        scale_by_madgrad(lr, momentum, eps),
+        *([] if is_zero(weight_decay) else [link(who, add_decayed_weights, weight_decay)]),
+        link(who, scale_by_madgrad, lr, momentum, eps),
     ).named(who)
 
 

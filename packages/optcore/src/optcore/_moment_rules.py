@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_range, is_number, is_zero
 from optcore._kernels import check_kernels, kernel_for
@@ -93,7 +93,7 @@ def descend(
     """The chain around a rule: sign, penalty, the rule, decoupled decay, learning rate."""
     check_range(who, "lr", lr, 0.0)
     check_range(who, "weight_decay", weight_decay, 0.0)
-    decay = [] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]
+    decay = [] if is_zero(weight_decay) else [link(who, add_decayed_weights, weight_decay, mask)]
     return chain(
         *uphill(who, maximize),
         *([] if decoupled else decay),

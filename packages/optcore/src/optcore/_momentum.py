@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_flag, check_range, is_zero
 from optcore._kernels import check_kernels, kernel_for
@@ -167,8 +167,8 @@ def sgd(
     }
     return chain(
         *uphill("sgd", maximize),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        *([] if plain else [trace(momentum, dampening, nesterov, **options)]),
+        *([] if is_zero(weight_decay) else [link("sgd", add_decayed_weights, weight_decay)]),
+        *([] if plain else [link("sgd", trace, momentum, dampening, nesterov, **options)]),
         learning_rate_link(lr, use_accelerated_op and plain),
     ).named("sgd")
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import (
     Hyperparam,
     check_flag,
@@ -162,10 +162,18 @@ def muon(
     check_range("muon", "weight_decay", weight_decay, 0.0)
     return chain(
         *uphill("muon", maximize),
-        scale_by_muon(
-            momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, ns_dtype=ns_dtype
+        link(
+            "muon",
+            scale_by_muon,
+            momentum,
+            nesterov,
+            ns_coefficients,
+            eps,
+            ns_steps,
+            adjust_lr_fn,
+            ns_dtype=ns_dtype,
         ),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
+        *([] if is_zero(weight_decay) else [link("muon", add_decayed_weights, weight_decay)]),
         scale_by_learning_rate(lr),
     ).named("muon")
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._chain import link
 from optcore._hyperparams import Hyperparam, check_betas
 from optcore._leafwise import (
     Tick,
@@ -134,7 +135,9 @@ def nadam(
         Dozat, 2016, "Incorporating Nesterov momentum into Adam", Algorithm 8.
     """
     b1, b2 = check_betas("nadam", betas)
-    rule = scale_by_nadam(b1, b2, eps, momentum_decay, constant_momentum=constant_momentum)
+    rule = link(
+        "nadam", scale_by_nadam, b1, b2, eps, momentum_decay, constant_momentum=constant_momentum
+    )
     return descend("nadam", rule, lr, weight_decay, maximize, decoupled_weight_decay)
 
 
@@ -185,7 +188,7 @@ def nadamw(
         Hutter, 2019, arXiv:1711.05101. Equals ``optax.nadamw``.
     """
     b1, b2 = check_betas("nadamw", betas)
-    rule = scale_by_nadam(b1, b2, eps, constant_momentum=True)
+    rule = link("nadamw", scale_by_nadam, b1, b2, eps, constant_momentum=True)
     return descend("nadamw", rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_range
 from optcore._leafwise import check_gradient, check_like_params, leafwise
 from optcore._norms import safe_sqrt, times
@@ -118,7 +118,9 @@ def noisy_sgd(
     """
     check_range("noisy_sgd", "lr", lr, 0.0)
     return chain(
-        *uphill("noisy_sgd", maximize), add_noise(eta, gamma, seed), scale_by_learning_rate(lr)
+        *uphill("noisy_sgd", maximize),
+        link("noisy_sgd", add_noise, eta, gamma, seed),
+        scale_by_learning_rate(lr),
     ).named("noisy_sgd")
 
 

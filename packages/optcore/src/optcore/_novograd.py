@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_betas, check_range
 from optcore._leafwise import Tick, counts_like, fit, leafwise, safe_sqrt, zeros_like
 from optcore._rows import OptimizerRow
@@ -117,7 +117,7 @@ def novograd(
     b1, b2 = check_betas("novograd", betas)
     return chain(
         *uphill("novograd", maximize),
-        scale_by_novograd(b1, b2, eps, eps_root, weight_decay),
+        link("novograd", scale_by_novograd, b1, b2, eps, eps_root, weight_decay),
         scale_by_learning_rate(lr),
     ).named("novograd")
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._adam import scale_by_adam
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_betas, check_flag, check_range
 from optcore._leafwise import Tick, add_scaled, counts_like, fit, leafwise, zeros_like
@@ -107,7 +107,7 @@ def optimistic_gradient_descent(
     check_range(who, "lr", lr, 0.0)
     return chain(
         *uphill(who, maximize),
-        scale_by_optimistic_gradient(alpha, beta),
+        link(who, scale_by_optimistic_gradient, alpha, beta),
         scale_by_learning_rate(lr),
     ).named(who)
 
@@ -162,13 +162,13 @@ def optimistic_adam(
     check_range(who, "lr", lr, 0.0)
     check_flag(who, "nesterov", nesterov)
     if nesterov:
-        rule = scale_by_nadam(b1, b2, eps, constant_momentum=True)
+        rule = link(who, scale_by_nadam, b1, b2, eps, constant_momentum=True)
     else:
-        rule = scale_by_adam(b1, b2, eps)
+        rule = link(who, scale_by_adam, b1, b2, eps)
     return chain(
         *uphill(who, maximize),
         rule,
-        scale_by_optimistic_gradient(alpha, beta),
+        link(who, scale_by_optimistic_gradient, alpha, beta),
         scale_by_learning_rate(lr),
     ).named(who)
 

@@ -216,10 +216,8 @@ class Optimizer(ClassState, torch.optim.Optimizer):
                 moved.
         """
         self._check_ready()
-        loss = None
+        loss = self._evaluated(closure)
         if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
             extra.setdefault("value", loss.detach() if isinstance(loss, torch.Tensor) else loss)
         for index in [i for i in self._kept if i >= len(self.param_groups)]:
             del self._kept[index]
@@ -233,6 +231,13 @@ class Optimizer(ClassState, torch.optim.Optimizer):
 
     def _check_ready(self) -> None:
         """Refuse a step that must not be taken now."""
+
+    def _evaluated(self, closure: Callable[[], Any] | None) -> Any:
+        """What the closure returned; afterwards the gradients are those to step by."""
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
 
     def _prepared(self, index: int, group: dict[str, Any], extra: dict[str, Any]) -> Ready | None:
         """The step of a group; None if nothing there has a gradient."""

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._chain import chain
 from optcore._choice import check_int
 from optcore._hyperparams import check_number
+from optcore._masking import check_transformation
 from optcore._norms import multiply
+from optcore._optimizer import Optimizer
 from optcore._polyak import checked_value
 from optcore._transform import GradientTransformation, new_count
 from optcore._tree import Tree
@@ -92,6 +95,62 @@ def reduce_on_plateau(
     return GradientTransformation(
         _plateau_init, _plateau_update, static={**numbers, **counts}, name=who
     )
+
+
+class ReduceOnPlateau(Optimizer):
+    """Any optimizer behind which :func:`reduce_on_plateau` stands, as a ``torch.optim.Optimizer``.
+
+    ``step(closure)`` or ``step(value=loss)`` tells it the loss of every step; nothing is called at
+    the end of an epoch, and no value is read back from an accelerator.
+
+    Args:
+        params: Parameters, named parameters, or dicts of parameter groups.
+        base: The optimizer in its functional form.
+        factor, patience, rtol, atol, cooldown, accumulation_size, min_scale: As in
+            :func:`reduce_on_plateau`.
+
+    State:
+        That of both, so a checkpoint goes on with the scale it had.
+
+    Raises:
+        TypeError: ``base`` is no transformation; as :func:`reduce_on_plateau`.
+        ValueError: As :func:`reduce_on_plateau`.
+
+    Differs:
+        ``torch.optim.lr_scheduler.ReduceLROnPlateau`` sets the ``lr`` of a group, and works with
+        every class that has one there. This one has none: it scales what ``base`` gives.
+
+    Example:
+        >>> import optcore
+        >>> w = torch.nn.Parameter(torch.ones(1))
+        >>> optimizer = ReduceOnPlateau([w], optcore.sgd(lr=0.1), factor=0.5, patience=1)
+        >>> for _ in range(3):  # steps of 0.1, 0.05, 0.025
+        ...     w.grad = torch.ones(1)
+        ...     optimizer.step(value=3.0)
+        >>> w.detach()
+        tensor([0.8250])
+
+    Reference:
+        As :func:`reduce_on_plateau`.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        base: GradientTransformation,
+        factor: float = 0.1,
+        patience: int = 10,
+        rtol: float = 1e-4,
+        atol: float = 0.0,
+        cooldown: int = 0,
+        accumulation_size: int = 1,
+        min_scale: float = 0.0,
+    ) -> None:
+        check_transformation(type(self).__name__, base)
+        plateau = reduce_on_plateau(
+            factor, patience, rtol, atol, cooldown, accumulation_size, min_scale
+        )
+        super().__init__(params, chain(base, plateau))
 
 
 def _plateau_init(params: Tree, **_: Any) -> ReduceLROnPlateauState:

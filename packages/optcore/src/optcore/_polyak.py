@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from optcore._chain import chain
-from optcore._hyperparams import Hyperparam, check_range, check_single
+from optcore._chain import chain, link
+from optcore._hyperparams import Hyperparam, check_flag, check_range, check_single
 from optcore._leafwise import check_like_params
 from optcore._momentum import sgd
 from optcore._norms import multiply, total_norm
@@ -25,6 +25,8 @@ def scale_by_polyak(
     max_learning_rate: Hyperparam = 1.0,
     eps: Hyperparam = 0.0,
     variant: str = "sps",
+    *,
+    maximize: bool = False,
 ) -> GradientTransformation:
     r"""Scale all updates together by Polyak's step size.
 
@@ -40,6 +42,8 @@ def scale_by_polyak(
         max_learning_rate: :math:`\gamma_{\max} \ge 0`.
         eps: :math:`\epsilon \ge 0`.
         variant: ``"sps"``, or ``"sps+"``, which stays where it is below ``f_min``.
+        maximize: The gap is :math:`f^* - f`, for gradients of :math:`-f`; ``f_min`` is the largest
+            value then.
 
     Differentiable:
         In the updates, ``value`` and tensor hyperparameters, twice. Where
@@ -67,10 +71,10 @@ def scale_by_polyak(
     check_single(who, "eps", eps, 0.0)
     if variant not in _VARIANTS:
         raise ValueError(f"{who}: expected variant in {_VARIANTS}, got {variant!r}")
+    check_flag(who, "maximize", maximize)
     hyperparams = {"f_min": f_min, "max_learning_rate": max_learning_rate, "eps": eps}
-    return GradientTransformation(
-        stateless_init, _polyak_update, hyperparams, {"variant": variant}, name=who
-    )
+    static = {"variant": variant, "maximize": maximize}
+    return GradientTransformation(stateless_init, _polyak_update, hyperparams, static, name=who)
 
 
 def polyak_sgd(
@@ -80,6 +84,7 @@ def polyak_sgd(
     eps: Hyperparam = 0.0,
     *,
     variant: str = "sps",
+    maximize: bool = False,
 ) -> GradientTransformation:
     """Gradient descent with Polyak's step size: :func:`sgd`, :func:`scale_by_polyak`.
 
@@ -89,9 +94,10 @@ def polyak_sgd(
     Args:
         lr: A factor >= 0 of the gradients before the step size is found; 1 but for schedules.
         max_lr: Largest step size >= 0.
-        f_min: Smallest value of the objective.
+        f_min: Smallest value of the objective; the largest if it is maximized.
         eps: Added to the squared norm, >= 0.
         variant: See :func:`scale_by_polyak`.
+        maximize: Ascend instead of descend.
 
     Differentiable:
         As :func:`scale_by_polyak`, and in ``lr``.
@@ -114,7 +120,8 @@ def polyak_sgd(
     """
     check_range("polyak_sgd", "lr", lr, 0.0)
     check_single("polyak_sgd", "max_lr", max_lr, 0.0)
-    return chain(sgd(lr=lr), scale_by_polyak(f_min, max_lr, eps, variant)).named("polyak_sgd")
+    rule = link("polyak_sgd", scale_by_polyak, f_min, max_lr, eps, variant, maximize=maximize)
+    return chain(link("polyak_sgd", sgd, lr=lr, maximize=maximize), rule).named("polyak_sgd")
 
 
 ROWS = (OptimizerRow(polyak_sgd, "PolyakSGD"),)
@@ -130,6 +137,7 @@ def _polyak_update(
     max_learning_rate: Any,
     eps: Any,
     variant: str,
+    maximize: bool,
     value: Any = None,
     **extra: Any,
 ) -> tuple[Tree, EmptyState]:
@@ -138,6 +146,7 @@ def _polyak_update(
     check_like_params(who, updates, params)
     square = total_norm(who, updates, 2.0, inplace).square()
     gap = value.to(square.device, square.dtype) - f_min
+    gap = -gap if maximize else gap
     if variant == "sps+":
         gap = gap.clamp_min(0.0)
     divisor = square + eps
@@ -156,7 +165,8 @@ def checked_value(who: str, value: Any) -> torch.Tensor:
     """
     if value is None:
         raise TypeError(
-            f"{who}: expected value=, got None; call update(updates, state, params, value=loss)"
+            f"{who}: expected value=, got None; call update(updates, state, params, value=loss), "
+            "or step(value=loss) of a class"
         )
     if isinstance(value, Real) and not isinstance(value, bool):  # NumPy's scalars too
         return torch.tensor(float(value), dtype=torch.float64)

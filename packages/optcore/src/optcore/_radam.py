@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from optcore._chain import link
 from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
 from optcore._leafwise import (
     Tick,
@@ -115,7 +116,7 @@ def radam(
         Liu et al., 2020, arXiv:1908.03265, Algorithm 2.
     """
     b1, b2 = check_betas("radam", betas)
-    rule = scale_by_radam(b1, b2, eps, correct_eps=correct_eps)
+    rule = link("radam", scale_by_radam, b1, b2, eps, correct_eps=correct_eps)
     return descend("radam", rule, lr, weight_decay, maximize, decoupled_weight_decay)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_number, check_range, is_zero, numbers_only
 from optcore._kernels import check_kernels, kernel_for
@@ -215,9 +215,9 @@ def rmsprop(
     accelerated = {"use_accelerated_op": use_accelerated_op}
     return chain(
         *uphill("rmsprop", maximize),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        by_root(alpha, eps, initial_scale, **accelerated),
-        *([trace(momentum, nesterov=nesterov, **accelerated)] if momenta else []),
+        *([] if is_zero(weight_decay) else [link("rmsprop", add_decayed_weights, weight_decay)]),
+        link("rmsprop", by_root, alpha, eps, initial_scale, **accelerated),
+        *([link("rmsprop", trace, momentum, nesterov=nesterov, **accelerated)] if momenta else []),
         scale_by_learning_rate(lr),
     ).named("rmsprop")
 

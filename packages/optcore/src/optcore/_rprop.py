@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_pair, check_range, is_number, is_scheduled
 from optcore._leafwise import at_least, at_most, fit, full_like, leafwise, zeros_like
 from optcore._rows import OptimizerRow
@@ -120,7 +120,7 @@ def rprop(
     """
     return chain(
         *uphill("rprop", maximize),
-        scale_by_rprop(lr, etas, step_sizes),
+        link("rprop", scale_by_rprop, lr, etas, step_sizes),
         scale(-1.0),
     ).named("rprop")
 

@@ -10,11 +10,14 @@ import torch
 
 from optcore._anchor import anchored, clones
 from optcore._apply import apply_updates
-from optcore._choice import check_int, cond
-from optcore._hyperparams import check_flag
-from optcore._leafwise import leafwise
+from optcore._choice import check_closure, check_int, cond
+from optcore._hyperparams import check_flag, check_number
+from optcore._inject import injected
+from optcore._leafwise import check_gradient, leafwise
 from optcore._masking import check_transformation
-from optcore._transform import GradientTransformation, new_count
+from optcore._normalization import normalize
+from optcore._optimizer import Optimizer
+from optcore._transform import EmptyState, GradientTransformation, new_count
 from optcore._tree import Tree, flatten_like, tree_flatten, tree_map, tree_unflatten
 
 
@@ -44,7 +47,8 @@ def sam(
         \hat\theta_{i+1} = \hat\theta_i - v(\nabla L(\hat\theta_i)), \qquad
         \theta' = \theta + u(\nabla L(\hat\theta_{k-1}))
 
-    The paper has :math:`k = 2` and ``adv_optimizer = chain(normalize(), sgd(lr=rho))``.
+    The paper has :math:`k = 2` and ``adv_optimizer = chain(normalize(), sgd(lr=rho))``, and so has
+    the class :class:`SAM`.
 
     Args:
         optimizer: Takes the steps downhill.
@@ -100,6 +104,104 @@ def sam(
     update = _opaque_update if opaque_mode else _sam_update
     init = _opaque_init if opaque_mode else _sam_init
     return GradientTransformation(init, update, static=static, name=who, needs_params=True)
+
+
+class SAM(Optimizer):
+    r"""Sharpness-aware steps of any optimizer, as a ``torch.optim.Optimizer``.
+
+    One ``step(closure)`` calls the closure twice, at the parameters :math:`\theta` and uphill of
+    them, and hands the gradients found there to ``base``, from :math:`\theta`:
+
+    .. math::
+        \theta' = \theta + u\Bigl(\nabla L\Bigl(\theta
+            + \rho\,\frac{\nabla L(\theta)}{\lVert \nabla L(\theta) \rVert}\Bigr)\Bigr)
+
+    The norm is that of all gradients, whatever group they are in. Each step is a round of
+    :func:`sam` with ``chain(normalize(), sgd(lr=rho))`` uphill; take that for other ascents.
+
+    Args:
+        params: Parameters, named parameters, or dicts of parameter groups.
+        base: The optimizer in its functional form. What :func:`inject_hyperparams` keeps in its
+            state stands in the groups, where schedulers find it.
+        rho: :math:`\rho \ge 0`, how far uphill; a group may have its own.
+
+    State:
+        That of ``base``. During a step there is one copy of the parameters.
+
+    Raises:
+        TypeError: ``base`` is no transformation, ``rho`` no number; in ``step``, no closure, or a
+            gradient that is sparse or complex.
+        ValueError: ``rho`` is negative, or also an injected hyperparameter of ``base``.
+
+    Differs:
+        GradScaler takes no closures. What a forward pass moves (statistics of batch norm, random
+        numbers) moves twice in a step. If the closure raises, the parameters are as before.
+
+    Example:
+        >>> import optcore
+        >>> x = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = SAM([x], optcore.inject_hyperparams(optcore.sgd)(lr=0.1), rho=0.5)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = (x**2).sum()
+        ...     loss.backward()
+        ...     return loss
+        >>> optimizer.step(closure).item()  # the loss before the step
+        1.0
+        >>> x.detach(), optimizer.param_groups[0]["lr"]  # at 1.5 the gradient is 3
+        (tensor([0.7000]), 0.1)
+
+    Reference:
+        Foret et al., 2021, arXiv:2010.01412, Algorithm 1.
+    """
+
+    def __init__(self, params: Any, base: GradientTransformation, rho: float = 0.05) -> None:
+        who = type(self).__name__
+        check_transformation(who, base)
+        inside = injected(base)
+        if "rho" in inside:
+            raise ValueError(
+                f"{who}: expected a base whose groups leave rho to {who}, got an injected one; "
+                "name it in static_args of inject_hyperparams"
+            )
+        self._transformation, self._kept = base, {}
+        torch.optim.Optimizer.__init__(self, params, {**inside, "rho": rho})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take in more parameters, with a ``rho`` of their own where the dict has it.
+
+        Raises:
+            TypeError: ``rho`` is no number; as :meth:`Optimizer.add_param_group`.
+            ValueError: ``rho`` is negative; as :meth:`Optimizer.add_param_group`.
+        """
+        if isinstance(param_group, dict):  # torch says what else is wrong
+            rho = param_group.get("rho", self.defaults["rho"])
+            check_number(type(self).__name__, "rho", rho, 0.0)
+        super().add_param_group(param_group)
+
+    def _evaluated(self, closure: Callable[[], Any] | None) -> Any:
+        who = f"{type(self).__name__}.step"
+        check_closure(who, closure)
+        loss = super()._evaluated(closure)
+        climbing = [
+            (param, group["rho"])
+            for group in self.param_groups
+            for param in group["params"]
+            if param.grad is not None
+        ]
+        for param, _ in climbing:
+            check_gradient(who, param.grad)
+        starts = [param.clone() for param, _ in climbing]
+        grads = [param.grad for param, _ in climbing]
+        directions, _ = normalize().update(grads, EmptyState(), inplace=True)
+        try:
+            for (param, rho), direction in zip(climbing, directions, strict=True):
+                param.add_(direction, alpha=rho)
+            super()._evaluated(closure)
+        finally:  # whatever the closure did
+            for (param, _), start in zip(climbing, starts, strict=True):
+                param.copy_(start)
+        return loss
 
 
 def _opaque_init(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._chain import link
 from optcore._choice import check_int
 from optcore._hyperparams import Hyperparam, check_betas, check_range, is_scheduled
 from optcore._leafwise import Tick, ema_square
@@ -72,8 +73,8 @@ def schedule_free_sgd(
     who = "schedule_free_sgd"
     check_interpolation(who, "b1", b1)
     lr = _warmed_up(who, lr, warmup_steps)
-    base = sgd(lr, weight_decay=weight_decay, maximize=maximize).named(who)
-    return schedule_free(base, lr, b1, weight_lr_power, state_dtype).named(who)
+    base = link(who, sgd, lr, weight_decay=weight_decay, maximize=maximize).named(who)
+    return link(who, schedule_free, base, lr, b1, weight_lr_power, state_dtype).named(who)
 
 
 def schedule_free_adamw(
@@ -133,7 +134,7 @@ def schedule_free_adamw(
     lr = _warmed_up(who, lr, warmup_steps)
     rule = with_moments(who, _corrected_rms, state=CorrectedRmsState, b2=betas[1], eps=eps)
     base = descend(who, rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
-    return schedule_free(base, lr, betas[0], weight_lr_power, state_dtype).named(who)
+    return link(who, schedule_free, base, lr, betas[0], weight_lr_power, state_dtype).named(who)
 
 
 # names without their path, which a warm-up lengthens; both counts advance together, and "step" is

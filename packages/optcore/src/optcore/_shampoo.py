@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._choice import check_int
 from optcore._hyperparams import Hyperparam, check_range, is_zero
 from optcore._leafwise import Tick, counts_like, fit, leafwise, zeros_like
@@ -145,15 +145,11 @@ def shampoo(
     check_range(who, "lr", lr, 0.0)
     check_range(who, "weight_decay", weight_decay, 0.0)
     check_range(who, "momentum", momentum, 0.0)
-    check_range(who, "eps", eps, 0.0, open_low=True)
-    check_range(who, "decay", decay, 0.0, 1.0)
-    check_int(who, "update_interval", update_interval, 1)
-    check_int(who, "max_size", max_size, 1)
     return chain(
         *uphill(who, maximize),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        scale_by_shampoo(eps, decay, update_interval, max_size),
-        *([] if is_zero(momentum) else [trace(momentum)]),
+        *([] if is_zero(weight_decay) else [link(who, add_decayed_weights, weight_decay)]),
+        link(who, scale_by_shampoo, eps, decay, update_interval, max_size),
+        *([] if is_zero(momentum) else [link(who, trace, momentum)]),
         scale_by_learning_rate(lr),
     ).named(who)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._deferred import defers
 from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
 from optcore._kernels import check_kernels, kernel_for
@@ -140,8 +140,8 @@ def lion(
     check_kernels("lion", use_accelerated_op, "scale_by_lion")
     return chain(
         *uphill("lion", maximize),
-        scale_by_lion(b1, b2, use_accelerated_op=use_accelerated_op),
-        *([] if is_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]),
+        link("lion", scale_by_lion, b1, b2, use_accelerated_op=use_accelerated_op),
+        *([] if is_zero(weight_decay) else [link("lion", add_decayed_weights, weight_decay, mask)]),
         scale_by_learning_rate(lr),
     ).named("lion")
 
@@ -208,7 +208,7 @@ def signum(
     check_range("signum", "momentum", momentum, 0.0, 1.0, open_high=True)
     return chain(
         *uphill("signum", maximize),
-        scale_by_lion(momentum, momentum),
+        link("signum", scale_by_lion, momentum, momentum),
         scale_by_learning_rate(lr),
     ).named("signum")
 

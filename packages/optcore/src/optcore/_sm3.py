@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._chain import chain
+from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_range
 from optcore._leafwise import ema, fit, leafwise, safe_sqrt, zeros_like
 from optcore._rows import OptimizerRow
@@ -115,7 +115,7 @@ def sm3(
     check_range("sm3", "lr", lr, 0.0)
     check_range("sm3", "momentum", momentum, 0.0, 1.0, open_high=True)
     return chain(
-        *uphill("sm3", maximize), scale_by_sm3(momentum), scale_by_learning_rate(lr)
+        *uphill("sm3", maximize), link("sm3", scale_by_sm3, momentum), scale_by_learning_rate(lr)
     ).named("sm3")
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._chain import link
 from optcore._choice import check_int
 from optcore._hyperparams import Hyperparam, check_betas, check_range
 from optcore._leafwise import (
@@ -138,7 +139,8 @@ def soap(
         That of :func:`scale_by_soap`, inside the tuple of a :func:`chain`.
 
     Differentiable:
-        As :func:`scale_by_soap`: the bases are constants.
+        In the gradients and all hyperparameters but ``shampoo_beta``, the bases taken as constants:
+        so it is not the derivative of the whole step. See :func:`scale_by_soap`.
 
     Raises:
         TypeError: A hyperparameter is no number, schedule, tensor or tree of such.
@@ -155,7 +157,7 @@ def soap(
         Vyas et al., 2024, arXiv:2409.11321, Algorithms 3 and 4.
     """
     b1, b2 = check_betas("soap", betas)
-    rule = scale_by_soap(b1, b2, eps, shampoo_beta, precondition_frequency, max_size)
+    rule = link("soap", scale_by_soap, b1, b2, eps, shampoo_beta, precondition_frequency, max_size)
     return descend("soap", rule, lr, weight_decay, maximize, decoupled=True)
 
 

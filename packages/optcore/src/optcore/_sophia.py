@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._chain import link
 from optcore._choice import check_int, cond
 from optcore._hyperparams import Hyperparam, check_betas, check_flag, check_range
 from optcore._leafwise import Tick, counts_like, ema, fit, leafwise, zeros_like
@@ -197,7 +198,17 @@ def sophia(
     check_transformation(who, hessian_diagonal_fn)
     if maximize:
         hessian_diagonal_fn = _of_negated(hessian_diagonal_fn)
-    rule = scale_by_sophia(b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn)
+    rule = link(
+        who,
+        scale_by_sophia,
+        b1,
+        b2,
+        eps,
+        gamma,
+        clip_threshold,
+        update_interval,
+        hessian_diagonal_fn,
+    )
     return descend(who, rule, lr, weight_decay, maximize, decoupled=True, mask=mask)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from optcore._chain import link
 from optcore._hyperparams import Hyperparam, check_betas, check_number, numbers_only
 from optcore._leafwise import (
     Tick,
@@ -105,7 +106,9 @@ def yogi(
         Zaheer et al., 2018, "Adaptive methods for nonconvex optimization", Algorithm 2.
     """
     b1, b2 = check_betas("yogi", betas)
-    rule = scale_by_yogi(b1, b2, eps, initial_accumulator_value=initial_accumulator_value)
+    rule = link(
+        "yogi", scale_by_yogi, b1, b2, eps, initial_accumulator_value=initial_accumulator_value
+    )
     return descend("yogi", rule, lr, weight_decay, maximize)
 
 

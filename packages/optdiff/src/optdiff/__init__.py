@@ -3,15 +3,15 @@
 
 Layout. Explicit: `meta` (optimizers whose steps stay in the graph; `_meta_step` the step,
 `_meta_states` what is kept between steps, `_meta_documentation` what the classes say),
-`_schedule_free` (those that evaluate at an average), `state` (taking, giving back, cloning and
-cutting the state of modules and Meta optimizers; `_copying`, `_cutting` of tensors), `_containers`
-(writing tensors into modules), `_unroll` (functional loops; `_steps` their steps, `_first_order`
-gradients as constants, `_recompute` functions that run again for every derivative, `_recording`
-what such a run repeats, `_repeats` whether it does), `_forward` (hypergradients in forward mode),
-`_innerloop` (the form of higher). Long runs: `_replay` (functional), `_replay_loop` (of a module),
-`_replay_run` (forward, and back step by step), `_binomial` (which carries are kept), `_offload`
-(where), `_files`, `_ledger` (how far a backward pass has come), `_progress`; `_smoothness` (whether
-the gradient is of use).
+`_schedule_free` (those that evaluate at an average), `_around` (those around any other), `state`
+(taking, giving back, cloning and cutting the state of modules and Meta optimizers; `_copying`,
+`_cutting` of tensors), `_containers` (writing tensors into modules), `_unroll` (functional loops;
+`_steps` their steps, `_first_order` gradients as constants, `_recompute` functions that run again
+for every derivative, `_recording` what such a run repeats, `_repeats` whether it does), `_forward`
+(hypergradients in forward mode), `_innerloop` (the form of higher). Long runs: `_replay`
+(functional), `_replay_loop` (of a module), `_replay_run` (forward, and back step by step),
+`_binomial` (which carries are kept), `_offload` (where), `_files`, `_ledger` (how far a backward
+pass has come), `_progress`; `_smoothness` (whether the gradient is of use).
 Implicit: `implicit` (derivatives of roots and fixed points), `_root_problem`, `_at_root`,
 `_known_root`, `_root_rule`, `_implicit_rule` (behind them), `_explicit` (making closed-over tensors
 explicit), `linear_solve`, `linalg`; `fixed_point`, `root`, `minimize` (solvers, which give
@@ -32,6 +32,8 @@ from optdiff import minimize as minimize
 from optdiff import nn as nn
 from optdiff import root as root
 from optdiff import testing as testing
+from optdiff._around import MetaReduceOnPlateau as MetaReduceOnPlateau
+from optdiff._around import MetaSAM as MetaSAM
 from optdiff._forward import forward_hypergradient as forward_hypergradient
 from optdiff._innerloop import DifferentiableOptimizer as DifferentiableOptimizer
 from optdiff._innerloop import innerloop_ctx as innerloop_ctx
@@ -86,6 +88,7 @@ from optdiff.meta import MetaRMSprop as MetaRMSprop
 from optdiff.meta import MetaSGD as MetaSGD
 from optdiff.meta import MetaShampoo as MetaShampoo
 from optdiff.meta import MetaSM3 as MetaSM3
+from optdiff.meta import MetaSOAP as MetaSOAP
 from optdiff.meta import MetaSophia as MetaSophia
 from optdiff.meta import MetaYogi as MetaYogi
 from optdiff.state import ModuleState as ModuleState
@@ -133,8 +136,11 @@ __all__ = [
     "MetaRAdam",
     "MetaRMSProp",
     "MetaRMSprop",
+    "MetaReduceOnPlateau",
+    "MetaSAM",
     "MetaSGD",
     "MetaSM3",
+    "MetaSOAP",
     "MetaScheduleFreeAdamW",
     "MetaScheduleFreeSGD",
     "MetaShampoo",

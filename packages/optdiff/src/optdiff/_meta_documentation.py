@@ -22,11 +22,13 @@ def documentation(name: str, class_name: str, factory: Callable[..., Any]) -> st
     if doc is None:
         return None
     sections = dict(re.findall(r"^(\w+):\n((?: {4}.*\n|\n)+)", f"{doc}\n", re.MULTILINE))
+    stops = sections.get("Differentiable", "").rstrip()
     return _TEMPLATE.format(
         name=name,
         cls=class_name,
         summary=doc.splitlines()[0],
         args=sections["Args"].rstrip(),
+        stops=f"\n{stops}" if stops else "",
         reference=sections["Reference"].rstrip(),
         told=_TOLD.get(name, ""),
     )
@@ -46,7 +48,7 @@ Args:
     first_order: Take the inner gradients as constants (FOMAML).
 
 Differentiable:
-    As :func:`optcore.{name}`, also in hyperparameters that are tensors.
+    As :func:`optcore.{name}`, also in hyperparameters that are tensors.{stops}
 
 Raises:
     TypeError: ``module`` is no module; as :func:`optcore.{name}`.

@@ -45,29 +45,44 @@ def differentiable_step(
         change: Changes the list of gradients.
         extra: Arguments for transformations that ask for some, beside ``value``, the loss.
     """
-    who = f"{who}.step"
-    if isinstance(loss, torch.Tensor) and is_wrapped(loss) and not loss.requires_grad:
-        raise ValueError(
-            f"{who}: expected a loss that torch.autograd sees, got one batched by torch.vmap; use "
-            "optdiff.unroll with torch.func.grad there"
-        )
-    check_loss(who, loss)
     with torch.inference_mode(False), torch.enable_grad():  # the step is part of the graph
         wanted = [param for part in parts for param in part.params.values()]
-        if create_graph:
-            refuse_compiled(who, loss, wanted)
-        found = torch.autograd.grad(
-            loss, wanted, create_graph=create_graph, retain_graph=True, allow_unused=True
-        )
-        if all(grad is None for grad in found):
-            raise ValueError(
-                f"{who}: expected a loss that depends on the module's parameters, got one that "
-                "depends on none; compute it from the module after the previous step"
-            )
-        grads = iter(change(list(found)))
+        found = inner_gradients(f"{who}.step", loss, wanted, create_graph)
+        grads = iter(change(found))
         results = []
         informed = {"value": loss if create_graph else loss.detach(), **(extra or {})}
         for transformation, params, state in parts:
             own = ParamDict((name, next(grads)) for name in params)
             results.append(transformation.step(own, state, params, inplace=False, **informed))
     return results
+
+
+def inner_gradients(
+    who: str, loss: torch.Tensor, wanted: Sequence[torch.Tensor], create_graph: bool
+) -> list[torch.Tensor | None]:
+    """Gradients of a loss in some parameters, None where it does not depend on one.
+
+    Its graph stays.
+
+    Raises:
+        TypeError: ``loss`` is not a tensor.
+        ValueError: It is not a scalar, has no graph, is batched by vmap, or depends on none.
+        RuntimeError: A second derivative is wanted, and torch.compile has dropped it.
+    """
+    if isinstance(loss, torch.Tensor) and is_wrapped(loss) and not loss.requires_grad:
+        raise ValueError(
+            f"{who}: expected a loss that torch.autograd sees, got one batched by torch.vmap; use "
+            "optdiff.unroll with torch.func.grad there"
+        )
+    check_loss(who, loss)
+    if create_graph:
+        refuse_compiled(who, loss, wanted)
+    found = torch.autograd.grad(
+        loss, wanted, create_graph=create_graph, retain_graph=True, allow_unused=True
+    )
+    if all(grad is None for grad in found):
+        raise ValueError(
+            f"{who}: expected a loss that depends on the module's parameters, got one that "
+            "depends on none; compute it from the module after the previous step"
+        )
+    return list(found)

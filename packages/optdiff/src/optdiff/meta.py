@@ -73,11 +73,7 @@ class MetaOptimizer:
         *,
         first_order: bool = False,
     ) -> None:
-        if not isinstance(transformation, GradientTransformation):
-            raise TypeError(
-                f"{type(self).__name__}: expected a GradientTransformation, got "
-                f"{type(transformation).__name__}; e.g. optcore.adam(lr=0.1)"
-            )
+        check_transformation(type(self).__name__, transformation)
         self.transformation = transformation
         self.first_order = first_order
         self._modules: list[nn.Module] = []
@@ -232,6 +228,19 @@ class TableMetaOptimizer(MetaOptimizer):
         super().__init__(module, self.row.factory(**hyperparams), first_order=first_order)
 
 
+def check_transformation(who: str, transformation: object) -> None:
+    """Refuse what is no transformation.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(transformation, GradientTransformation):
+        raise TypeError(
+            f"{who}: expected a GradientTransformation, got {type(transformation).__name__}; e.g. "
+            "optcore.adam(lr=0.1)"
+        )
+
+
 def derive(
     name: str, base: type[TableMetaOptimizer] = TableMetaOptimizer, module: str = __name__
 ) -> Any:
@@ -277,6 +286,7 @@ MetaProdigy = derive("prodigy")
 MetaPolyakSGD = derive("polyak_sgd")
 MetaShampoo = derive("shampoo")
 MetaSophia = derive("sophia")
+MetaSOAP = derive("soap")
 
 
 def _outside_the_graph(tensor: torch.Tensor) -> torch.Tensor:

@@ -64,6 +64,20 @@ def _perturbed(params: Any) -> Any:
     return optcore.map_tensors(lambda p: smooth(7, p), params)
 
 
+def _largest(scores: torch.Tensor) -> torch.Tensor:
+    return scores.logsumexp(0)
+
+
+def _fenchel_young(params: Any) -> Any:
+    loss = optcore.make_fenchel_young_loss(_largest)
+
+    def of(p: torch.Tensor) -> torch.Tensor:
+        scores = torch.stack([p.sin(), 0.3 * p, p.cos()], -1)
+        return loss(scores, torch.stack([p, 1 - p, 0 * p], -1))
+
+    return optcore.map_tensors(of, params)
+
+
 def _init(params: Any, *, function: Any) -> Any:
     return optcore.EmptyState()
 
@@ -101,5 +115,6 @@ FUNCTIONS: tuple[Case, ...] = tuple(
         ("per_example_global_norm_clip", _clipped),
         ("per_example_layer_norm_clip", _layer_clipped),
         ("make_perturbed_fun", _perturbed),
+        ("make_fenchel_young_loss", _fenchel_young),
     )
 )

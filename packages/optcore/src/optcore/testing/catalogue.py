@@ -36,8 +36,8 @@ TESTS = {
         "[reduce_on_plateau]",
     },
 }
-# around or behind any optimizer: their class is Optimizer
-_AROUND = (sam, reduce_on_plateau)
+# around or behind any optimizer
+_AROUND = {sam: ("SAM",), reduce_on_plateau: ("ReduceOnPlateau",)}
 
 
 def table() -> str:
@@ -53,7 +53,8 @@ def table() -> str:
         '| `sgd` | `SGD` | ✓ | ✓ | ✓ | ✓ | ✓ | ✓ |'
     """
     lines = [_line(row.factory, (row.class_name, *row.also)) for row in _ROWS.values()]
-    return "\n".join([_HEAD, _RULE, *lines, *(_line(factory, ()) for factory in _AROUND)])
+    lines += [_line(factory, names) for factory, names in _AROUND.items()]
+    return "\n".join([_HEAD, _RULE, *lines])
 
 
 def written(text: str) -> str:
