@@ -15,7 +15,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = [  # sorted
     "data_weights",
     "deq",
+    "ensembles",
     "few_shot",
+    "learned_optimizer",
     "sinusoid",
 ]
 LONGEST = 300  # seconds: a bound, not a claim; the machine may be busy
