@@ -31,6 +31,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
+from learned_rule import Rule, Tree, first_theta, learned
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from report import Phases, Score, failure, score
@@ -44,69 +45,12 @@ from torch.nn.functional import cross_entropy
 import optcore
 import optdiff
 
-FEATURES, HIDDEN = 6, 9
-DECAYS = (0.5, 0.9, 0.99)  # of the momenta; the middle one is Adam's
-SECOND, EPS = 0.999, 1e-8
 INPUTS, UNITS, CLASSES, POINTS, BATCH = 5, 12, 3, 128, 32  # of a random task
 LENGTHS = (20, 50, 100)  # of the training runs that are learned from, in turns
 STEPS, LONGER = 50, 250  # of those that are tested
 DIRECTIONS, SIGMA, TASKS, META_LR = 16, 0.1, 16, 0.02
 WORST = 5.0  # a loss counts as this at most, so that one diverging run does not decide
 RATES = [10 ** (k / 4) for k in range(-14, 3)]  # of the tuned optimizers: 3e-4 to 3
-Tree = dict[str, Tensor]
-Rule = optcore.GradientTransformation
-
-
-class LearnedState(NamedTuple):
-    """What the rule remembers of a vector of parameters."""
-
-    count: Tensor  # i64[]
-    momenta: Tensor  # (3, parameters)
-    second: Tensor  # (parameters,)
-
-
-def learned_init(params: Tensor, *, theta: Tree) -> LearnedState:
-    """Nothing seen yet."""
-    return LearnedState(
-        torch.zeros((), dtype=torch.int64), params.new_zeros(3, len(params)), params * 0
-    )
-
-
-def learned_update(
-    grads: Tensor, state: LearnedState, params: Tensor, *, inplace: bool, theta: Tree
-) -> tuple[Tensor, LearnedState]:
-    """Step by the rule with the numbers ``theta``."""
-    count = state.count + 1
-    decays = params.new_tensor(DECAYS)[:, None]
-    momenta = decays * state.momenta + (1 - decays) * grads
-    second = SECOND * state.second + (1 - SECOND) * grads.square()
-    scale = (second / (1 - SECOND**count)).sqrt() + EPS
-    unbiased = momenta / (1 - decays**count) / scale
-    age = torch.log1p(count.to(params)).expand_as(params) / 5
-    features = torch.stack([grads / scale, *unbiased, params, age], dim=1)
-    hidden = torch.tanh(features @ theta["in"] + theta["bias"])
-    direction, magnitude = (hidden @ theta["out"]).unbind(1)
-    step = (theta["log_lr"] + magnitude).exp() * (unbiased[1] + direction)
-    return -step, LearnedState(count, momenta, second)
-
-
-def learned(theta: Tree) -> Rule:
-    """Make the rule a gradient transformation, which sees all parameters as one vector."""
-    return optcore.flatten(
-        Rule(
-            learned_init, learned_update, static={"theta": theta}, name="learned", needs_params=True
-        )
-    )
-
-
-def first_theta(generator: torch.Generator) -> Tree:
-    """Numbers that make the rule Adam with a learning rate of 0.01."""
-    return {
-        "in": torch.randn(FEATURES, HIDDEN, generator=generator) / math.sqrt(FEATURES),
-        "bias": torch.zeros(HIDDEN),
-        "out": torch.zeros(HIDDEN, 2),
-        "log_lr": torch.tensor(math.log(0.01)),
-    }
 
 
 class Tasks(NamedTuple):

@@ -11,14 +11,14 @@ from torch.func import functional_call
 EXAMPLES = Path(__file__).parents[1] / "examples"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(EXAMPLES))
-    deq = importlib.import_module("deq")
+    deq, equilibrium = map(importlib.import_module, ("deq", "equilibrium"))
 
-EXACT = deq.equilibrium(tol=1e-13, maxiter=200, backward=1e-13)
+EXACT = equilibrium.equilibrium(tol=1e-13, maxiter=200, backward=1e-13)
 
 
 @pytest.fixture
 def net():
-    net = deq.Tied(EXACT, 5, 4)
+    net = equilibrium.Tied(EXACT, 5, 4)
     with torch.no_grad():
         net.recurrent.weight *= 4  # beyond the bound, which then is part of the derivative
     return net
@@ -30,15 +30,15 @@ x = torch.linspace(-1, 1, 15, dtype=torch.float64).reshape(3, 5).sin()
 def test_the_hidden_layer_does_not_move(net):
     weight, given = net.weight(), net.input(x)
     z = net.hidden(weight, given)
-    torch.testing.assert_close(deq.moved(z, weight, given), z, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(equilibrium.moved(z, weight, given), z, rtol=1e-12, atol=1e-12)
 
 
 def test_the_bound_holds_and_small_weights_are_left_alone(net):
     norm = torch.linalg.matrix_norm(net.recurrent.weight, 2)
-    assert norm > deq.BOUND
-    torch.testing.assert_close(torch.linalg.matrix_norm(net.weight(), 2).item(), deq.BOUND)
+    assert norm > equilibrium.BOUND
+    torch.testing.assert_close(torch.linalg.matrix_norm(net.weight(), 2).item(), equilibrium.BOUND)
     with torch.no_grad():
-        net.recurrent.weight *= 0.5 * deq.BOUND / norm
+        net.recurrent.weight *= 0.5 * equilibrium.BOUND / norm
     assert torch.equal(net.weight(), net.recurrent.weight)
 
 
@@ -56,7 +56,7 @@ def test_the_gradient_is_that_of_finite_differences(net):
 def test_the_gradient_is_that_of_many_unrolled_steps(net, checkpoint):
     weights = list(net.parameters())
     found = torch.autograd.grad(net(x).square().sum(), weights)
-    net.hidden = deq.unrolled(800, checkpoint)
+    net.hidden = equilibrium.unrolled(800, checkpoint)
     expected = torch.autograd.grad(net(x).square().sum(), weights)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
@@ -65,7 +65,7 @@ def test_the_gradient_is_that_of_many_unrolled_steps(net, checkpoint):
 def test_networks_of_one_shape_have_as_many_weights():
     counts = {
         sum(p.numel() for p in one.parameters())
-        for one in (deq.Tied(EXACT, 64, 48), deq.plain(64, 48))
+        for one in (equilibrium.Tied(EXACT, 64, 48), equilibrium.plain(64, 48))
     }
     assert len(counts) == 1
 
@@ -83,7 +83,7 @@ def test_memory_grows_with_steps_that_are_unrolled_only():
     data = (data[0].double(), data[1], *data[2:])
 
     def peak(hidden):
-        return deq.memory(deq.Tied(hidden, 64, 8), data)
+        return deq.memory(equilibrium.Tied(hidden, 64, 8), data)
 
-    assert peak(deq.unrolled(40)) > 4 * peak(deq.unrolled(5))
-    assert peak(deq.equilibrium(0.0, 40)) < 1.1 * peak(deq.equilibrium(0.0, 10))
+    assert peak(equilibrium.unrolled(40)) > 4 * peak(equilibrium.unrolled(5))
+    assert peak(equilibrium.equilibrium(0.0, 40)) < 1.1 * peak(equilibrium.equilibrium(0.0, 10))

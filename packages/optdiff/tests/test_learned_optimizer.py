@@ -12,7 +12,9 @@ import optcore
 EXAMPLES = Path(__file__).parents[1] / "examples"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(EXAMPLES))
-    learned_optimizer = importlib.import_module("learned_optimizer")
+    learned_optimizer, learned_rule = map(
+        importlib.import_module, ("learned_optimizer", "learned_rule")
+    )
 
 
 def generator(seed=0):
@@ -20,22 +22,22 @@ def generator(seed=0):
 
 
 def moved_theta():
-    theta = learned_optimizer.first_theta(generator())
+    theta = learned_rule.first_theta(generator())
     return {name: value + 0.1 * torch.ones_like(value) for name, value in theta.items()}
 
 
 def test_the_first_rule_is_adam():
     tasks = learned_optimizer.random_tasks(3, 30, generator())
-    theta = learned_optimizer.first_theta(generator())
-    found = learned_optimizer.trainings(learned_optimizer.learned, theta, tasks)
+    theta = learned_rule.first_theta(generator())
+    found = learned_optimizer.trainings(learned_rule.learned, theta, tasks)
     adam = learned_optimizer.trainings(optcore.adam, torch.tensor(0.01), tasks)
     torch.testing.assert_close(found, adam, rtol=1e-10, atol=1e-12)
-    other = learned_optimizer.trainings(learned_optimizer.learned, moved_theta(), tasks)
+    other = learned_optimizer.trainings(learned_rule.learned, moved_theta(), tasks)
     assert (other - adam).abs().max() > 1e-3
 
 
 def test_a_rule_does_to_each_parameter_the_same():
-    rule, order = learned_optimizer.learned(moved_theta()), torch.tensor([2, 0, 1])
+    rule, order = learned_rule.learned(moved_theta()), torch.tensor([2, 0, 1])
     params = torch.tensor([0.3, -1.0, 2.0])
     grads = [torch.tensor([1.0, -0.5, 1e-3]), torch.tensor([0.2, 0.0, 3.0])]
 
@@ -50,9 +52,9 @@ def test_a_rule_does_to_each_parameter_the_same():
 
 def test_all_tasks_at_once_are_one_after_the_other():
     tasks = learned_optimizer.random_tasks(3, 10, generator())
-    rule = learned_optimizer.learned(moved_theta())
+    rule = learned_rule.learned(moved_theta())
     for index, losses in enumerate(
-        learned_optimizer.trainings(learned_optimizer.learned, moved_theta(), tasks)
+        learned_optimizer.trainings(learned_rule.learned, moved_theta(), tasks)
     ):
         weights = {name: value[index] for name, value in tasks.weights.items()}
         one = learned_optimizer.Tasks(tasks.x[index], tasks.y[index], weights, tasks.rows[index])
