@@ -191,6 +191,7 @@ def main(
     corrupted: Annotated[float, typer.Option(help="Share of wrong labels, in (0, 1).")] = 0.3,
     seed: Annotated[int, typer.Option(min=0, help="Seeds labels, order and weights.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/data_weights"),
 ) -> None:
     """Learn from metagradients which training labels are wrong."""
@@ -206,6 +207,8 @@ def main(
             f"data_weights: expected a folder to write to, got {error.strerror!r}, at {out}; "
             "change --out"
         ) from error
+    if smoke:
+        steps, meta_steps = 100, 3
     torch.set_num_threads(threads)  # tensors are too small to share out: one is steadiest
     run(load(corrupted, seed), steps, meta_steps, seed, out)
     took = time.perf_counter() - started

@@ -260,6 +260,7 @@ def main(
     test_tasks: Annotated[int, typer.Option(min=2, help="Unseen tasks to test on.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seeds weights and tasks.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/sinusoid"),
 ) -> None:
     """Learn initial weights from which one step fits a sine wave: MAML's regression experiment."""
@@ -270,6 +271,8 @@ def main(
             f"sinusoid: expected a folder to write to, got {error.strerror!r}, at {out}; "
             "change --out"
         ) from error
+    if smoke:
+        iterations, test_tasks = 300, 500
     torch.set_num_threads(threads)
     started, cpu = time.perf_counter(), time.process_time()
     chosen: Sequence[int] = list(dict.fromkeys(shots or (10, 5)))

@@ -57,7 +57,7 @@ TINY = ("--iterations", 3, "--test-tasks", 3, "--width", 4)
 @pytest.mark.parametrize(
     ("options", "algorithms"),
     [
-        ((), ["MAML", "iMAML", "ES-MAML"]),
+        ((), ["MAML", "FOMAML", "iMAML", "ES-MAML"]),
         (("--algo", "es-maml", "--algo", "fomaml", "--algo", "es-maml"), ["ES-MAML", "FOMAML"]),
         (("--algo", "imaml", "--inner", "adam"), ["iMAML"]),
     ],

@@ -21,7 +21,7 @@ TINY = ("--iterations", 3, "--test-tasks", 4, "--width", 4, "--meta-batch", 3)
 def test_help_needs_no_workers():
     command = [sys.executable, str(MAML), "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
-    for option in ("--algo", "--iterations", "--meta-batch", "--seed", "--checkpoint"):
+    for option in ("--algo", "--iterations", "--meta-batch", "--seed", "--checkpoint", "--out"):
         assert option in shown
 
 
@@ -29,7 +29,7 @@ def test_help_needs_no_workers():
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ["maml", "imaml", "es-maml"])
 def test_few_shot_learning_goes_on_where_it_stopped(finish, tmp_path, algo):
-    options = (*TINY, "--algo", algo)
+    options = (*TINY, "--algo", algo, "--out", tmp_path)
     whole = finish(MAML, *options, nproc=2)
     saved = ("--checkpoint", tmp_path / "saved.ckpt")
     finish(MAML, *options, "--iterations", 2, *saved, nproc=2)

@@ -55,11 +55,12 @@ def listening(host):
     not (HERE.parent / "optdiff" / "examples").is_dir(), reason="optdiff's examples are not here"
 )
 @pytest.mark.parametrize("nproc", [1, 2])
-def test_the_example_trains_on_two_hosts(hosts, start, nproc):
+def test_the_example_trains_on_two_hosts(hosts, start, tmp_path, nproc):
     started = [
         start(
             HERE / "examples" / "distributed_maml.py",
             *("--iterations", 3, "--test-tasks", 4, "--width", 4, "--meta-batch", 5),
+            *("--out", tmp_path),
             starter=(
                 *("torch.distributed.run", "--nnodes=2", f"--nproc_per_node={nproc}"),
                 *("--rdzv-backend=c10d", f"--rdzv-endpoint={ADDRESSES[0]}:29400"),

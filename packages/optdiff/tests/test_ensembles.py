@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ensembles: many networks at once are the same networks one by one."""
+
+import importlib
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import optcore
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(EXAMPLES))
+    ensembles = importlib.import_module("ensembles")
+
+
+@pytest.mark.parametrize(
+    ("rule", "optimizer"),
+    [
+        (optcore.adam, torch.optim.Adam),
+        (optcore.adamw, torch.optim.AdamW),
+        (optcore.rmsprop, torch.optim.RMSprop),
+        (optcore.sgd, torch.optim.SGD),
+    ],
+    ids=["adam", "adamw", "rmsprop", "sgd"],
+)
+def test_networks_at_once_are_those_one_by_one(rule, optimizer):
+    seeds, rates = (3, 4), (1e-3, 1e-2, 3e-2)
+    data = ensembles.load(0).train
+    nets, by_network = ensembles.members(seeds, rates)
+    rows = ensembles.batches(seeds, len(rates), 10)
+    together = ensembles.train_together(nets, by_network, data, rows, rule)
+    start = ensembles.members(seeds, rates)[0]
+    alone = ensembles.train_one_by_one(nets, by_network, data, rows, optimizer)
+    assert ensembles.apart(together, alone).max() < 1e-11
+    untrained = torch.func.stack_module_state(start)[0]
+    assert ensembles.apart(together, untrained).min() > 1e-4
+
+
+def test_networks_of_a_seed_start_alike_and_see_the_same():
+    nets, rates = ensembles.members((0, 1), (0.1, 0.2))
+    assert rates.tolist() == [0.1, 0.2, 0.1, 0.2]
+    first = [next(net.parameters()) for net in nets]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first[1], first[2])
+    rows = ensembles.batches((0, 1), 2, 11)
+    assert rows.shape == (4, 11, ensembles.BATCH)
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[1], rows[2])
+    epoch = ensembles.TRAIN // ensembles.BATCH
+    assert rows[0, :epoch].unique().tolist() == list(range(ensembles.TRAIN))
+
+
+def test_quality_and_that_of_ensembles_by_size():
+    sure, wrong = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.8]])
+    label = torch.tensor([0])
+    assert ensembles.quality(sure, label) == (1.0, pytest.approx(-math.log(0.9)))
+    found = ensembles.by_size(torch.stack([sure, wrong, wrong]), label)
+    losses = {size: one.log_loss for size, one in found.items()}
+    mean_of_one = -(math.log(0.9) + 2 * math.log(0.2)) / 3
+    assert losses == pytest.approx({1: mean_of_one, 2: -math.log(0.55)})
+    assert {size: one.accuracy for size, one in found.items()} == {1: pytest.approx(1 / 3), 2: 1.0}
+
+
+def test_votes_are_those_of_each_network():
+    nets, _ = ensembles.members((0, 1, 2), (0.1,))
+    x = ensembles.load(0).test[0][:4]
+    found = ensembles.votes(torch.func.stack_module_state(nets)[0], x)
+    torch.testing.assert_close(found, torch.stack([net(x).softmax(1) for net in nets]))
