@@ -16,6 +16,7 @@ NAMES = [  # sorted
     "data_weights",
     "discount",
     "few_shot",
+    "lola",
     "sinusoid",
 ]
 LONGEST = 300  # seconds: a bound, not a claim; the machine may be busy
