@@ -17,6 +17,7 @@ NAMES = [  # sorted
     "discount",
     "few_shot",
     "lola",
+    "maml_rl",
     "sinusoid",
 ]
 LONGEST = 300  # seconds: a bound, not a claim; the machine may be busy
