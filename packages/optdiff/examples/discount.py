@@ -213,8 +213,8 @@ def main(
     agents: Annotated[int, typer.Option(min=2, help="Agents that learn side by side.")] = 200,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the agents.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seeds the episodes.")] = 0,
-    smoke: Annotated[bool, typer.Option("--smoke", help="A short run: see that it works.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/discount"),
 ) -> None:
     """Learn the discount of an agent from the returns that follow its steps."""
