@@ -15,9 +15,12 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = [  # sorted
     "data_weights",
     "deq",
+    "discount",
     "ensembles",
     "few_shot",
     "learned_optimizer",
+    "lola",
+    "maml_rl",
     "sinusoid",
 ]
 LONGEST = 300  # seconds: a bound, not a claim; the machine may be busy

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""MAML for reinforcement learning on tables: a policy that one policy gradient step adapts.
+
+    python packages/optdiff/examples/maml_rl.py
+
+A task is a Markov decision process of a few states. From the common policy :math:`\theta` an agent
+plays some episodes of a new task, takes one policy gradient step on them, and is judged by what it
+earns then (Finn et al., 2017, arXiv:1703.03400, section 5.3):
+
+.. math::
+    \max_\theta\ \mathbb{E}_{\mathcal{T}}\,
+    J_{\mathcal{T}}\bigl(\theta + \alpha\,\nabla_\theta J_{\mathcal{T}}(\theta)\bigr) .
+
+The derivative of the step has the Hessian of :math:`J` in it. Both come from the same episodes by
+DiCE (Foerster et al., 2018, arXiv:1802.05098), whose derivatives are right in expectation at every
+order; the loss of plain policy gradients has the wrong second derivative (Rothfuss et al., 2019,
+arXiv:1810.06784). A step is ``optcore.sgd`` in ``optdiff.unroll``, the tasks of a batch are one
+``vmap``. Two kinds of tasks: a goal in one of the outer cells of a 5 x 5 grid, unknown at the
+start in the middle; and random processes of 10 states and 5 actions (Duan et al., 2016,
+arXiv:1611.02779), which share nothing but their form: a control, where there is nothing to learn.
+Returns shown are exact.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple, TypeAlias
+
+import torch
+import typer
+from decision_processes import (
+    EPISODES,
+    HORIZON,
+    SIDE,
+    Episodes,
+    Tasks,
+    best_return,
+    exact_return,
+    grid_tasks,
+    play,
+    random_tasks,
+    visits,
+)
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from report import Phases, failure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.func import grad, vmap
+
+import optcore
+import optdiff
+
+META_BATCH = 40
+INNER_LR, OUTER_LR = {"grid": 20.0, "random": 8.0}, 0.05
+
+
+class Kind(str, enum.Enum):
+    """What tasks are drawn from."""
+
+    grid = "grid"
+    random = "random"
+
+
+class Method(str, enum.Enum):
+    """How the common policy is trained."""
+
+    untrained = "untrained"
+    average = "average task"  # for what it earns without adaptation
+    first_order = "FOMAML"
+    maml = "MAML"
+
+
+class Run(NamedTuple):
+    """What one training left; returns are exact, of tasks never seen."""
+
+    logits: Tensor
+    curve: list[tuple[int, float]]  # returns after a step, by iteration
+    before: float
+    after: float
+
+
+Results: TypeAlias = Mapping[Kind, Mapping[Method, Sequence[Run]]]
+DRAW: Mapping[Kind, Callable[[int, torch.Generator], Tasks]] = {
+    Kind.grid: grid_tasks,
+    Kind.random: random_tasks,
+}
+
+
+def magic_box(x: Tensor) -> Tensor:
+    """One, whose derivatives are those of a likelihood with logarithm ``x``."""
+    return (x - x.detach()).exp()
+
+
+def dice(logits: Tensor, episodes: Episodes) -> Tensor:
+    """Sum of rewards of every episode ``(episodes,)`` of one task, with all its derivatives."""
+    log_probs = logits.log_softmax(-1)[episodes.states, episodes.actions]
+    boxed = magic_box(log_probs.cumsum(-1)) * episodes.rewards
+    return (boxed + (1 - magic_box(log_probs)) * episodes.baseline).sum(-1)
+
+
+def adapted(logits: Tensor, episodes: Episodes, lr: float, *, first_order: bool = False) -> Tensor:
+    """The policy for one task after a policy gradient step, a function of the common one."""
+    inner = optcore.sgd(lr)
+
+    def step(logits: Tensor, i: int, episodes: Episodes) -> Tensor:
+        gradient = grad(lambda logits: -dice(logits, episodes).mean())(logits)
+        updates, _ = inner.update(gradient, inner.init(logits), logits)
+        return optcore.apply_updates(logits, updates)
+
+    return optdiff.unroll(step, logits, 1, episodes, first_order=first_order)
+
+
+def adapted_each(
+    logits: Tensor, episodes: Episodes, lr: float, *, first_order: bool = False
+) -> Tensor:
+    """The policies for many tasks ``(tasks, states, actions)``."""
+    one = functools.partial(adapted, lr=lr, first_order=first_order)
+    return vmap(one, in_dims=(None, 0))(logits, episodes)
+
+
+def train(
+    method: Method,
+    kind: Kind,
+    iterations: int,
+    unseen: Tasks,
+    seed: int,
+    done: Callable[[str], None],
+) -> Run:
+    """Train a common policy, and test it on tasks never seen."""
+    generator = torch.Generator().manual_seed(3 * seed)
+    lr, draw_tasks = INNER_LR[kind.value], DRAW[kind]
+    logits = torch.zeros(unseen.rewards.shape[1:], requires_grad=True)
+    outer = optcore.Adam([logits], lr=OUTER_LR)
+
+    def tested() -> tuple[Tensor, Tensor]:
+        played = play(logits, unseen, torch.Generator().manual_seed(3 * seed + 2))
+        after = adapted_each(logits.detach(), played, lr)
+        return exact_return(logits.detach(), unseen), exact_return(after, unseen)
+
+    curve = [(0, tested()[1].mean().item())]
+    if method is Method.untrained:
+        iterations = 0
+    for iteration in range(1, iterations + 1):
+        tasks = draw_tasks(META_BATCH, generator)
+        policies = logits.expand(META_BATCH, -1, -1)
+        if method is not Method.average:
+            played = play(logits, tasks, generator)
+            policies = adapted_each(logits, played, lr, first_order=method is Method.first_order)
+        loss = -vmap(dice)(policies, play(policies, tasks, generator)).mean()
+        outer.zero_grad()
+        loss.backward()
+        outer.step()
+        if iteration % max(1, iterations // 20) == 0:
+            curve.append((iteration, tested()[1].mean().item()))
+        done(f"return after a step {curve[-1][1]:.2f}")
+    before, after = tested()
+    return Run(logits.detach(), curve, before.mean().item(), after.mean().item())
+
+
+def text(returns: Sequence[float]) -> str:
+    """Mean, lowest and highest."""
+    return f"{statistics.fmean(returns):.2f} ({min(returns):.2f} to {max(returns):.2f})"
+
+
+def table(results: Results, best: Mapping[Kind, Sequence[float]], test_tasks: int) -> Table:
+    """Returns before and after a step, for each kind of tasks."""
+    shown = Table(
+        title=f"return of {HORIZON} moves on {test_tasks} tasks never seen",
+        caption=f"mean (lowest to highest training); a step on {EPISODES} episodes of the task",
+    )
+    shown.add_column("policy trained as")
+    shown.add_column("before the step", justify="right")
+    shown.add_column("after it", justify="right")
+    for kind, trained in results.items():
+        shown.add_section()
+        shown.add_row(f"[bold]{kind.value} tasks[/bold]")
+        for method, runs in trained.items():
+            cells = ([run.before for run in runs], [run.after for run in runs])
+            shown.add_row(method.value, *map(text, cells))
+        shown.add_row("best, knowing the task", "", text(best[kind]))
+    return shown
+
+
+def save_figure(path: Path, results: Results, seed: int) -> None:
+    """Plot learning curves, and where MAML's policy goes before and after a step."""
+    figure = Figure(figsize=(15, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 5, width_ratios=(4, 4, 3, 3, 3))
+    for panel, (kind, trained) in zip(axes, results.items()):
+        for method, style in zip(trained, (":", "--", "-.", "-")):
+            curves = torch.tensor([[point for _, point in run.curve] for run in trained[method]])
+            iterations = [iteration for iteration, _ in trained[method][0].curve]
+            if method is Method.untrained:
+                panel.axhline(curves.mean(), linestyle=style, color="gray", label=method.value)
+            else:
+                (line,) = panel.plot(iterations, curves.mean(0), style, label=method.value)
+                low, high = curves.amin(0), curves.amax(0)
+                panel.fill_between(
+                    iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0
+                )
+        panel.set(
+            xlabel="outer iteration",
+            ylabel=f"return of {HORIZON} moves after a step",
+            title=f"{kind.value} tasks",
+        )
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8, loc="lower right")
+    logits = results[Kind.grid][Method.maml][0].logits
+    generator = torch.Generator().manual_seed(3 * seed + 1)
+    middle = SIDE // 2
+    for i, panel in enumerate(axes[2:]):
+        task = grid_tasks(1, generator)
+        policy = logits
+        if i:
+            policy = adapted_each(logits, play(logits, task, generator), INNER_LR["grid"])[0]
+            goal = int(task.rewards[0, :, 0].argmax())  # where it pays to stay
+            panel.plot(goal % SIDE, goal // SIDE, "*", color="tab:red", markersize=14)
+        counts = visits(policy, task).view(SIDE, SIDE)
+        shown = panel.imshow(counts, cmap="Blues", vmin=0, vmax=HORIZON / 2)
+        panel.plot(middle, middle, "o", color="tab:orange")
+        name = "after a step (star: goal)" if i else "before a step (dot: start)"
+        panel.set(xticks=[], yticks=[], title=f"MAML {name}")
+        panel.title.set_fontsize(10)
+    figure.colorbar(shown, ax=axes[2:], label=f"visits in {HORIZON} moves", shrink=0.8)
+    figure.savefig(path, dpi=120)
+
+
+def main(
+    trainings: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
+    iterations: Annotated[int, typer.Option(min=1, help="Outer steps on grid tasks.")] = 400,
+    random_iterations: Annotated[int, typer.Option(min=1, help="On random ones.")] = 100,
+    test_tasks: Annotated[int, typer.Option(min=2, help="Tasks to test on.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first training.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/maml_rl"),
+) -> None:
+    """Train policies that one policy gradient step adapts to a task never seen."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise failure(
+            f"maml_rl: expected a folder to write to, got {error.strerror!r}, at {out}; "
+            "change --out"
+        ) from error
+    if smoke:
+        trainings, iterations, random_iterations, test_tasks = 1, 20, 5, 50
+    torch.set_num_threads(threads)
+    started, cpu = time.perf_counter(), time.process_time()
+    console = Console()
+    results: dict[Kind, dict[Method, list[Run]]] = {}
+    best: dict[Kind, list[float]] = {}
+    seeds = range(seed, seed + trainings)
+    with Phases(console) as phases:
+        for kind, count in ((Kind.grid, iterations), (Kind.random, random_iterations)):
+            tests = [
+                DRAW[kind](test_tasks, torch.Generator().manual_seed(3 * s + 1)) for s in seeds
+            ]
+            best[kind] = [best_return(unseen).mean().item() for unseen in tests]
+            results[kind] = {}
+            for method in Method:
+                done = phases.start(f"{kind.value}, {method.value}", trainings * count)
+                results[kind][method] = [
+                    train(method, kind, count, unseen, s, done) for s, unseen in zip(seeds, tests)
+                ]
+    console.print(table(results, best, test_tasks))
+    save_figure(out / "maml_rl.png", results, seed)
+    record = {
+        "settings": {
+            "trainings": trainings,
+            "iterations": {"grid": iterations, "random": random_iterations},
+            "test_tasks": test_tasks,
+            "seed": seed,
+        },
+        "best": {kind.value: returns for kind, returns in best.items()},
+        "returns": {
+            kind.value: {
+                method.value: {
+                    "before": [run.before for run in runs],
+                    "after": [run.after for run in runs],
+                    "curves": [run.curve for run in runs],
+                }
+                for method, runs in trained.items()
+            }
+            for kind, trained in results.items()
+        },
+    }
+    (out / "results.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    took, cpu = time.perf_counter() - started, time.process_time() - cpu
+    typer.echo(f"{took:.0f} s ({cpu:.0f} s of CPU); plot and numbers are in {out}/")
+
+
+if __name__ == "__main__":
+    typer.run(main)
