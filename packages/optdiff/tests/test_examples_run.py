@@ -15,6 +15,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = [  # sorted
     "data_weights",
     "few_shot",
+    "reweight",
     "sinusoid",
 ]
 LONGEST = 300  # seconds: a bound, not a claim; the machine may be busy
