@@ -17,6 +17,7 @@ NAMES = [  # sorted
     "few_shot",
     "reweight",
     "sinusoid",
+    "weight_decays",
 ]
 LONGEST = 300  # seconds: a bound, not a claim; the machine may be busy
 
