@@ -14,6 +14,7 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = [  # sorted
     "data_weights",
+    "distillation",
     "few_shot",
     "reweight",
     "sinusoid",
