@@ -16,12 +16,15 @@ NAMES = [  # sorted
     "data_weights",
     "deq",
     "discount",
+    "distillation",
     "ensembles",
     "few_shot",
     "learned_optimizer",
     "lola",
     "maml_rl",
+    "reweight",
     "sinusoid",
+    "weight_decays",
 ]
 LONGEST = 300  # seconds: a bound, not a claim; the machine may be busy
 

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scikit-learn's handwritten digits as tensors, and means over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from report import Score
+from scipy.special import stdtrit
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+
+class Images(NamedTuple):
+    """Some images ``(count, 64)``, pixels in [0, 1], and their labels ``(count,)``."""
+
+    x: Tensor
+    y: Tensor
+
+    def rows(self, index: Tensor) -> Images:
+        """The images at some rows."""
+        return Images(self.x[index], self.y[index])
+
+    def of(self, digit: int) -> Images:
+        """The images of one digit."""
+        return self.rows(self.y == digit)
+
+
+def together(*parts: Images) -> Images:
+    """All images of some parts."""
+    return Images(*(torch.cat(tensors) for tensors in zip(*parts)))
+
+
+def shuffled(generator: torch.Generator) -> Images:
+    """All 1797 images in a random order, in torch's default precision."""
+    pixels, labels = load_digits(return_X_y=True)
+    images = Images(
+        torch.from_numpy(pixels / 16).to(torch.get_default_dtype()), torch.tensor(labels)
+    )
+    return images.rows(torch.randperm(len(labels), generator=generator))
+
+
+def parts_of(images: Images, *sizes: int) -> list[Images]:
+    """The first so many images, the next so many, and so on, and last the others."""
+    others = len(images.y) - sum(sizes)
+    return [Images(x, y) for x, y in zip(*(t.split([*sizes, others]) for t in images))]
+
+
+def over_seeds(values: Sequence[float]) -> Score:
+    """Mean over seeds, two or more, and half of Student's 95 % interval."""
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return Score(statistics.fmean(values), float(stdtrit(len(values) - 1, 0.975)) * spread)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The distillation example: its meta-gradient, its teachers, what it learns."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(EXAMPLES))
+    distillation = importlib.import_module("distillation")
+    digits = importlib.import_module("digits")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def lesson(steps=3):
+    """Weights of two nets, teaching images, rates, and real images."""
+    real = digits.shuffled(generator()).rows(torch.arange(50))
+    teaching = digits.Images(real.x[:10] + 0.1 * torch.randn(10, 64), torch.arange(10))
+    return distillation.starts(2, generator(1)), teaching, torch.linspace(-1, 0, steps), real
+
+
+def test_one_step_is_that_of_plain_autograd():
+    first, teaching, _, _ = lesson()
+    net = {name: p[0].requires_grad_() for name, p in first.items()}
+    hidden = torch.tanh(teaching.x @ net["hidden"] + net["hidden_bias"])
+    loss = torch.nn.functional.cross_entropy(hidden @ net["out"] + net["out_bias"], teaching.y)
+    grads = torch.autograd.grad(loss, list(net.values()))
+    expected = {name: p - 0.3 * g for (name, p), g in zip(net.items(), grads, strict=True)}
+    found = distillation.taught(net, *teaching, torch.tensor([0.3]).log())
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("of", ["x", "log_rates"])
+def test_the_meta_gradient_is_that_of_differences(of):
+    first, teaching, log_rates, real = lesson()
+    at = {"x": teaching.x, "log_rates": log_rates}
+    direction = torch.randn(at[of].shape)
+    direction = direction / direction.norm()
+
+    def value(shift):
+        moved = {**at, of: at[of] + shift * direction}
+        return distillation.outer_loss(first, moved["x"], teaching.y, moved["log_rates"], real)
+
+    shift, h = torch.zeros((), requires_grad=True), 1e-3
+    (slope,) = torch.autograd.grad(value(shift), shift)
+    ends = torch.stack([value(s * h) for s in (2, 1, -1, -2)])
+    difference = torch.tensor([-1.0, 8.0, -8.0, 1.0]) @ ends / (12 * h)  # fourth order
+    torch.testing.assert_close(slope, difference, rtol=1e-8, atol=1e-11)
+
+
+def test_teachers_come_from_the_real_images():
+    real = digits.shuffled(generator()).rows(torch.arange(300))
+    one = distillation.teachers(real, 1, 0)
+    assert {name: images.y.tolist() for name, images in one.items()} == {
+        "random real images": list(range(10)),
+        "means of the digits": list(range(10)),
+        "k-means centroids": list(range(10)),
+    }
+    means = one["means of the digits"].x
+    torch.testing.assert_close(means[4], real.x[real.y == 4].mean(0))
+    torch.testing.assert_close(one["k-means centroids"].x, means)
+    two = distillation.teachers(real, 2, 0)["random real images"]
+    assert two.y.bincount().tolist() == [2] * 10
+    distances = torch.cdist(two.x, real.x)
+    assert torch.equal(real.y[distances.argmin(1)], two.y)
+    assert distances.min(1).values.max() < 1e-6
+
+
+@pytest.mark.parametrize("rates_only", [True, False])
+def test_learning_lowers_the_loss(rates_only):
+    first, teaching, log_rates, real = lesson(distillation.STEPS)
+    images, learned = distillation.learn(teaching, real, first, 6, 0, rates_only=rates_only)
+    assert torch.equal(images.x, teaching.x) == rates_only
+    before = distillation.outer_loss(first, *teaching, torch.full_like(log_rates, 0.5).log(), real)
+    assert distillation.outer_loss(first, *images, learned, real) < before
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    app = typer.Typer()
+    app.command()(distillation.main)
+    result = CliRunner().invoke(app, ["--out", str(tmp_path / "file" / "out")])
+    assert result.exit_code == 2
+    assert "distillation: expected a folder to write to, got 'Not a directory'" in result.output
