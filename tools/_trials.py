@@ -12,13 +12,11 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.tags import sys_tags
-from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
 from _packages import Package, ascending, choose, named, packages, read
 from _uv import ROOT, ToolError, require_uv, uv_environment
-from check_isolated import build_wheel, run, run_tests
+from check_isolated import build_wheel, pick, run, run_tests
 from release import git, numbers, tags
 from setup import CUDA_PACKAGE
 
@@ -214,15 +212,3 @@ def installed(uv: str, python: str, place: Path, env: dict[str, str]) -> dict[st
     command = [uv, "pip", "list", "--format", "json", "--python", python]
     listed = json.loads(run("list what is installed", command, place, env, quiet=True))
     return {entry["name"]: entry["version"] for entry in listed}
-
-
-def pick(folder: Path, name: str, version: str) -> Path:
-    """Return the wheel of a package in a folder that fits this Python."""
-    tags_here, found = set(sys_tags()), []
-    for path in sorted(folder.rglob("*.whl")):
-        project, of, _, fits = parse_wheel_filename(path.name)
-        if (project, of) == (name, Version(version)) and not fits.isdisjoint(tags_here):
-            found.append(path.resolve())
-    if len(found) != 1:
-        raise ToolError(f"{name}: expected one wheel of {version} in {folder}, got {len(found)}")
-    return found[0]

@@ -3,11 +3,13 @@
 
 The shared environment hides undeclared imports; a clean one per package does not. Siblings come
 from the wheels built here, torch is the one of the workspace. Slow tests are left out.
-Usage: ``python tools/check_isolated.py [PACKAGE ...]``.
+Usage: ``python tools/check_isolated.py [--wheels FOLDER] [PACKAGE ...]``; with a folder the wheels
+of the named packages are taken from there, as built for a release.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -23,7 +25,11 @@ from email.parser import Parser
 from importlib.metadata import version
 from pathlib import Path
 
-from _packages import named
+from packaging.tags import sys_tags
+from packaging.utils import parse_wheel_filename
+from packaging.version import Version
+
+from _packages import named, packages
 from _uv import ROOT, ToolError, require_uv, uv_environment
 
 NOT_TESTS = ("pyproject.toml", "src", "csrc", "cmake", "build", "dist", "__pycache__", "*.so")
@@ -57,8 +63,13 @@ class Row:
     test_seconds: float
 
 
-def main(chosen: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Check the chosen packages, or all; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("packages", nargs="*", metavar="PACKAGE")
+    parser.add_argument("--wheels", type=Path, help="where the wheels of these packages lie")
+    options = parser.parse_args(arguments)
+    chosen = options.packages
     uv = require_uv()
     known = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
     if unknown := sorted(set(chosen) - set(known)):
@@ -66,6 +77,11 @@ def main(chosen: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="isolated-") as folder:
         work = Path(folder)
         wheels = build_wheels(uv, work)
+        if options.wheels is not None:
+            for name, package in packages().items():
+                if name in chosen:
+                    path = pick(options.wheels, name, package.version)
+                    wheels[name] = read_wheel(name, path)
         notes = [note for wheel in wheels.values() for note in inspect(wheel, work)]
         with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
             rows = list(pool.map(lambda n: check(n, wheels, uv, work), chosen or known))
@@ -108,6 +124,18 @@ def read_wheel(name: str, path: Path) -> Wheel:
         headers = Parser().parsestr(archive.read(metadata).decode())
     requires = headers.get_all("Requires-Dist") or []
     return Wheel(name, name.replace("-", "_"), path, frozenset(named(requires)))
+
+
+def pick(folder: Path, name: str, version: str) -> Path:
+    """Return the wheel of a package in a folder that fits this Python."""
+    tags_here, found = set(sys_tags()), []
+    for path in sorted(folder.rglob("*.whl")):
+        project, of, _, fits = parse_wheel_filename(path.name)
+        if (project, of) == (name, Version(version)) and not fits.isdisjoint(tags_here):
+            found.append(path.resolve())
+    if len(found) != 1:
+        raise ToolError(f"{name}: expected one wheel of {version} in {folder}, got {len(found)}")
+    return found[0]
 
 
 def inspect(wheel: Wheel, work: Path) -> list[str]:

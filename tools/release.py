@@ -5,13 +5,13 @@
     python tools/release.py bump PACKAGE major|minor|patch|X.Y.Z [--date DAY] [--dry-run]
     python tools/release.py lowest [PACKAGE ...]
     python tools/release.py dependents PACKAGE [--wheels FOLDER]
-    python tools/release.py tag PACKAGE [--branch main] [--dry-run]
+    python tools/release.py tag PACKAGE [--branch main] [--dry-run] [--push]
 
 ``check`` compares versions, changelogs and what siblings ask for. ``bump`` writes the version into
 ``pyproject.toml``, its one place, and dates the section Unreleased of ``CHANGELOG.md``. ``lowest``
 tests a package with the lowest versions it declares, siblings from their tags. ``dependents`` tests
 the last tagged version of each dependent with this version of the package. ``tag`` makes the tag
-``<package>-vX.Y.Z``; it does not push.
+``<package>-vX.Y.Z``, and pushes it where asked to.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ def main(arguments: list[str]) -> int:
     command.add_argument("package", metavar="PACKAGE")
     command.add_argument("--branch", default="main", help="that is released from (default: main)")
     command.add_argument("--dry-run", action="store_true", help="check, but make no tag")
+    command.add_argument("--push", action="store_true", help="to origin")
     options = parser.parse_args(arguments)
     if options.command == "check":
         return check(ROOT, options.packages)
     if options.command == "bump":
         return bump(ROOT, options.package, options.to, options.date, options.dry_run)
     if options.command == "tag":
-        return tag(ROOT, options.package, options.branch, options.dry_run)
+        return tag(ROOT, options.package, options.branch, options.dry_run, options.push)
     import _trials  # what needs the environment that `make setup` makes
 
     if options.command == "lowest":
@@ -123,7 +124,7 @@ def bump(root: Path, name: str, to: str, day: str, dry_run: bool) -> int:
     return 0
 
 
-def tag(root: Path, name: str, branch: str, dry_run: bool) -> int:
+def tag(root: Path, name: str, branch: str, dry_run: bool, push: bool = False) -> int:
     """Make the tag of a version that is committed, dated and not yet tagged."""
     known = packages(root)
     (name,) = choose([name], known)
@@ -150,7 +151,11 @@ def tag(root: Path, name: str, branch: str, dry_run: bool) -> int:
         print(f"would make {made} at {git(root, 'rev-parse', '--short', 'HEAD')}")
     else:
         git(root, "tag", "--annotate", made, "--message", f"{name} {package.version}")
-        print(f"made {made}; next: git push origin {made}")
+        print(f"made {made}")
+        if push:
+            git(root, "push", "origin", made)
+        else:
+            print(f"next: git push origin {made}")
     return 0
 
 

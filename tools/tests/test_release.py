@@ -131,6 +131,16 @@ def test_tag_makes_an_annotated_tag(
     assert release.tags(bumped, "low") == ["0.1.1"]
 
 
+def test_tag_is_pushed_where_asked_to(
+    release: ModuleType, bumped: Path, git: Callable[..., str], tmp_path_factory: Any
+) -> None:
+    remote = tmp_path_factory.mktemp("remote")
+    git("clone", "--quiet", "--bare", str(bumped), str(remote))
+    git("remote", "add", "origin", str(remote))
+    release.tag(bumped, "low", "main", dry_run=False, push=True)
+    assert git("ls-remote", "--tags", "origin", "low-v0.1.1").endswith("refs/tags/low-v0.1.1")
+
+
 def test_tag_refuses_what_is_not_committed(
     release: ModuleType, error: type[Exception], bumped: Path
 ) -> None:
@@ -177,7 +187,7 @@ def test_check_refuses_a_sibling_that_is_not_allowed(
     assert release.check(workspace, []) == 0
     release.bump(workspace, "middle", "minor", "2026-01-02", dry_run=False)
     assert release.check(workspace, ["middle"]) == 0
-    with pytest.raises(error, match="expected 'middle>=0.1,<0.2' to allow middle 0.2.0"):
+    with pytest.raises(error, match=re.escape("expected 'middle>=0.1,<0.2' to allow middle 0.2.0")):
         release.check(workspace, ["high"])
 
 
