@@ -44,10 +44,12 @@ fuzz: setup  ## random trees and damaged pickles, as built and again under the s
 wheels: setup  ## build and test wheels of treeops and optcore-accel (WHEEL_PYTHONS="python3.10 python3.12" to choose)
 	@$(BIN)/python tools/wheels.py $(WHEEL_PYTHONS)
 
-lint: setup  ## style, import layers, forbidden text
+lint: setup  ## style, import layers, workflows, versions and changelogs, forbidden text
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
+	@$(BIN)/zizmor --offline --quiet .github
+	@$(BIN)/python tools/release.py check
 	@$(BIN)/python tools/check_text.py
 
 format: setup  ## apply the style

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time to capture and draw deep graphs, beside torchviz, TorchOpt, torchview and TorchLens.
 
-Usage: ``python packages/optviz/benchmarks/bench_capture.py [--quick]``. What is missing is left out.
+Usage: ``python packages/optviz/benchmarks/bench_capture.py [--quick]``. Missing tools are left out.
 """
 
 from __future__ import annotations
