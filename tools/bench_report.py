@@ -176,6 +176,7 @@ def write_report(runs: list[Run], folder: Path) -> Path:
     (folder / "tables.json").write_text(json.dumps(data, indent=1) + "\n")
     page = Template((Path(__file__).with_name("bench_report.html")).read_text())
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    body = re.sub(r"<h2>(\S+) (\S+)</h2>", r'<h2 id="\1-\2">\1 \2</h2>', body)  # as GitHub does
     # a wide table scrolls by itself
     body = body.replace("<table>", '<div class="wide"><table>').replace(
         "</table>", "</table></div>"
@@ -222,7 +223,7 @@ def heading(runs: list[Run]) -> str:
 def section(run: Run, drawing: Drawing | None, shown: str) -> str:
     """Return what one benchmark printed, its plot, its command and who is missing."""
     missing = [peer for peer in (drawing.peers if drawing else ()) if not version_of(peer)]
-    lines = [f"## {run.name.replace('/', ' / ')}", ""]
+    lines = [f"## {run.name.replace('/', ' ')}", ""]
     lines += [f"`python {' '.join([run.path, *run.options])}`, {run.seconds:.0f} s.", ""]
     if missing:
         lines += [f"**Missing here:** {', '.join(missing)}.", ""]
@@ -276,11 +277,11 @@ def draw(table: Table, drawing: Drawing, path: Path) -> bool:
     rows = [
         (", ".join(row[places[name]] for name in drawing.labels), row)
         for row in table.rows
-        if len(row) == len(table.head)
+        if len(row) == len(table.head) and any(number(row[places[v]]) is not None for v in values)
     ]
     lines = along(rows, places, drawing, values) if drawing.x else down(rows, places, values)
     lines = {name: points for name, points in lines.items() if points}
-    if not lines:
+    if len(rows) < 2 or not lines:  # one bar says less than its number
         return False
     if drawing.x:
         figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -290,7 +291,7 @@ def draw(table: Table, drawing: Drawing, path: Path) -> bool:
         axes.set(xlabel=drawing.x, ylabel=drawing.axis, xscale="log", yscale="log")
     else:
         labels = [label for label, _ in rows]
-        figure = Figure(figsize=(9, 1.4 + 0.26 * len(labels)), layout="constrained")
+        figure = Figure(figsize=(9, 1.7 + 0.26 * len(labels)), layout="constrained")
         axes = figure.subplots()
         for marker, (name, points) in zip(MARKERS, lines.items(), strict=False):
             found, heights = zip(*points, strict=True)
@@ -305,12 +306,26 @@ def draw(table: Table, drawing: Drawing, path: Path) -> bool:
             axes.set_xscale("log")
         if "(above 1" in drawing.axis or "(below 1" in drawing.axis:
             axes.axvline(1, color="black", linewidth=1)
+    for axis in filter(lambda axis: axis.get_scale() == "log", (axes.xaxis, axes.yaxis)):
+        axis.set_major_formatter(plain)
+        axis.set_minor_formatter(plain)
+        axis.set_tick_params(which="minor", labelsize=7)
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     FigureCanvasSVG(figure)
     figure.savefig(path)
     return True
+
+
+def plain(value: float, _: int) -> str:
+    """Return the label of a tick of a logarithmic axis: 0.2, not 2 x 10^-1; few of the small ones.
+
+    >>> plain(0.2, 0), plain(70.0, 0)
+    ('0.2', '')
+    """
+    first = f"{value:.0e}"[0]
+    return f"{value:g}" if first in "1235" else ""
 
 
 def down(

@@ -24,10 +24,11 @@ from pathlib import Path
 
 from _packages import ascending, named, packages
 from _uv import ROOT, ToolError, find_links, require_uv, uv_environment
-from check_isolated import Wheel, build_wheels, family, run
+from check_isolated import Wheel, build_wheel, family, run
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PARTS = ("examples", "clone", "picture")
+PICTURE = ("treeops", "optcore", "optdiff", "optviz")
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +45,8 @@ def main(arguments: list[str]) -> int:
             lines += from_clone(work / "clone")
         if {"examples", "picture"} & {*options.only}:
             uv = require_uv()
-            wheels = build_wheels(uv, work)
+            names = [*packages()] if "examples" in options.only else PICTURE
+            wheels = {name: build_wheel(uv, name, work) for name in names}
             if "picture" in options.only:
                 lines += to_picture(wheels, work / "picture")
             if "examples" in options.only:
@@ -110,7 +112,7 @@ def to_picture(wheels: dict[str, Wheel], work: Path) -> list[str]:
     python = str(work / "venv" / "bin" / "python")
     constraint = work / "constraint.txt"
     constraint.write_text(f"torch=={version('torch')}\n")
-    files = [str(wheels[name].path) for name in family(wheels["optviz"], wheels)]
+    files = [str(wheels[name].path) for name in PICTURE]
     install = [python, "-m", "pip", "install", "--quiet", "--constraint", str(constraint), *files]
     ready = seconds(lambda: run("pip install", install, work, env))
     took = seconds(lambda: first_example("optviz", python, work, env))

@@ -19,6 +19,7 @@ OUTPUT = """Adam in place, <b>60</b> tensors
 | size | t | step | CPU us | x fused |
 |---|---|---|---|---|
 | 0.1M | 1 | ours    |   115 |  2.17 |
+| 0.1M | 1 | torch's |   250 |  1.00 |
 | 0.1M | 1 | torchopt.Adam | skipped: No module |
 after it
 """
@@ -42,7 +43,7 @@ def test_tables_are_found_between_other_lines(report: ModuleType) -> None:
     (table,) = report.tables_of(OUTPUT)
     assert table.head == ["size", "t", "step", "CPU us", "x fused"]
     assert table.rows[0] == ["0.1M", "1", "ours", "115", "2.17"]
-    assert table.rows[1][3:] == ["skipped: No module", ""]
+    assert table.rows[2][3:] == ["skipped: No module", ""]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,8 @@ def test_the_report_holds_figures_failures_and_who_is_missing(
     assert "| missing | torchopt |" in text
     assert "**It failed** with exit status 3." in text
     assert "<td>2.17</td>" in page
+    assert 'href="#optcore-accel-bench_steps"' in page
+    assert 'id="optcore-accel-bench_steps"' in page
     assert "&lt;b&gt;60" in page
     assert "plots/optcore-accel-bench_steps.svg" in page
     assert "<svg" in (tmp_path / "plots" / "optcore-accel-bench_steps.svg").read_text()
