@@ -116,8 +116,8 @@ def to_picture(wheels: dict[str, Wheel], work: Path) -> list[str]:
     install = [python, "-m", "pip", "install", "--quiet", "--constraint", str(constraint), *files]
     ready = seconds(lambda: run("pip install", install, work, env))
     took = seconds(lambda: first_example("optviz", python, work, env))
-    if "<svg" not in (work / "maml.html").read_text():
-        raise ToolError("picture: expected optviz's README to write maml.html with a picture")
+    if not (work / "maml.html").exists() or "<svg" not in (work / "norms.svg").read_text():
+        raise ToolError("picture: expected optviz's README to write maml.html and norms.svg")
     return [
         f"from pip install to the first picture: {ready + took:.0f} s "
         f"(pip install {ready:.0f}, program {took:.1f})"
