@@ -8,7 +8,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all sanitize leaks fuzz wheels lint format bench check-isolated gpu-check clean
+.PHONY: help setup demo test test-all sanitize leaks fuzz wheels lint format bench bench-quick \
+	check-isolated lowest first-contact release gpu-check clean
 
 NATIVE_TESTS := packages/treeops/tests
 
@@ -43,21 +44,35 @@ fuzz: setup  ## random trees and damaged pickles, as built and again under the s
 wheels: setup  ## build and test wheels of treeops and optcore-accel (WHEEL_PYTHONS="python3.10 python3.12" to choose)
 	@$(BIN)/python tools/wheels.py $(WHEEL_PYTHONS)
 
-lint: setup  ## style, import layers, forbidden text
+lint: setup  ## style, import layers, workflows, versions and changelogs, forbidden text
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
+	@$(BIN)/zizmor --offline --quiet .github
+	@$(BIN)/python tools/release.py check
 	@$(BIN)/python tools/check_text.py
 
 format: setup  ## apply the style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: setup  ## run every benchmark and print its tables
+bench: setup  ## run every benchmark, write out/bench/report.html (ARGS=treeops for one package)
 	@$(BIN)/python tools/bench.py $(ARGS)
+
+bench-quick: setup  ## the same with fewer sizes and rounds, in minutes
+	@$(BIN)/python tools/bench.py --quick $(ARGS)
 
 check-isolated: setup  ## install each wheel alone in a clean environment and run its tests there
 	@$(BIN)/python tools/check_isolated.py $(ARGS)
+
+lowest: setup  ## test each package with the lowest versions that it declares
+	@$(BIN)/python tools/release.py lowest $(ARGS)
+
+first-contact: setup  ## each wheel alone and its README, and how long a stranger waits for first results
+	@$(BIN)/python tools/first_contact.py $(ARGS)
+
+release: setup  ## check, bump, try or tag a package (ARGS="bump treeops minor", ARGS=--help)
+	@$(BIN)/python tools/release.py $(or $(ARGS),check)
 
 gpu-check:  ## on a machine with a GPU, without network: build optcore-accel with CUDA, test, benchmark
 	@$(PYTHON) tools/gpu_check.py $(ARGS)

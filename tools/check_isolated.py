@@ -3,11 +3,13 @@
 
 The shared environment hides undeclared imports; a clean one per package does not. Siblings come
 from the wheels built here, torch is the one of the workspace. Slow tests are left out.
-Usage: ``python tools/check_isolated.py [PACKAGE ...]``.
+Usage: ``python tools/check_isolated.py [--wheels FOLDER] [PACKAGE ...]``; with a folder the wheels
+of the named packages are taken from there, as built for a release.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -23,6 +25,11 @@ from email.parser import Parser
 from importlib.metadata import version
 from pathlib import Path
 
+from packaging.tags import sys_tags
+from packaging.utils import parse_wheel_filename
+from packaging.version import Version
+
+from _packages import named, packages
 from _uv import ROOT, ToolError, require_uv, uv_environment
 
 NOT_TESTS = ("pyproject.toml", "src", "csrc", "cmake", "build", "dist", "__pycache__", "*.so")
@@ -56,8 +63,13 @@ class Row:
     test_seconds: float
 
 
-def main(chosen: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Check the chosen packages, or all; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("packages", nargs="*", metavar="PACKAGE")
+    parser.add_argument("--wheels", type=Path, help="where the wheels of these packages lie")
+    options = parser.parse_args(arguments)
+    chosen = options.packages
     uv = require_uv()
     known = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
     if unknown := sorted(set(chosen) - set(known)):
@@ -65,8 +77,12 @@ def main(chosen: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="isolated-") as folder:
         work = Path(folder)
         wheels = build_wheels(uv, work)
+        if options.wheels is not None:
+            for name, package in packages().items():
+                if name in chosen:
+                    path = pick(options.wheels, name, package.version)
+                    wheels[name] = read_wheel(name, path)
         notes = [note for wheel in wheels.values() for note in inspect(wheel, work)]
-        shutil.copy(ROOT / "pyproject.toml", work)
         with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
             rows = list(pool.map(lambda n: check(n, wheels, uv, work), chosen or known))
     print(f"\n{'package':<16}{'installs':>9}{'setup s':>9}{'tests s':>9}  outcome")
@@ -81,26 +97,45 @@ def main(chosen: list[str]) -> int:
     return 0
 
 
-def build_wheels(uv: str, work: Path) -> dict[str, Wheel]:
-    """Build every package from a clean build folder, so that the editable build stays as it is."""
-    wheels = {}
-    for project in sorted(ROOT.glob("packages/*/pyproject.toml")):
-        name = project.parent.name
-        print(f"check_isolated: building {name}", flush=True)
-        target = work / "wheels" / name
-        command = [uv, "build", "--wheel", "--quiet", "--out-dir", str(target)]
-        if (project.parent / "CMakeLists.txt").exists():
-            command += ["--config-setting", f"build-dir={work / 'build' / name}"]
-        command += ["--python", sys.executable, str(project.parent)]
-        run(f"{name}: build the wheel", command, ROOT, uv_environment())
-        (path,) = target.glob("*.whl")
-        with zipfile.ZipFile(path) as archive:
-            (metadata,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
-            headers = Parser().parsestr(archive.read(metadata).decode())
-        requires = headers.get_all("Requires-Dist") or []
-        names = frozenset(re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0] for text in requires)
-        wheels[name] = Wheel(name, name.replace("-", "_"), path, names)
-    return wheels
+def build_wheels(uv: str, work: Path, source: Path = ROOT) -> dict[str, Wheel]:
+    """Build every package of a source tree."""
+    projects = sorted(source.glob("packages/*/pyproject.toml"))
+    names = [project.parent.name for project in projects]
+    return {name: build_wheel(uv, name, work, source) for name in names}
+
+
+def build_wheel(uv: str, name: str, work: Path, source: Path = ROOT) -> Wheel:
+    """Build a package in a build folder of its own, so that the editable build stays as it is."""
+    print(f"building {name}", flush=True)
+    target, project = work / "wheels" / name, source / "packages" / name
+    command = [uv, "build", "--wheel", "--quiet", "--out-dir", str(target)]
+    if (project / "CMakeLists.txt").exists():
+        command += ["--config-setting", f"build-dir={work / 'build' / name}"]
+    command += ["--python", sys.executable, str(project)]
+    run(f"{name}: build the wheel", command, source, uv_environment())
+    (path,) = target.glob("*.whl")
+    return read_wheel(name, path)
+
+
+def read_wheel(name: str, path: Path) -> Wheel:
+    """Return a wheel with what it says it needs."""
+    with zipfile.ZipFile(path) as archive:
+        (metadata,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        headers = Parser().parsestr(archive.read(metadata).decode())
+    requires = headers.get_all("Requires-Dist") or []
+    return Wheel(name, name.replace("-", "_"), path, frozenset(named(requires)))
+
+
+def pick(folder: Path, name: str, version: str) -> Path:
+    """Return the wheel of a package in a folder that fits this Python."""
+    tags_here, found = set(sys_tags()), []
+    for path in sorted(folder.rglob("*.whl")):
+        project, of, _, fits = parse_wheel_filename(path.name)
+        if (project, of) == (name, Version(version)) and not fits.isdisjoint(tags_here):
+            found.append(path.resolve())
+    if len(found) != 1:
+        raise ToolError(f"{name}: expected one wheel of {version} in {folder}, got {len(found)}")
+    return found[0]
 
 
 def inspect(wheel: Wheel, work: Path) -> list[str]:
@@ -170,24 +205,31 @@ def check(name: str, wheels: dict[str, Wheel], uv: str, work: Path) -> Row:
     run(f"{name}: install the test group", grouped, place, with_siblings)
     install_seconds = time.monotonic() - started
 
+    started = time.monotonic()
+    outcome, passed = run_tests(name, ROOT, place, env)
+    seconds = time.monotonic() - started
+    return Row(name, len(installed), outcome, passed, install_seconds, seconds)
+
+
+def run_tests(name: str, source: Path, place: Path, env: dict[str, str]) -> tuple[str, int]:
+    """Run a package's tests, copied from a source tree, in ``place/venv``; return how it went."""
     copy = place / "packages" / name
-    shutil.copytree(
-        ROOT / "packages" / name, copy, symlinks=True, ignore=shutil.ignore_patterns(*NOT_TESTS)
-    )
-    shutil.copy(work / "pyproject.toml", place)
+    ignored = shutil.ignore_patterns(*NOT_TESTS)
+    shutil.copytree(source / "packages" / name, copy, symlinks=True, ignore=ignored)
+    shutil.copy(source / "pyproject.toml", place)
     config = ["-c", str(place / "pyproject.toml"), "--rootdir", str(place)]
-    what = ["--pyargs", str(copy / "tests"), wheel.module]  # the doctests of the installed package
+    # the doctests of the installed package
+    what = ["--pyargs", str(copy / "tests"), name.replace("-", "_")]
     # a module for a library that the package does not need is left out where that is missing
     optional = "--doctest-ignore-import-errors"
-    pytest = [str(python), "-m", "pytest", "-q", "-m", "not slow", optional, *config, *what]
-    started = time.monotonic()
+    python = str(place / "venv" / "bin" / "python")
+    pytest = [python, "-m", "pytest", "-q", "-m", "not slow", optional, *config, *what]
     output = run(f"{name}: tests", pytest, place, {**env, "OMP_NUM_THREADS": "1"})
     outcome = output.rstrip().splitlines()[-1]
     passed = re.search(r"(\d+) passed", outcome)
     if passed is None:
         raise ToolError(f"{name}: expected passing tests, got {outcome!r}")
-    seconds = time.monotonic() - started
-    return Row(name, len(installed), outcome, int(passed[1]), install_seconds, seconds)
+    return outcome, int(passed[1])
 
 
 def family(wheel: Wheel, wheels: dict[str, Wheel]) -> list[str]:

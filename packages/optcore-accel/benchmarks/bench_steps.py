@@ -163,7 +163,7 @@ def steps_of(size: str, names: list[str], device: torch.device, threads: int) ->
             if not name.startswith(MAY_BE_MISSING):
                 raise
             reason = str(error).strip().partition("\n")[0]
-            print(f"{size:<6}{threads:>3}  {name:<54} skipped: {reason}", flush=True)
+            print(f"| {size:<4} | {threads} | {name:<54} | skipped: {reason} |", flush=True)
         else:
             steps[name] = step
     return steps
@@ -186,14 +186,17 @@ def compare(
         fast = ratio(taken[BASE].own, times.own)
         floors = ratio(times.own, taken[FLOOR].own)
         line = (
-            f"{size:<6}{threads:>3}  {name:<54}{own:>9.0f}{beside:>9.0f}{fast:>10.2f}{floors:>8.2f}"
+            f"| {size:<4} | {threads} | {name:<54} | {own:>7.0f} | {beside:>7.0f} "
+            f"| {fast:>7.2f} | {floors:>6.2f} |"
         )
         if copied is not None:
             speed = STREAMS * 4 * SIZES[size] / (own / 1e6)
-            line += f"{speed / 1e9:>8.0f}{speed / copied:>7.0%}"
+            line += f" {speed / 1e9:>5.0f} | {speed / copied:>4.0%} |"
         elif name == FUSED and size in AIMS:
             wanted, most = AIMS[size]
-            line += f"   aim: {wanted:.0f}" + (f", {most}" if most else "")
+            line += f" {wanted:.0f}" + (f", {most}" if most else "") + " |"
+        else:
+            line += " |"
         print(line, flush=True)
 
 
@@ -211,29 +214,36 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, help="of the CPU (default: 1 2)")
     parser.add_argument("--rounds", type=int, default=15, help="timed samples of each")
     parser.add_argument("--only", nargs="+", metavar="PART", help="variants with this in the name")
+    parser.add_argument("--quick", action="store_true", help="fewer numbers, in seconds")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(sizes=["0.1M", "1M"], threads=[1], rounds=5, only=["optim", "torchopt"])
+        options = parser.parse_args()
     warnings.simplefilter("ignore")  # of the others
     device = chosen_device(options.device)
     gpu = device.type == "cuda"
     wanted = options.only or [""]
     always = (FLOOR, FUSED, BASE)
     names = [n for n in VARIANTS if n in always or any(part in n for part in wanted)]
-    print(f"Adam in place, {TENSORS} tensors, float32, {device_name(device)}")
+    print(f"Adam in place, {TENSORS} tensors, float32, {device_name(device)}\n")
     copied = None
-    head = f"{'size':<6}{'th':>3}  {'step':<54}"
+    head = f"| size | t | {'step':<54} | "
     if gpu:
         copied = copy_speed(device, options.rounds)
-        print(f"copy of 1 GiB: {copied / 1e9:.0f} GB/s read and written")
-        head += f"{'GPU us':>9}{'CPU us':>9}{'x fused':>10}{'floors':>8}{'GB/s':>8}{'copy':>7}"
+        print(f"copy of 1 GiB: {copied / 1e9:.0f} GB/s read and written\n")
+        head += " GPU us |  CPU us | x fused | floors |  GB/s | copy |"
     else:
-        head += f"{'CPU us':>9}{'wall us':>9}{'x fused':>10}{'floors':>8}"
+        head += " CPU us | wall us | x fused | floors | aim |"
     print(head)
+    print("|---" * (head.count("|") - 1) + "|")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         for threads in options.threads or ([1] if gpu else [1, 2]):
             for size in options.sizes or [*SIZES][: 4 if gpu else 3]:
                 if gpu and not fits(size, names):
-                    print(f"{size:<6}{threads:>3}  skipped: the GPU has too little memory free")
+                    print(
+                        f"| {size:<4} | {threads} | skipped: the GPU has too little memory free |"
+                    )
                     continue
                 compare(size, names, device, threads, options.rounds, copied)
 

@@ -186,7 +186,7 @@ def compare(size: str, names: list[str], device: torch.device, steps: int, round
             if not name.startswith(MAY_BE_MISSING):
                 raise
             reason = str(missing).strip().partition("\n")[0]
-            print(f"{size:<6}{name:<54} skipped: {reason}", flush=True)
+            print(f"| {size:<4} | {name:<54} | skipped: {reason} |", flush=True)
         else:
             loops[name], facts[name] = loop, (sample.saved(loop, steps), off)
     del sample, truth
@@ -196,11 +196,11 @@ def compare(size: str, names: list[str], device: torch.device, steps: int, round
         own, beside = (statistics.median(t) * 1e3 for t in times)
         saved, off = facts[name]
         fast = ratio(taken[BASE].own, times.own)
-        line = f"{size:<6}{name:<54}{own:>9.1f}{beside:>9.1f}{fast:>8.2f}{saved:>8.1f}{off:>10.1e}"
-        line += "  wrong" * (off > 1e-3)
+        line = f"| {size:<4} | {name:<54} | {own:>7.1f} | {beside:>7.1f} "
+        line += f"| {fast:>6.2f} | {saved:>5.1f} | {off:.1e}{' wrong' * (off > 1e-3)} |"
         if name == FUSED and device.type == "cpu":
-            line += f"   aim: {AIMS[size]}, 17"
-        print(line, flush=True)
+            line += f" {AIMS[size]}, 17"
+        print(line + " |", flush=True)
 
 
 def main() -> None:
@@ -211,7 +211,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15, help="timed runs of each")
     parser.add_argument("--only", nargs="+", metavar="PART", help="loops with this in the name")
+    parser.add_argument("--quick", action="store_true", help="fewer numbers, in seconds")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(
+            sizes=["0.1M"], rounds=3, only=["foreach", "SGD", "update, apply", "optcore adam()."]
+        )
+        options = parser.parse_args()
     warnings.simplefilter("ignore")  # of the others
     device = chosen_device(options.device)
     torch.set_num_threads(options.threads)
@@ -219,10 +225,12 @@ def main() -> None:
     names = [n for n in LOOPS if n in (BASE, FUSED) or any(part in n for part in wanted)]
     print(
         f"K = {options.steps} Adam steps and the way back, {TENSORS} tensors, float32, "
-        f"{device_name(device)}"
+        f"{device_name(device)}\n"
     )
     own, beside = ("GPU ms", "CPU ms") if device.type == "cuda" else ("CPU ms", "wall ms")
-    print(f"{'size':<6}{'loop':<54}{own:>9}{beside:>9}{'x':>8}{'saved':>8}{'error':>10}")
+    head = f"| size | {'loop':<54} | {own:>7} | {beside:>7} |      x | saved | error | aim |"
+    print(head)
+    print("|---" * (head.count("|") - 1) + "|")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         for size in options.sizes:

@@ -198,7 +198,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150, help="gradients on the digits")
     parser.add_argument("--optimizers", nargs="+", choices=FACTORIES, default=list(FACTORIES))
     parser.add_argument("--out", type=Path, default=Path("out/optimizers.png"))
+    parser.add_argument("--quick", action="store_true", help="fewer numbers, in seconds")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(steps=20, optimizers=["sgd", "adam", "lion", "muon", "shampoo"])
+        options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.perf_counter()
     problems = digits(), rosenbrock()

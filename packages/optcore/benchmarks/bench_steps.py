@@ -31,6 +31,16 @@ import optcore
 Step = Callable[[], Any]
 
 SIZES = {"0.1M": (100_000, 10), "1M": (1_000_000, 60), "10M": (10_000_000, 60)}
+NAMES = (
+    "torch foreach",
+    "torch fused",
+    "optcore class",
+    "optcore func",
+    "TorchOpt class",
+    "TorchOpt func",
+    "TorchOpt func, gradients kept",
+    "optax jit",
+)
 SAMPLE = 0.01  # seconds of CPU time that one sample takes at least
 
 # name: torch's class, optcore's class, keywords of both, optax's name and keywords
@@ -207,19 +217,27 @@ def main() -> None:
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--rounds", type=int, default=15, help="timed samples of each")
     parser.add_argument("--import-time", action="store_true", help="measure nothing but the import")
+    parser.add_argument("--quick", action="store_true", help="fewer numbers, in seconds")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(sizes=["0.1M"], optimizers=["sgd", "adam"], rounds=5)
+        options = parser.parse_args()
     if options.import_time:
         print(f"import optcore after torch: {import_milliseconds(options.rounds):.0f} ms")
         return
     torch.set_num_threads(1)
-    print("float32, 1 thread, gradients given; base in us of CPU time, the others as ratios to it")
+    print(
+        "float32, 1 thread, gradients given; base in us of CPU time, the others as ratios to it\n"
+    )
+    print(f"| optimizer | size | base | us | {' | '.join(NAMES)} |")
+    print("|---" * (4 + len(NAMES)) + "|")
     for optimizer in options.optimizers:
-        print(f"\n{optimizer}")
         for size in options.sizes:
             base, ratios = measure(dict(contenders(optimizer, SIZES[size])), options.rounds)
-            name, *others = ratios
-            shown = "  ".join(f"{other} {ratios[other]:.2f}" for other in others)
-            print(f"  {size:<5} {name} {base * 1e6:.0f} us | {shown}", flush=True)
+            name = next(iter(ratios))
+            found = (f"{ratios[other]:.2f}" if other in ratios else "-" for other in NAMES)
+            shown = " | ".join(f"{text:>{len(n)}}" for text, n in zip(found, NAMES, strict=True))
+            print(f"| {optimizer:<8} | {size:<4} | {name:<12} | {base * 1e6:>6.0f} | {shown} |")
 
 
 if __name__ == "__main__":

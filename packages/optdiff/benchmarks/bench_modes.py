@@ -147,7 +147,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="timed runs (default: 3)")
     parser.add_argument("--only", nargs="+", metavar="PART", help="modes with this in the name")
+    parser.add_argument("--quick", action="store_true", help="fewer numbers, in seconds")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(rounds=1, only=["30 steps", "Newton"])
+        options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"expected --rounds >= 1, got {options.rounds}")
     wanted = options.only or [""]

@@ -132,7 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument("--out", type=Path, default=Path("out/bench_replay.png"))
+    parser.add_argument("--quick", action="store_true", help="fewer numbers, in seconds")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(steps=[10, 100])
+        options = parser.parse_args()
     check_plot(parser, options.out)
     torch.set_num_threads(1)
     problem = Problem()

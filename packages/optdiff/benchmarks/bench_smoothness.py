@@ -123,7 +123,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--directions", type=int, default=4)
     parser.add_argument("--lr", type=float, default=3e-3, help="largest (default: 3e-3)")
+    parser.add_argument("--quick", action="store_true", help="fewer numbers, in seconds")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(steps=20, directions=1)
+        options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     problem = Problem(options.steps, options.lr)

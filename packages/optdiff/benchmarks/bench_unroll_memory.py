@@ -102,14 +102,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--width", type=int, default=32, help="of the MLP (default: 32)")
+    parser.add_argument("--quick", action="store_true", help="fewer numbers, in seconds")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(steps=[10, 100])
+        options = parser.parse_args()
     torch.set_num_threads(1)
     problem = Problem(options.width)
     copies = 4 * problem.elements
-    print(f"K Adam steps and d loss / d lr, {problem.elements} parameters, float32, 1 thread")
-    print(
-        f"{'K':>6}  {'variant':<20}{'parameter copies':>18}{'CPU ms':>10}{'ratio':>8}{'d/dlr':>12}"
-    )
+    print(f"K Adam steps and d loss / d lr, {problem.elements} parameters, float32, 1 thread\n")
+    print(f"|    K | {'variant':<18} | parameter copies | CPU ms | ratio |    d/dlr |")
+    print("|---|---|---|---|---|---|")
     for steps in options.steps:
         base = 0.0
         for name, run in VARIANTS.items():
@@ -121,8 +124,9 @@ def main() -> None:
             with Meter() as meter:
                 run(problem, steps)
             print(
-                f"{steps:>6}  {name:<20}{meter.peak / copies:>18.0f}{cpu * 1e3:>10.0f}"
-                f"{cpu / base:>8.2f}{gradient.item():>12.5f}"
+                f"| {steps:>4} | {name:<18} | {meter.peak / copies:>16.0f} | {cpu * 1e3:>6.0f} "
+                f"| {cpu / base:>5.2f} | {gradient.item():.5f} |",
+                flush=True,
             )
 
 

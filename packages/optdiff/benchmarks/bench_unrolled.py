@@ -359,7 +359,7 @@ def compare(size: str, names: list[str], steps: int, rounds: int) -> None:
         try:
             variant = VARIANTS[name](problem, steps)
         except ImportError as missing:
-            print(f"{size:<8}{name:<36}skipped: {missing}")
+            print(f"| {size:<5} | {name:<35} | skipped: {missing} |")
             continue
         found = variant.run()
         first = time.perf_counter() - begin
@@ -376,9 +376,10 @@ def compare(size: str, names: list[str], steps: int, rounds: int) -> None:
         ratio = statistics.median(a / b for a, b in zip(taken, times[BASE], strict=True))
         copies, off, first = lines[name]
         row = (
-            f"{size:<8}{name:<36}{cpu:>8.1f}{ratio:>8.2f}{copies:>8.0f}{off:>10.1e}{first:>10.1f} s"
+            f"| {size:<5} | {name:<35} | {cpu:>6.1f} | {ratio:>5.2f} | {copies:>6.0f} "
+            f"| {off:.1e}{' wrong' * (off > 1e-3)} | {first:.1f} |"
         )
-        print(row + "  wrong" * (off > 1e-3))
+        print(row)
 
 
 def main() -> None:
@@ -387,15 +388,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="inner steps K (default: 10)")
     parser.add_argument("--rounds", type=int, default=15, help="timed runs (default: 15)")
     parser.add_argument("--only", nargs="+", metavar="PART", help="variants with this in the name")
+    parser.add_argument("--quick", action="store_true", help="fewer numbers, in seconds")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(
+            sizes=["0.09M"],
+            rounds=3,
+            only=["MetaAdam", "sqrt", "accelerated step", "differentiable", "higher", "TorchOpt"],
+        )
+        options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of the others
     wanted = options.only or [""]
     names = [n for n in VARIANTS if n == BASE or any(part in n for part in wanted)]
-    print(f"K = {options.steps} Adam steps + outer gradient, float32, 1 thread")
-    print(
-        f"{'size':<8}{'variant':<36}{'CPU ms':>8}{'ratio':>8}{'copies':>8}{'error':>10}  first call"
-    )
+    print(f"K = {options.steps} Adam steps + outer gradient, float32, 1 thread\n")
+    print(f"| size  | {'variant':<35} | CPU ms | ratio | copies | error | first call, s |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         for size in options.sizes:

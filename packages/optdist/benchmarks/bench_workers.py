@@ -300,7 +300,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=12, help="steps of each way")
     parser.add_argument("--tasks", type=int, default=8, help="tasks of a step")
     parser.add_argument("--wait", action="store_true", help="tasks wait; 1 to 16 workers")
-    return parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="3 rounds, 4 tasks")
+    options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(rounds=3, tasks=4)
+        options = parser.parse_args()
+    return options
 
 
 def launch(nproc: int) -> int:

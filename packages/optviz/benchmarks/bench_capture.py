@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time to capture and draw deep graphs, beside torchviz, TorchOpt, torchview and TorchLens.
 
-Usage: ``python packages/optviz/benchmarks/bench_capture.py``. What is not installed is left out.
+Usage: ``python packages/optviz/benchmarks/bench_capture.py [--quick]``. Missing tools are left out.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import statistics
 import time
@@ -90,10 +91,13 @@ def tools() -> dict[str, Callable[[Chain, torch.Tensor], Any]]:
 
 def main() -> None:
     """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="leave out the longest graphs")
+    quick = parser.parse_args().quick
     found = tools()
     print(f"| operations in a chain | {' | '.join(found)} |")
     print("|---" * (1 + len(found)) + "|")
-    for length in (500, 2_000, 20_000):
+    for length in (500, 2_000) if quick else (500, 2_000, 20_000):
         net = Chain(length)
         y = net(torch.ones(1))
         repeats = 3 if length < 20_000 else 1
@@ -101,7 +105,7 @@ def main() -> None:
         print(f"| {length} | {' | '.join(row)} |")
     print("\n| inner steps of MetaAdam | operations | draw | boxes of the SVG | SVG |")
     print("|---|---|---|---|---|")
-    for steps in (3, 10, 100):
+    for steps in (3, 10) if quick else (3, 10, 100):
         made = meta_adam(steps)
         if made is None:
             print(f"| {steps} | optdiff is not installed | | | |")

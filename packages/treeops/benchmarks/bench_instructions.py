@@ -84,6 +84,7 @@ def by_library(profile: str) -> Counter[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", action="store_true", help="write the counts down")
+    parser.add_argument("--quick", action="store_true", help="one operation on dicts")
     options = parser.parse_args()
     if shutil.which("valgrind") is None:
         print("bench_instructions: valgrind is missing: apt-get install valgrind")
@@ -91,8 +92,10 @@ def main() -> None:
     # once without valgrind, so that no bytecode is left to compile
     run([], PROGRAM.format(folder=RECORD.parent, container="dict", calls=1, operation="pass"))
     counts, interpreter = {}, {}
-    for container in ("OrderedDict", "dict"):
-        for operation_name, operation in OPERATIONS.items():
+    containers = ("dict",) if options.quick else ("OrderedDict", "dict")
+    operations = {"map": OPERATIONS["map"]} if options.quick else OPERATIONS
+    for container in containers:
+        for operation_name, operation in operations.items():
             name = f"resnet50 {container} {operation_name}"
             more = instructions(container, operation, 2 * CALLS)
             more.subtract(instructions(container, operation, CALLS))
@@ -102,12 +105,14 @@ def main() -> None:
     system = f"Python {platform.python_version()}, {platform.machine()}"
     recorded = json.loads(RECORD.read_text()) if RECORD.exists() else {"system": None, "counts": {}}
     grown = []
-    titles = f"{'instructions per call':<34}{'now':>10}{'interpreter':>13}{'recorded':>10}"
-    print(f"{titles}   ({recorded['system']})")
+    print(f"recorded with {recorded['system']}\n")
+    print(f"| {'instructions per call':<34} | {'now':>8} | interpreter | recorded |")
+    print("|---|---|---|---|")
     for name, count in counts.items():
         before = recorded["counts"].get(name)
         share = f"{interpreter[name]:.0%}"
-        print(f"{name:<34}{count:>10}{share:>13}{before if before is not None else '-':>10}")
+        was = "-" if before is None else before
+        print(f"| {name:<34} | {count:>8} | {share:>11} | {was:>8} |")
         if before is not None and recorded["system"] == system and count > TOLERANCE * before:
             grown.append(name)
     if options.record:

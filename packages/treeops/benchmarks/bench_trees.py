@@ -5,7 +5,7 @@
     python packages/treeops/benchmarks/bench_trees.py [--trees resnet50 ...] [--rounds 40]
 
 ``--optree DIR`` takes OpTree from a folder (``pip install --no-deps --target DIR optree==0.18``).
-The rows "written out" are the dicts of a tree as one expression of Python, which the interpreter
+The column "written out" is the dicts of a tree as one expression of Python, which the interpreter
 evaluates: what allocating, filling and freeing them costs whoever does it.
 Every library handles the same trees of real tensors in one process. Rounds are interleaved, so that
 a busy machine disturbs all alike; a number is the median over the rounds of the CPU time per call.
@@ -178,11 +178,11 @@ def measure(table: dict[str, Operation], rounds: int) -> dict[str, float]:
 
 def print_row(label: str, operation: str, times: dict[str, float], names: list[str]) -> None:
     own = times["treeops"]
-    cells = "".join(
-        f"{times[name]:>12.1f}{times[name] / own:>6.1f}x" if name in times else f"{'-':>19}"
+    cells = " | ".join(
+        f"{times[name]:>9.1f} {times[name] / own:>5.1f}x" if name in times else f"{'-':>16}"
         for name in names
     )
-    print(f"{label:<21}{operation:<18}{own:>10.2f}{cells}", flush=True)
+    print(f"| {label:<20} | {operation:<17} | {own:>8.2f} | {cells} |", flush=True)
 
 
 def main() -> None:
@@ -191,7 +191,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40, help="rounds per number (default 40)")
     parser.add_argument("--optree", metavar="DIR", help="folder with the OpTree to compare with")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to FILE")
+    parser.add_argument("--quick", action="store_true", help="fewer numbers, in seconds")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(trees=["resnet50"], rounds=5)
+        options = parser.parse_args()
     if importlib.util.find_spec("torch") is None:
         parser.exit(1, "bench_trees: expected torch for the leaves; pip install torch\n")
     if options.optree:
@@ -200,14 +204,16 @@ def main() -> None:
 
     sys.setrecursionlimit(20_000)  # the pure Python rivals recurse
     rivals = libraries()
-    names = [library.name for library in rivals[1:]]
+    names = [*(library.name for library in rivals[1:]), "written out"]
     wanted = {
         label: tree
         for label, tree in example_trees.trees(torch.empty).items()
         if options.trees is None or any(text in label for text in options.trees)
     }
     rows = []
-    print(f"{'tree (us)':<21}{'operation':<18}{'treeops':>10}" + "".join(f"{n:>19}" for n in names))
+    head = " | ".join(f"{name:>16}" for name in names)
+    print(f"| {'tree (us)':<20} | {'operation':<17} | {'treeops':>8} | {head} |")
+    print("|---" * (3 + len(names)) + "|")
     for label, tree in wanted.items():
         able = [library for library in rivals if library.custom or "custom" not in label]
         tables = {library.name: basic_operations(library, tree) for library in able}
@@ -218,7 +224,7 @@ def main() -> None:
         if type(tree) is dict and "resnet" in label:
             table = {"treeops": tables["treeops"]["unflatten"], "written out": written_out(tree)}
             times = measure(table, options.rounds)
-            print_row(label, "written out", times, ["written out"])
+            print_row(label, "unflatten", times, names)
         gc.collect()
     if importlib.util.find_spec("optree") is not None:
         optree = importlib.import_module("optree")
@@ -230,7 +236,7 @@ def main() -> None:
                 times = measure(
                     {"treeops": ours[operation], names[0]: theirs[operation]}, options.rounds
                 )
-                print_row(label, operation, times, names[:1])
+                print_row(label, operation, times, names)
                 rows.append({"tree": label, "operation": operation, "us": times})
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

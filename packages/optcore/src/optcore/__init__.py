@@ -20,6 +20,7 @@ searches on numbers), `_line` (the line they see), `_backtracking`, `_zoom`, `_r
 Everything public stands here.
 """
 
+from importlib.metadata import version as _version
 from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING
 from typing import Any as _Any
@@ -340,7 +341,7 @@ if TYPE_CHECKING:
     from optcore.optim import derive_class as derive_class
     from optcore.optim import from_torch as from_torch
 
-__version__ = "0.1.0"
+__version__ = _version("optcore")
 
 __all__ = [
     name

@@ -25,6 +25,8 @@ own): `_two_loop_module` (where attributes belong), `_meta_module` (what is done
 `_statistics` (what nodes tell of their solves), `testing` (problems with answers).
 """
 
+from importlib.metadata import version as _version
+
 from optdiff import fixed_point as fixed_point
 from optdiff import linalg as linalg
 from optdiff import linear_solve as linear_solve
@@ -166,4 +168,4 @@ __all__ = [
     "unroll",
     "zero_order",
 ]
-__version__ = "0.1.0"
+__version__ = _version("optdiff")

@@ -10,6 +10,8 @@ together, `_report` tells what it took. `remote` (plain calls), `autograd` (grad
 `errors`; `_waiting` (waits that hear signals).
 """
 
+from importlib.metadata import version as _version
+
 from torch.distributed import rpc as rpc
 
 from optdist import autograd as autograd
@@ -44,7 +46,7 @@ from optdist.world import rank_all as rank_all
 from optdist.world import rank_non_zero_only as rank_non_zero_only
 from optdist.world import rank_zero_only as rank_zero_only
 
-__version__ = "0.1.0"
+__version__ = _version("optdist")
 
 
 def is_available() -> bool:

@@ -11,6 +11,8 @@ _layout, _ranks  where                             _svg, _html, _dot, _text  pic
 _make_dot    as torchviz draws it                  layout.js, viewer.js, viewer.html  the page
 """
 
+from importlib.metadata import version as _version
+
 from optviz._capture import draw as draw
 from optviz._flow import flow as flow
 from optviz._instrument import instrument as instrument
@@ -25,3 +27,5 @@ from optviz._record import record as record
 from optviz._why import why_no_grad as why_no_grad
 from optviz.graph import Graph as Graph
 from optviz.scopes import scope as scope
+
+__version__ = _version("optviz")

@@ -108,7 +108,7 @@ from treeops.typing import is_structseq_instance as is_structseq_instance
 from treeops.typing import namedtuple_fields as namedtuple_fields
 from treeops.typing import structseq_fields as structseq_fields
 
-__version__ = "0.1.0"
+__version__: str  # read when asked for: importlib.metadata would double the time
 
 PyTreeDef = PyTreeSpec  # the name JAX uses
 
@@ -124,6 +124,10 @@ _LAZY = {  # where names are found that are imported when first used: they would
 
 
 def __getattr__(name: str) -> _Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return globals().setdefault(name, version("treeops"))
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
@@ -135,4 +139,4 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY} - {"_Any", "_LAZY"})
+    return sorted({*globals(), *_LAZY, "__version__"} - {"_Any", "_LAZY"})
