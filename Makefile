@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all sanitize leaks fuzz wheels lint format bench check-isolated gpu-check clean
+.PHONY: help setup demo test test-all sanitize leaks fuzz wheels lint format bench site check-isolated gpu-check clean
 
 NATIVE_TESTS := packages/treeops/tests
 
@@ -55,6 +55,9 @@ format: setup  ## apply the style
 
 bench: setup  ## run every benchmark and print its tables
 	@$(BIN)/python tools/bench.py $(ARGS)
+
+site: setup  ## build the documentation into out/site (Python 3.11 or newer)
+	@$(BIN)/python tools/site/build.py $(ARGS)
 
 check-isolated: setup  ## install each wheel alone in a clean environment and run its tests there
 	@$(BIN)/python tools/check_isolated.py $(ARGS)
