@@ -30,6 +30,7 @@ html_css_files = ["site.css"]
 highlight_language = "text"
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 suppress_warnings = [
@@ -45,7 +46,7 @@ napoleon_custom_sections = ["Differentiable", "Differs", "Reference", "State"]
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
-myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath", "html_image"]
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "html_image"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_timeout = 300

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import pkgutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
@@ -59,16 +62,23 @@ def public_modules(package: str) -> list[ModuleType]:
 
 
 def names_of(module: ModuleType) -> list[str]:
-    """Return ``__all__``; else what a file defines, or what a package takes in from its own."""
+    """Return ``__all__``; else what a file defines, or imports for its users (``X as X``)."""
     listed = getattr(module, "__all__", None)
-    if listed is not None:
-        return sorted(listed)
-    is_package = hasattr(module, "__path__")
-    owner = module.__name__.split(".")[0] if is_package else module.__name__
-    return sorted(
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and not isinstance(value, ModuleType | TypeVar)
-        and f"{getattr(value, '__module__', None) or owner}.".startswith(f"{owner}.")
-    )
+    names = set(declared(module) if listed is None else listed)
+    public = [name for name in names if not name.startswith("_") or listed is not None]
+    values = {name: getattr(module, name) for name in public}
+    kept = [name for name in values if not isinstance(values[name], ModuleType | TypeVar)]
+    # an object's own name before others for it
+    return sorted(kept, key=lambda name: (getattr(values[name], "__name__", name) != name, name))
+
+
+def declared(module: ModuleType) -> Iterator[str]:
+    """Name what a file says that it has."""
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ImportFrom):
+            yield from (entry.name for entry in node.names if entry.asname == entry.name)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and hasattr(module, "__path__"):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
