@@ -58,8 +58,7 @@ def main() -> int:
 
 def install() -> None:
     """Add the dependency group of the site to ``.venv``, once."""
-    sync = [require_uv(), "sync", "--quiet", "--only-group", "docs", "--inexact"]
-    command = [*sync, "--python", sys.executable]
+    command = [require_uv(), "sync", "--quiet", "--only-group", "docs", "--inexact"]
     if subprocess.run(command, cwd=ROOT, env=uv_environment(), check=False).returncode:
         raise ToolError("site: uv could not install the group docs of pyproject.toml")
 

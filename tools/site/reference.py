@@ -54,7 +54,7 @@ def page_of(name: Name, package: str) -> str:
 def title_of(page: str, package: str) -> str:
     """Return what a page is about: its file's first line, or the module's name."""
     if page == package:
-        return "Top level"
+        return f"{package}, top level"
     if any(part.startswith("_") for part in page.split(".")):
         return summary(page).rstrip(".:").split(": ")[0].replace("`", "")
     return page
