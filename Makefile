@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all sanitize leaks fuzz wheels lint format bench bench-quick \
+.PHONY: help setup demo test test-all sanitize leaks fuzz wheels lint format bench bench-quick site \
 	check-isolated lowest first-contact release gpu-check clean
 
 NATIVE_TESTS := packages/treeops/tests
@@ -61,6 +61,9 @@ bench: setup  ## run every benchmark, write out/bench/report.html (ARGS=treeops 
 
 bench-quick: setup  ## the same with fewer sizes and rounds, in minutes
 	@$(BIN)/python tools/bench.py --quick $(ARGS)
+
+site: setup  ## build the documentation into out/site (Python 3.11 or newer)
+	@$(BIN)/python tools/site/build.py $(ARGS)
 
 check-isolated: setup  ## install each wheel alone in a clean environment and run its tests there
 	@$(BIN)/python tools/check_isolated.py $(ARGS)

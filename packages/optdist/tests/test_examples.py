@@ -53,18 +53,3 @@ def test_a_program_in_parts_equals_one_process(finish):
 def test_a_program_in_three_parts_equals_one_process(finish):
     done = finish(PARTED, "--steps", 5, nproc=3)
     assert float(re.search(r"differs by (\S+)\n", done.out)[1]) < 1e-10
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("nproc", [1, 2])
-def test_the_tutorial_runs_and_draws(finish, tmp_path, monkeypatch, nproc):
-    monkeypatch.chdir(tmp_path)
-    done = finish(HERE / "tutorials" / "many_workers.py", nproc=nproc, env={"MPLBACKEND": "Agg"})
-    assert "off by less than 1e-12: True" in done.out
-    assert f"chunks: {nproc}, one a worker" in done.out
-    before, after = re.search(
-        r"not trained on: (\S+), with learned decays (\S+)", done.out
-    ).groups()
-    assert float(after) < float(before)
-    assert done.out.endswith("plot in out/tutorials/many_workers.png\n")
-    assert Path("out/tutorials/many_workers.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build the documentation into ``out/site``: one site for all packages, warnings are errors.
+
+Usage: ``python tools/site/build.py [--no-notebooks]``; ``make site`` installs what it needs first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from gather import PageError, gather  # noqa: E402
+
+from _uv import ROOT, ToolError, require_uv, uv_environment  # noqa: E402
+
+OUT = ROOT / "out"
+SITE, STAGE, KEPT = OUT / "site", OUT / "site-source", OUT / "site-cache"
+LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=\"(https?:)?//[^>]*>")
+
+
+def main() -> int:
+    """Install the tools, gather, build, check; return the exit status."""
+    parser = argparse.ArgumentParser(description="Build the documentation into out/site.")
+    parser.add_argument("--no-install", action="store_true", help="take the tools that are there")
+    parser.add_argument("--no-notebooks", action="store_true", help="show them without outputs")
+    options = parser.parse_args()
+    if sys.version_info < (3, 11):
+        raise ToolError("site: expected Python >= 3.11 for Sphinx; `make PYTHON=python3.11 site`")
+    if not options.no_install:
+        install()
+    started = time.monotonic()
+    for folder in (STAGE, SITE):
+        shutil.rmtree(folder, ignore_errors=True)
+    STAGE.mkdir(parents=True)
+    (STAGE / "pictures").mkdir()
+    gather(STAGE)
+    from reference import write_reference  # imports the packages, which takes seconds
+
+    write_reference(STAGE / "reference")
+    sphinx("off" if options.no_notebooks else "cache")
+    names = check_names()
+    check_offline()
+    pages = sum(1 for _ in SITE.rglob("*.html"))
+    print(f"site: {pages} pages, {names} public names, {time.monotonic() - started:.0f} s")
+    print(f"site: open {(SITE / 'index.html').relative_to(ROOT)}")
+    return 0
+
+
+def install() -> None:
+    """Add the dependency group of the site to ``.venv``, once."""
+    command = [require_uv(), "sync", "--quiet", "--only-group", "docs", "--inexact"]
+    if subprocess.run(command, cwd=ROOT, env=uv_environment(), check=False).returncode:
+        raise ToolError("site: uv could not install the group docs of pyproject.toml")
+
+
+def sphinx(notebooks: str) -> None:
+    """Run Sphinx; every warning fails, after all have been shown."""
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
+    command += ["-c", str(HERE), "-d", str(KEPT / "doctrees")]
+    command += ["-D", f"nb_execution_mode={notebooks}"]
+    command += ["-D", f"nb_execution_cache_path={KEPT / 'notebooks'}"]
+    command += [str(STAGE), str(SITE)]
+    env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    if subprocess.run(command, cwd=ROOT, env=env, check=False).returncode:
+        raise ToolError("site: expected a build without warnings, got those above")
+
+
+def check_names() -> int:
+    """Compare the public names with the site's inventory; return how many there are."""
+    from names import PACKAGES, public_names
+
+    wanted = {name.full for package in PACKAGES for name in public_names(package)}
+    missing = sorted(wanted - inventory(SITE / "objects.inv"))
+    if missing:
+        raise ToolError(f"site: expected every public name, found no {', '.join(missing)}")
+    return len(wanted)
+
+
+def inventory(path: Path) -> set[str]:
+    """Return the names that a Sphinx inventory lists."""
+    content = path.read_bytes()
+    start = 0
+    for _ in range(4):  # lines of the header
+        start = content.index(b"\n", start) + 1
+    lines = zlib.decompress(content[start:]).decode().splitlines()
+    return {line.split(" ", 1)[0] for line in lines}
+
+
+def check_offline() -> None:
+    """Refuse pages that would load something from the network."""
+    for path in sorted(SITE.rglob("*.html")):
+        for found in LOADED.finditer(path.read_text(encoding="utf-8")):
+            raise ToolError(f"site: expected {path.name} to load nothing, got {found[0]}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ToolError, PageError) as error:
+        sys.exit(str(error))

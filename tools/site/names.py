@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public names of a package, and where each is documented."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeVar
+
+PACKAGES = ("treeops", "optcore", "optcore_accel", "optdiff", "optdist", "optviz")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A public name: ``module.name``, and the name of the same object documented before it."""
+
+    module: str
+    name: str
+    value: Any
+    same_as: str | None
+
+    @property
+    def full(self) -> str:
+        """The name as a user imports it."""
+        return f"{self.module}.{self.name}"
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the object is of another library, passed on under this name."""
+        root = self.module.split(".")[0]
+        return callable(self.value) and not getattr(self.value, "__module__", root).startswith(root)
+
+
+def public_names(package: str) -> list[Name]:
+    """Return every public name of the package and its public modules, the package's own first."""
+    found: list[Name] = []
+    first: dict[int, str] = {}
+    for module in [importlib.import_module(package), *public_modules(package)]:
+        listed = [(name, getattr(module, name)) for name in names_of(module)]
+        standing = all(id(value) in first for _, value in listed)
+        if module.__name__ != package and standing and not hasattr(module, "__all__"):
+            continue  # a file whose names all stand at the package
+        for name, value in listed:
+            known = first.get(id(value)) if callable(value) else None
+            found.append(Name(module.__name__, name, value, known))
+            first.setdefault(id(value), f"{module.__name__}.{name}")
+    return found
+
+
+def public_modules(package: str) -> list[ModuleType]:
+    """Return the modules below a package whose names have no underscore, without programs."""
+    path = importlib.import_module(package).__path__
+    below = pkgutil.walk_packages(path, f"{package}.")
+    names = [entry.name for entry in below]
+    public = [name for name in names if not any(part[0] == "_" for part in name.split("."))]
+    return [importlib.import_module(name) for name in public]
+
+
+def names_of(module: ModuleType) -> list[str]:
+    """Return ``__all__``; else what a file defines, or imports for its users (``X as X``)."""
+    listed = getattr(module, "__all__", None)
+    names = set(declared(module) if listed is None else listed)
+    public = [name for name in names if not name.startswith("_") or listed is not None]
+    values = {name: getattr(module, name) for name in public}
+    kept = [name for name in values if not isinstance(values[name], ModuleType | TypeVar)]
+    # an object's own name before others for it
+    return sorted(kept, key=lambda name: (getattr(values[name], "__name__", name) != name, name))
+
+
+def declared(module: ModuleType) -> Iterator[str]:
+    """Name what a file says that it has."""
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ImportFrom):
+            yield from (entry.name for entry in node.names if entry.asname == entry.name)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and hasattr(module, "__path__"):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))

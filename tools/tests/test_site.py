@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The site's source: pages gathered from the repository, links kept, public names found."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import zlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SITE = Path(__file__).resolve().parents[1] / "site"
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """The modules of the tool."""
+    monkeypatch.syspath_prepend(SITE.parent)
+    monkeypatch.syspath_prepend(SITE)
+    modules = {name: importlib.import_module(name) for name in ("gather", "names", "build")}
+    for name in modules:
+        monkeypatch.delitem(sys.modules, name)
+    return modules
+
+
+def test_every_page_is_gathered_and_every_link_and_section_is_found(
+    site: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    site["gather"].gather(tmp_path)
+    assert {path.parent.name for path in tmp_path.rglob("*.md")} >= {"packages", "changelogs"}
+    assert len(list(tmp_path.glob("tutorials/*.ipynb"))) >= 8
+    assert "| optdiff | 18.6" in (tmp_path / "modes.md").read_text(encoding="utf-8")
+    assert "few_shot" in (tmp_path / "examples.md").read_text(encoding="utf-8")
+    assert "pytrees.ipynb" in (tmp_path / "tutorials" / "index.md").read_text(encoding="utf-8")
+
+
+def test_links_between_files_become_links_between_pages(
+    site: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    text = "[a](../optcore) [b](../../CONTRIBUTING.md#x) [c](https://example.org) [d](LICENSE)"
+    pages = site["gather"].page_table()
+    found = site["gather"].linked(
+        text, "packages/optdiff/README.md", "packages/optdiff.md", pages, tmp_path
+    )
+    assert found == (
+        "[a](optcore.md) [b](../contributing.md#x) [c](https://example.org) "
+        "[d](../files/packages/optdiff/LICENSE)"
+    )
+
+
+def test_a_link_to_nothing_is_refused(site: dict[str, ModuleType], tmp_path: Path) -> None:
+    gather = site["gather"]
+    with pytest.raises(
+        gather.PageError,
+        match=r"README.md: expected a link to a file of the repository, got nowhere.md",
+    ):
+        gather.linked("[a](nowhere.md)", "README.md", "overview.md", {}, tmp_path)
+
+
+def test_a_section_that_is_gone_is_refused(site: dict[str, ModuleType], tmp_path: Path) -> None:
+    gather = site["gather"]
+    with pytest.raises(
+        gather.PageError, match=r"modes.md: expected a section 'Gone' in README.md, found none"
+    ):
+        gather.section("README.md", "Gone", "modes.md", {}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "treeops.tree_map",
+        "treeops.accessors.PyTreeAccessor",
+        "treeops.pytree.map",
+        "treeops.integrations.torch.parameter_containers",
+        "optcore.adam",
+        "optcore.Adam",
+        "optcore_accel.status",
+        "optdiff.MetaAdam",
+        "optdiff.linear_solve.solve_cg",
+        "optdiff.fixed_point.anderson",
+        "optdist.parallelize",
+        "optdist.autograd.context",
+        "optviz.draw",
+    ],
+)
+def test_public_names(site: dict[str, ModuleType], name: str) -> None:
+    names = site["names"].public_names(name.split(".")[0])
+    assert name in {entry.full for entry in names}
+
+
+@pytest.mark.parametrize("package", ["optcore", "optdiff"])
+def test_public_names_are_those_of_a_star_import(site: dict[str, ModuleType], package: str) -> None:
+    names = {entry.full for entry in site["names"].public_names(package)}
+    listed = importlib.import_module(package).__all__
+    assert {f"{package}.{name}" for name in listed} <= names
+    assert f"{package}.Any" not in names
+    assert f"{package}.torch" not in names
+
+
+def test_an_inventory_is_read(site: dict[str, ModuleType], tmp_path: Path) -> None:
+    lines = b"optcore.adam py:function 1 reference/optcore/_adam.html#$ -\n"
+    header = b"# Sphinx inventory version 2\n# Project: x\n# Version: 1\n# zlib\n"
+    (tmp_path / "objects.inv").write_bytes(header + zlib.compress(lines))
+    assert site["build"].inventory(tmp_path / "objects.inv") == {"optcore.adam"}
