@@ -48,7 +48,7 @@ BATCH = 250  # real images of an outer step
 OUTER_LR = 0.02
 LEARNED = "learned images"
 # LeNet on MNIST, with its standard deviation over starts.
-PAPER = {"fixed start, 10 images": "93.8", "random start, 30 images": "79.5 (8.1), of 100"}
+PAPER = {"fixed start, 10 images": "93.8", "random start, 30 images": "79.5 (8.1)"}
 Params = dict[str, Tensor]
 
 
@@ -148,9 +148,9 @@ def teachers(real: Images, count: int, seed: int) -> dict[str, Images]:
         KMeans(count, n_init=3, random_state=seed).fit(x.numpy()).cluster_centers_ for x in by_digit
     ]
     return {
-        "random real images": Images(torch.cat([x[:count] for x in by_digit]), y),
-        "means of the digits": Images(torch.stack([x.mean(0) for x in by_digit]), torch.arange(10)),
-        "k-means centroids": Images(torch.cat([torch.tensor(c) for c in centroids]).to(real.x), y),
+        "real images": Images(torch.cat([x[:count] for x in by_digit]), y),
+        "mean images": Images(torch.stack([x.mean(0) for x in by_digit]), torch.arange(10)),
+        "k-means images": Images(torch.cat([torch.tensor(c) for c in centroids]).to(real.x), y),
     }
 
 
@@ -162,7 +162,7 @@ def compare(start: str, count: int, steps: int, seed: int) -> dict[str, Taught]:
     unseen = starts(TEST_STARTS, generator) if known is None else known
     found = {}
     ways = teachers(real, count, seed)
-    for name, teaching in {**ways, LEARNED: ways["k-means centroids"]}.items():
+    for name, teaching in {**ways, LEARNED: ways["k-means images"]}.items():
         only = name != LEARNED
         images, log_rates = learn(teaching, real, known, steps, seed, rates_only=only)
         found[name] = Taught(images, log_rates, accuracy(unseen, images, log_rates, test))
@@ -174,7 +174,7 @@ def table(results: Mapping[str, Mapping[str, Score]], seeds: int) -> Table:
     shown = Table(
         title=f"test accuracy (%) after {STEPS} steps on a few images",
         caption=f"± half of the 95 % interval over {seeds} seeds; the paper's: LeNet on MNIST, for "
-        "which digits stand in here; its standard deviation, and 100 images, in the last column",
+        "which digits stand in here; in the last column its standard deviation, and 100 images",
     )
     shown.add_column("taught by")
     for setting in results:
@@ -229,8 +229,8 @@ def run(counts: list[int], steps: int, seeds: range, out: Path) -> None:
                 rates[setting] = found[0][LEARNED].log_rates.exp().tolist()
                 if count == counts[0]:
                     if not pictures:
-                        pictures["random real images"] = found[0]["random real images"]
-                        pictures["means of the digits"] = found[0]["means of the digits"]
+                        pictures["real images"] = found[0]["real images"]
+                        pictures["mean images"] = found[0]["mean images"]
                     pictures[f"learned,\n{start} start"] = found[0][LEARNED]
     console.print(table(results, len(seeds)))
     save_figure(out / "distillation.png", pictures)

@@ -60,14 +60,14 @@ def test_teachers_come_from_the_real_images():
     real = digits.shuffled(generator()).rows(torch.arange(300))
     one = distillation.teachers(real, 1, 0)
     assert {name: images.y.tolist() for name, images in one.items()} == {
-        "random real images": list(range(10)),
-        "means of the digits": list(range(10)),
-        "k-means centroids": list(range(10)),
+        "real images": list(range(10)),
+        "mean images": list(range(10)),
+        "k-means images": list(range(10)),
     }
-    means = one["means of the digits"].x
+    means = one["mean images"].x
     torch.testing.assert_close(means[4], real.x[real.y == 4].mean(0))
-    torch.testing.assert_close(one["k-means centroids"].x, means)
-    two = distillation.teachers(real, 2, 0)["random real images"]
+    torch.testing.assert_close(one["k-means images"].x, means)
+    two = distillation.teachers(real, 2, 0)["real images"]
     assert two.y.bincount().tolist() == [2] * 10
     distances = torch.cdist(two.x, real.x)
     assert torch.equal(real.y[distances.argmin(1)], two.y)
