@@ -136,9 +136,11 @@ struct Cursor {
 
 constexpr int at_least_one(int n) { return n > 0 ? n : 1; }
 
-template <typename R, typename T>
-void rule_forward(const typename R::template Constants<T>& constants, int count, const T* grad,
-                  const T* const* old, T* const* fresh, T* update) {
+// `take(i, u)` is told each update.
+template <typename R, typename T, typename Take>
+OPTCORE_INLINE void rule_forward(const typename R::template Constants<T>& constants, int count,
+                                 const T* grad, const T* const* old, T* const* fresh,
+                                 const Take& take) {
     const auto c = constants;
     constexpr int n = at_least_one(R::kBuffers);
     const T* from[n] = {};
@@ -150,7 +152,7 @@ void rule_forward(const typename R::template Constants<T>& constants, int count,
         for (int k = 0; k < R::kBuffers; ++k) before[k] = from[k][i];
         R::template forward<T>(c, grad[i], before, after, &u);
         for (int k = 0; k < R::kBuffers; ++k) to[k][i] = after[k];
-        update[i] = u;
+        take(i, u);
     }
 }
 
@@ -224,24 +226,22 @@ void forward_chunk(const Job& job, const double* scalars, const Chunk& chunk) {
             old[k] = Cursor(job.old[k], chunk.leaf).read(at, count, buffers[4 + k]);
             fresh[k] = Cursor(job.fresh[k], chunk.leaf).target(at, buffers[4 + n + k]);
         }
-        T* u = p ? buffers[3] : out.target(at, buffers[3]);
-        rule_forward<R, T>(constants, count, g, old, fresh, u);
+        T* next = out.target(at, buffers[3]);
+        if (p && scalars[kDecay] != 0) {
+            rule_forward<R, T>(constants, count, g, old, fresh, [=](int i, T u) {
+                next[i] = p[i] - lr * (u + decay * p[i]);
+            });
+        } else if (p) {
+            rule_forward<R, T>(constants, count, g, old, fresh,
+                               [=](int i, T u) { next[i] = p[i] - lr * u; });
+        } else {
+            rule_forward<R, T>(constants, count, g, old, fresh,
+                               [=](int i, T u) { next[i] = u; });
+        }
         for (int k = 0; k < R::kBuffers; ++k) {
             Cursor(job.fresh[k], chunk.leaf).write(at, count, fresh[k]);
         }
-        if (p) {
-            T* next = out.target(at, buffers[1]);
-            if (scalars[kDecay] != 0) {
-                OPTCORE_INDEPENDENT
-                for (int i = 0; i < count; ++i) next[i] = p[i] - lr * (u[i] + decay * p[i]);
-            } else {
-                OPTCORE_INDEPENDENT
-                for (int i = 0; i < count; ++i) next[i] = p[i] - lr * u[i];
-            }
-            out.write(at, count, next);
-        } else {
-            out.write(at, count, u);
-        }
+        out.write(at, count, next);
     }
 }
 
@@ -279,7 +279,9 @@ void backward_chunk(const BackwardJob& job, const double* scalars, const Chunk& 
         if (kScalarsToo && steps) {  // before anything is overwritten
             T* ignored[n];
             for (int k = 0; k < R::kBuffers; ++k) ignored[k] = buffers[8 + 2 * n + k];
-            rule_forward<R, T>(constants, count, g, old, ignored, buffers[5]);
+            T* updates = buffers[5];
+            rule_forward<R, T>(constants, count, g, old, ignored,
+                               [=](int i, T u) { updates[i] = u; });
             double slope = -dot(dnext, buffers[5], count);
             if (p) {
                 const double along = dot(dnext, p, count);

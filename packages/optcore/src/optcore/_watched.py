@@ -17,15 +17,16 @@ def watched(step: Step) -> Step:
     """``step`` with hooks and a record for profilers, as ``torch.optim.Optimizer`` wraps it.
 
     The wrapper of torch opens a record also where no profiler runs, which takes as long as the
-    arithmetic of 50,000 parameters; here it is left out then.
+    arithmetic of 50,000 parameters; here it is left out then. So observers of another thread see no
+    record, and a hook that a closure registers is called from the next step on.
     """
     as_torch = torch.optim.Optimizer.profile_hook_step(step)
 
     @wraps(step)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # a class that overrides step has torch's wrapper around its own
-        outermost = type(self).step is wrapper
-        if outermost and (torch.compiler.is_compiling() or _is_watched(self)):
+        # a class that overrides step has torch's wrapper around its own, if nothing else
+        outer = getattr(type(self).step, "__code__", None)
+        if outer is not as_torch.__code__ and (torch.compiler.is_compiling() or _is_watched(self)):
             return as_torch(self, *args, **kwargs)
         return step(self, *args, **kwargs)
 
