@@ -208,7 +208,7 @@ def draw_curves(panel: Axes, trained: Mapping[Method, Sequence[Run]], title: str
     panel.set(xlabel="outer iteration", ylabel=label, title=title)
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=8, loc="lower right")
+    panel.legend(fontsize=8, loc="lower left")
 
 
 def draw_visits(panel: Axes, counts: Tensor, goal: int | None) -> AxesImage:

@@ -36,9 +36,7 @@ class TabularTasks(EnvBase):
             self.generator.manual_seed(seed)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:
-        state = torch.full(self.batch_size, self.tasks.start)
-        if tensordict is not None and "_reset" in tensordict:  # others stay where they are
-            state = torch.where(tensordict["_reset"].squeeze(-1), state, tensordict["state"])
+        state = torch.full(self.batch_size, self.tasks.start)  # torchrl takes what it asked for
         return TensorDict({"state": state}, self.batch_size)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
