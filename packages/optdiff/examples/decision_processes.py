@@ -81,7 +81,7 @@ def draw(chances: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def play(logits: Tensor, tasks: Tasks, generator: torch.Generator) -> Episodes:
-    """Play every task with its policy; the baseline is the mean of the other episodes to go."""
+    """Play every task with its policy."""
     count = len(tasks.rewards)
     policy = logits.detach().softmax(-1).expand(count, -1, -1)
     each = torch.arange(count)[:, None]
@@ -96,8 +96,13 @@ def play(logits: Tensor, tasks: Tasks, generator: torch.Generator) -> Episodes:
     rewards = rewards + tasks.noise * torch.randn(
         rewards.shape, generator=generator, dtype=rewards.dtype
     )
+    return with_baseline(states, actions, rewards)
+
+
+def with_baseline(states: Tensor, actions: Tensor, rewards: Tensor) -> Episodes:
+    """Episodes ``(tasks, episodes, moves)``; their baseline: what the others have to come, mean."""
     to_go = rewards.flip(-1).cumsum(-1).flip(-1)
-    others = (to_go.sum(1, keepdim=True) - to_go) / (EPISODES - 1)
+    others = (to_go.sum(1, keepdim=True) - to_go) / (rewards.shape[1] - 1)
     return Episodes(states, actions, rewards, others)
 
 

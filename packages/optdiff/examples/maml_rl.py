@@ -47,8 +47,10 @@ from decision_processes import (
     random_tasks,
     visits,
 )
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from report import Phases, failure
 from rich.console import Console
 from rich.table import Table
@@ -189,47 +191,54 @@ def table(results: Results, best: Mapping[Kind, Sequence[float]], test_tasks: in
     return shown
 
 
+def draw_curves(panel: Axes, trained: Mapping[Method, Sequence[Run]], title: str) -> None:
+    """Plot what a step leads to over training, the mean in the range of all trainings."""
+    for method, style in zip(trained, (":", "--", "-.", "-")):
+        curves = torch.tensor([[point for _, point in run.curve] for run in trained[method]])
+        iterations = [iteration for iteration, _ in trained[method][0].curve]
+        if method is Method.untrained:
+            panel.axhline(curves.mean(), linestyle=style, color="gray", label=method.value)
+        else:
+            (line,) = panel.plot(iterations, curves.mean(0), style, label=method.value)
+            low, high = curves.amin(0), curves.amax(0)
+            panel.fill_between(
+                iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0
+            )
+    label = f"return of {HORIZON} moves after a step"
+    panel.set(xlabel="outer iteration", ylabel=label, title=title)
+    panel.set_ylim(bottom=0)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8, loc="lower left")
+
+
+def draw_visits(panel: Axes, counts: Tensor, goal: int | None) -> AxesImage:
+    """Shade the cells of the grid by visits in an episode; the goal is known after a step."""
+    if goal is not None:
+        panel.plot(goal % SIDE, goal // SIDE, "*", color="tab:red", markersize=14)
+    shown = panel.imshow(counts.view(SIDE, SIDE), cmap="Blues", vmin=0, vmax=HORIZON / 2)
+    panel.plot(SIDE // 2, SIDE // 2, "o", color="tab:orange")
+    name = "before a step (dot: start)" if goal is None else "after a step (star: goal)"
+    panel.set(xticks=[], yticks=[])
+    panel.set_title(f"MAML {name}", fontsize=10)
+    return shown
+
+
 def save_figure(path: Path, results: Results, seed: int) -> None:
     """Plot learning curves, and where MAML's policy goes before and after a step."""
     figure = Figure(figsize=(15, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 5, width_ratios=(4, 4, 3, 3, 3))
     for panel, (kind, trained) in zip(axes, results.items()):
-        for method, style in zip(trained, (":", "--", "-.", "-")):
-            curves = torch.tensor([[point for _, point in run.curve] for run in trained[method]])
-            iterations = [iteration for iteration, _ in trained[method][0].curve]
-            if method is Method.untrained:
-                panel.axhline(curves.mean(), linestyle=style, color="gray", label=method.value)
-            else:
-                (line,) = panel.plot(iterations, curves.mean(0), style, label=method.value)
-                low, high = curves.amin(0), curves.amax(0)
-                panel.fill_between(
-                    iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0
-                )
-        panel.set(
-            xlabel="outer iteration",
-            ylabel=f"return of {HORIZON} moves after a step",
-            title=f"{kind.value} tasks",
-        )
-        panel.set_ylim(bottom=0)
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=8, loc="lower right")
+        draw_curves(panel, trained, f"{kind.value} tasks")
     logits = results[Kind.grid][Method.maml][0].logits
     generator = torch.Generator().manual_seed(3 * seed + 1)
-    middle = SIDE // 2
     for i, panel in enumerate(axes[2:]):
         task = grid_tasks(1, generator)
-        policy = logits
+        policy, goal = logits, None
         if i:
             policy = adapted_each(logits, play(logits, task, generator), INNER_LR["grid"])[0]
             goal = int(task.rewards[0, :, 0].argmax())  # where it pays to stay
-            panel.plot(goal % SIDE, goal // SIDE, "*", color="tab:red", markersize=14)
-        counts = visits(policy, task).view(SIDE, SIDE)
-        shown = panel.imshow(counts, cmap="Blues", vmin=0, vmax=HORIZON / 2)
-        panel.plot(middle, middle, "o", color="tab:orange")
-        name = "after a step (star: goal)" if i else "before a step (dot: start)"
-        panel.set(xticks=[], yticks=[], title=f"MAML {name}")
-        panel.title.set_fontsize(10)
+        shown = draw_visits(panel, visits(policy, task), goal)
     figure.colorbar(shown, ax=axes[2:], label=f"visits in {HORIZON} moves", shrink=0.8)
     figure.savefig(path, dpi=120)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every example runs from end to end, and leaves numbers and pictures that show something."""
 
+import importlib.util
 import json
 import math
 import os
@@ -12,6 +13,9 @@ import pytest
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+WITH_TORCHRL = pytest.mark.skipif(
+    importlib.util.find_spec("torchrl") is None, reason="needs torchrl: pip install torchrl"
+)
 NAMES = [  # sorted
     "data_weights",
     "deq",
@@ -22,6 +26,7 @@ NAMES = [  # sorted
     "learned_optimizer",
     "lola",
     "maml_rl",
+    pytest.param("maml_torchrl", marks=WITH_TORCHRL),
     "reweight",
     "sinusoid",
     "weight_decays",

@@ -3,6 +3,7 @@
 
 import importlib
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(EXAMPLES))
     maml_rl = importlib.import_module("maml_rl")
+    maml_torchrl = importlib.import_module("maml_torchrl")
     processes = importlib.import_module("decision_processes")
 
 
@@ -189,3 +191,13 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     result = CliRunner().invoke(app, ["--smoke", "--out", str(tmp_path / "file" / "out")])
     assert result.exit_code == 2
     assert "maml_rl: expected a folder to write to, got 'Not a directory'" in result.output
+
+
+def test_torchrl_is_asked_for_by_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchrl", None)  # as if it were not installed
+    app = typer.Typer()
+    app.command()(maml_torchrl.main)
+    result = CliRunner().invoke(app, ["--smoke", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "maml_torchrl: expected torchrl, found no package of this name" in result.output
+    assert "run `pip install torchrl`" in result.output
