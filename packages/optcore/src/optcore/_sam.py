@@ -308,10 +308,12 @@ def _sam_update(
 
 
 def _check_extra(extra: Mapping[str, Any]) -> None:
-    if not callable(extra.get("grad_fn")):
+    grad_fn = extra.get("grad_fn")
+    if not callable(grad_fn):
+        found = "None" if grad_fn is None else describe(grad_fn)
         raise TypeError(
-            f"sam: expected grad_fn= with opaque_mode=True, got {describe(extra.get('grad_fn'))}; "
-            "call update(updates, state, params, grad_fn=lambda params, i: ...)"
+            f"sam: expected grad_fn= with opaque_mode=True, got {found}; call update(updates, "
+            "state, params, grad_fn=lambda params, i: ...)"
         )
 
 
