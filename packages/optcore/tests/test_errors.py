@@ -2,6 +2,7 @@
 """Bad input gets one clear error and changes nothing."""
 
 import copy
+import inspect
 import re
 
 import pytest
@@ -99,6 +100,21 @@ CONSTRUCTION = [
         lambda: optcore.adan(betas=(0.9, 0.9)),
         TypeError,
         "adan: expected betas as a triple, got tuple",
+    ),
+    (
+        lambda: optcore.lars(weight_decay=0.1, weight_decay_mask=3),
+        TypeError,
+        "lars: expected weight_decay_mask of bools, got a int leaf, at ",
+    ),
+    (
+        lambda: optcore.lars(trust_ratio_mask=[True, 3]),
+        TypeError,
+        "lars: expected trust_ratio_mask of bools, got a int leaf, at ",
+    ),
+    (
+        lambda: optcore.sophia(hessian_diagonal_fn=3),
+        TypeError,
+        "sophia: expected hessian_diagonal_fn as a GradientTransformation, got int",
     ),
     (lambda: optcore.adam(maximize="yes"), TypeError, "adam: expected maximize as a bool, got str"),
     (
@@ -393,3 +409,19 @@ def test_a_state_without_a_buffer_is_refused_by_name():
     del optimizer.state[w]["exp_avg"]
     with pytest.raises(ValueError, match="Adam: expected 'exp_avg' in the state of parameter 0"):
         optimizer.step()
+
+
+ROWS = {**optcore.OPTIMIZERS, **optcore.INFORMED_OPTIMIZERS}
+FLAGS = [
+    (name, parameter.name)
+    for name, row in ROWS.items()
+    for parameter in inspect.signature(row.factory).parameters.values()
+    if isinstance(parameter.default, bool)
+]
+
+
+@pytest.mark.parametrize("value", ["no", 1, torch.ones(2)], ids=["str", "int", "tensor"])
+@pytest.mark.parametrize(("name", "flag"), FLAGS)
+def test_every_flag_of_every_optimizer_is_a_bool(name, flag, value):
+    with pytest.raises(TypeError, match=f"^{name}: expected {flag} as a bool, got "):
+        ROWS[name].factory(**{flag: value})

@@ -119,7 +119,8 @@ def test_injected_hyperparameters_stand_in_the_groups():
 def test_an_injected_number_out_of_range_changes_nothing():
     a, b = start()
     tx = optcore.inject_hyperparams(optcore.sgd)(lr=0.1)
-    optimizer = optcore.Optimizer([{"params": [a]}, {"params": [b], "lr": -1.0}], tx)
+    optimizer = optcore.Optimizer([{"params": [a]}, {"params": [b]}], tx)
+    optimizer.param_groups[1]["lr"] = -1.0
     before = a.detach().clone()
     a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
     with pytest.raises(ValueError, match=r"^sgd: expected lr >= 0, got -1.0"):

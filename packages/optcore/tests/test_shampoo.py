@@ -43,24 +43,37 @@ def test_vectors_too():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_keeps_its_sums_in_float32(dtype):
+def test_half_precision_keeps_its_sums_in_float64(dtype):
     generator = torch.Generator().manual_seed(1)
     grads = [torch.randn(32, 16, generator=generator).to(dtype) for _ in range(10)]
     found, state = run(optcore.scale_by_shampoo(), grads)
     expected, _ = run(optcore.scale_by_shampoo(), [g.double() for g in grads])
     assert found.dtype == dtype
-    assert {sums.dtype for sums in state.statistics[0] + state.roots[0]} == {torch.float32}
+    assert {sums.dtype for sums in state.statistics[0] + state.roots[0]} == {torch.float64}
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=4e-3)
 
 
-def test_a_loaded_state_of_half_precision_is_still_in_float32():
+@pytest.mark.parametrize("scale", [1.0, 100.0, 5000.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_takes_constant_gradients_of_rank_one(dtype, scale):
+    # what the dtype rounds off is of full rank, its squares 1e-6 and less of the largest
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(32, generator=generator) for _ in range(2))
+    grads = [(scale * torch.outer(left, right)).to(dtype)] * 10
+    found, _ = run(optcore.scale_by_shampoo(), grads)
+    expected, _ = run(optcore.scale_by_shampoo(), [g.double() for g in grads])
+    rounding = torch.finfo(dtype).eps * expected.abs().max().item()
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=rounding)
+
+
+def test_a_loaded_state_of_half_precision_is_still_in_float64():
     w = torch.nn.Parameter(torch.ones(3, 2, dtype=torch.bfloat16))
     optimizer, again = optcore.Shampoo([w]), optcore.Shampoo([w])
     w.grad = torch.full_like(w, 0.3)
     optimizer.step()
     again.load_state_dict(optimizer.state_dict())
     kept, loaded = (o.state[w]["0.statistics"] for o in (optimizer, again))
-    assert [s.dtype for s in loaded] == [torch.float32] * 2
+    assert [s.dtype for s in loaded] == [torch.float64] * 2
     torch.testing.assert_close(loaded, kept, rtol=0, atol=0)
     assert loaded[0] is not kept[0]
 

@@ -75,6 +75,18 @@ def test_sam_takes_the_steps_of_the_paper():
     optdiff.recover_state_dict(net, start)
 
 
+def test_the_radius_of_sam_may_follow_a_schedule():
+    net, start, (_, phi, lr, _) = problem()
+    scheduled = optdiff.MetaSAM(net, optcore.sgd(lr=lr), rho=lambda count: 0.1 * (count + 1))
+    for _ in range(3):
+        scheduled.step(lambda: inner(net, phi))
+    found = net.weight
+    optdiff.recover_state_dict(net, start)
+    for rho in (0.1, 0.2, 0.3):
+        optdiff.MetaSAM(net, optcore.sgd(lr=lr), rho=rho).step(lambda: inner(net, phi))
+    torch.testing.assert_close(found, net.weight, rtol=1e-12, atol=1e-12)
+
+
 def test_sam_of_first_order_takes_both_gradients_as_constants():
     net, start, at = problem()
     found = torch.autograd.grad(by_sam("adam", net, start, *at, first_order=True), at[0])
@@ -156,6 +168,21 @@ ERRORS = [
         lambda net: optdiff.MetaSAM(net, "sgd"),
         TypeError,
         "MetaSAM: expected a GradientTransformation, got str; e.g. optcore.adam(lr=0.1)",
+    ),
+    (
+        lambda net: optdiff.MetaSAM(net, optcore.sgd(), rho=-1),
+        ValueError,
+        "MetaSAM: expected rho >= 0, got -1",
+    ),
+    (
+        lambda net: optdiff.MetaSAM(net, optcore.sgd(), rho="far"),
+        TypeError,
+        "MetaSAM: expected rho as a number, schedule, tensor or tree of such, got str",
+    ),
+    (
+        lambda net: optdiff.MetaSAM(net, optcore.sgd()).step(lambda: net(X).sum(), grad_fn=3),
+        TypeError,
+        "MetaSAM.step: expected no grad_fn, got int; the gradients uphill come from loss",
     ),
     (
         lambda net: optdiff.MetaReduceOnPlateau(net, 3),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from optcore._chain import link
-from optcore._hyperparams import Hyperparam, check_betas
+from optcore._hyperparams import Hyperparam, check_betas, check_flag
 from optcore._kernels import check_kernels
 from optcore._leafwise import Tick, ema, ema_square
 from optcore._moment_rules import adam_step, descend, with_moments
@@ -66,6 +66,7 @@ def scale_by_adam(
     Reference:
         Kingma and Ba, 2015, arXiv:1412.6980, Algorithm 1.
     """
+    check_flag("scale_by_adam", "moment_requires_grad", moment_requires_grad)
     return with_moments(
         "scale_by_adam",
         _adam,

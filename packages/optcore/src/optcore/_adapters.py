@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from optcore._declared import declares
 from optcore._leafwise import check_gradient
 from optcore._masking import check_transformation
 from optcore._transform import EmptyState, GradientTransformation, stateless_init
@@ -189,6 +190,7 @@ def _flatten_init(params: Tree, *, inner: GradientTransformation) -> Tree:
     return inner.init(_vector("parameter", params))
 
 
+@declares(calls="inner")
 def _flatten_update(
     updates: Tree,
     state: Tree,
@@ -229,6 +231,7 @@ def _named_init(params: Tree, *, members: Any) -> dict[str, Tree]:
     return {name: inner.init(params) for name, inner in members}
 
 
+@declares(calls="members")
 def _named_update(
     updates: Tree,
     state: dict[str, Tree],

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from optcore._chain import link
-from optcore._hyperparams import Hyperparam, check_betas, is_zero
+from optcore._hyperparams import Hyperparam, check_betas, check_flag, is_zero
 from optcore._kernels import check_kernels
 from optcore._leafwise import (
     Tick,
@@ -81,6 +81,7 @@ def scale_by_amsgrad(
     Reference:
         Reddi, Kale and Kumar, 2018, arXiv:1904.09237, Algorithm 2.
     """
+    check_flag("scale_by_amsgrad", "correct_max", correct_max)
     if correct_max and use_accelerated_op:
         raise ValueError(
             "scale_by_amsgrad: expected correct_max=False with use_accelerated_op=True, got True; "
@@ -140,6 +141,7 @@ def amsgrad(
         Reddi, Kale and Kumar, 2018, arXiv:1904.09237, Algorithm 2.
     """
     b1, b2 = check_betas("amsgrad", betas)
+    check_flag("amsgrad", "decoupled_weight_decay", decoupled_weight_decay)
     check_kernels("amsgrad", use_accelerated_op, "scale_by_amsgrad")
     rule = link(
         "amsgrad",

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
+from optcore._declared import declares
 from optcore._deferred import Deferred, defers, settled
 from optcore._modes import under_transform
 from optcore._transform import GradientTransformation
@@ -80,6 +81,7 @@ def _chain_init(params: Tree, *, transformations: Any) -> tuple[Tree, ...]:
 
 
 @defers
+@declares(calls="transformations")
 def _chain_update(
     updates: Tree,
     state: tuple[Tree, ...],

@@ -45,4 +45,36 @@ def _declares_extra(update: Callable[..., Any]) -> bool:
     return extra is not None and extra.kind is inspect.Parameter.VAR_KEYWORD
 
 
+def declares(
+    check: Callable[[Mapping[str, Any]], object] | None = None, calls: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark an ``update``: what it asks of its extra arguments.
+
+    Args:
+        check: Refuses extra arguments with which the ``update`` would fail.
+        calls: Name of the entry in ``static`` that holds the transformations to which every
+            ``update`` hands its extra arguments on.
+    """
+
+    def mark(update: Callable[..., Any]) -> Callable[..., Any]:
+        update.check_extra, update.calls = check, calls  # type: ignore[attr-defined]
+        return update
+
+    return mark
+
+
+def extra_checks(update: Callable[..., Any], static: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The checks of its extra arguments that an ``update`` declares, and those of what it calls."""
+    check = getattr(update, "check_extra", None)
+    found = [check] if check is not None else []
+    found += static.get("extra_checks", ())
+    called = static.get(getattr(update, "calls", ""), ())
+    if isinstance(called, Mapping):
+        called = tuple(called.values())
+    for member in called if isinstance(called, tuple) else (called,):
+        inner = member[1] if isinstance(member, tuple) else member  # of a named chain
+        found += inner.extra_checks
+    return tuple(dict.fromkeys(found))
+
+
 _declares_extra_cached = lru_cache(maxsize=1024)(_declares_extra)

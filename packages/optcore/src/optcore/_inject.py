@@ -114,6 +114,7 @@ def inject_hyperparams(
         start = {name: _evaluated(name, value, new_count()) for name, value in schedules.items()}
         _made(inner_factory, {**fixed, **numbers, **start})  # it checks ranges of plain numbers
         as_state = _tensors({**numbers, **start}, hyperparam_dtype)
+        inner = _made(inner_factory, {**fixed, **as_state})
         return GradientTransformation(
             _inject_init,
             _inject_update,
@@ -125,9 +126,10 @@ def inject_hyperparams(
                 # never applied: through it the update mode sees the tensors that schedules give
                 "shown": GradientTransformation(stateless_init, _pass, schedules, name="schedules"),
                 "hyperparam_dtype": hyperparam_dtype,
+                "extra_checks": inner.extra_checks,
             },
             name=f"{who}({getattr(inner_factory, '__name__', 'factory')})",
-            needs_params=_made(inner_factory, {**fixed, **as_state}).needs_params,
+            needs_params=inner.needs_params,
         )
 
     return injected
@@ -155,6 +157,30 @@ def assigned(
     new = {name: hyperparams.get(name) for name in static["numbers"]}
     _made(static["inner_factory"], {**static["fixed"], **state.hyperparams, **new})
     return state._replace(hyperparams={**state.hyperparams, **new})
+
+
+def check_entries(
+    who: str, transformation: GradientTransformation, entries: Mapping[str, Any]
+) -> None:
+    """Refuse what a group says of hyperparameters that the state keeps, if it is out of range.
+
+    Raises:
+        ValueError: A number is out of range, or stands where a schedule does.
+    """
+    if not injected(transformation):
+        return
+    static = transformation._static
+    for name, schedule in static["schedules"].items():
+        if name in entries and entries[name] is not schedule:
+            raise ValueError(
+                f"{who}: expected no {name} in a group, got {describe(entries[name])}; the base "
+                f"has a schedule of it: give {name} to optcore.inject_hyperparams as a number"
+            )
+    numbers = {name: entries.get(name, value) for name, value in static["numbers"].items()}
+    start = {
+        name: _evaluated(name, value, new_count()) for name, value in static["schedules"].items()
+    }
+    _made(static["inner_factory"], {**static["fixed"], **start, **numbers})
 
 
 def _pass(
@@ -227,7 +253,7 @@ def _inject_init(
     numbers: Mapping[str, Tree],
     schedules: Mapping[str, Tree],
     hyperparam_dtype: torch.dtype | None,
-    shown: GradientTransformation,
+    **_: Any,
 ) -> InjectHyperparamsState:
     count = new_count()
     hyperparams = _now(numbers, schedules, count, hyperparam_dtype)
@@ -247,6 +273,7 @@ def _inject_update(
     schedules: Mapping[str, Tree],
     hyperparam_dtype: torch.dtype | None,
     shown: GradientTransformation,
+    extra_checks: tuple[Any, ...],
     **extra: Any,
 ) -> tuple[Tree, InjectHyperparamsState]:
     names = {*numbers, *schedules}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from optcore._adam import scale_by_adam
 from optcore._chain import chain, link
 from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
-from optcore._masking import masked
+from optcore._masking import check_mask, masked
 from optcore._momentum import trace
 from optcore._param_scaling import scale_by_trust_ratio
 from optcore._rows import OptimizerRow
@@ -111,6 +111,10 @@ def lars(
     check_range("lars", "lr", lr, 0.0)
     check_range("lars", "weight_decay", weight_decay, 0.0)
     check_range("lars", "momentum", momentum, 0.0)
+    masks = {"weight_decay_mask": weight_decay_mask, "trust_ratio_mask": trust_ratio_mask}
+    for name, mask in masks.items():
+        if mask is not None and not callable(mask):
+            check_mask("lars", mask, name)
     trust = link("lars", scale_by_trust_ratio, trust_coefficient=trust_coefficient, eps=eps)
     decay = link("lars", add_decayed_weights, weight_decay, weight_decay_mask)
     return chain(

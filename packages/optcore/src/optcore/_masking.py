@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optcore._declared import declares
 from optcore._hyperparams import per_leaf
 from optcore._transform import EmptyState, GradientTransformation, stateless_init
 from optcore._tree import (
@@ -33,14 +34,15 @@ class MaskedState(NamedTuple):
     inner_state: Tree  # for the parameters with a :class:`MaskedNode` in place of each hidden leaf
 
 
-def check_transformation(who: str, inner: object) -> None:
+def check_transformation(who: str, inner: object, name: str = "") -> None:
     """Refuse what is no transformation.
 
     Raises:
         TypeError: ``inner`` is not a :class:`GradientTransformation`.
     """
     if not isinstance(inner, GradientTransformation):
-        raise TypeError(f"{who}: expected a GradientTransformation, got {describe(inner)}")
+        wanted = f"{name} as a" if name else "a"
+        raise TypeError(f"{who}: expected {wanted} GradientTransformation, got {describe(inner)}")
 
 
 def masked(
@@ -159,6 +161,7 @@ def _masked_init(
     return MaskedState(inner.init(hide(params, _flags("masked", mask, params))))
 
 
+@declares(calls="inner")
 def _masked_update(
     updates: Tree,
     state: MaskedState,
@@ -215,12 +218,12 @@ def hide_extra(extra: Mapping[str, Any], spec: Any, flags: Sequence[bool]) -> di
     }
 
 
-def check_mask(who: str, mask: Tree) -> None:
+def check_mask(who: str, mask: Tree, name: str = "a mask") -> None:
     """Refuse a mask whose leaves are not bools (or None, for a parameter that is None)."""
     for index, leaf in enumerate(tree_leaves(mask)):
         if not isinstance(leaf, bool) and leaf is not None:
             raise TypeError(
-                f"{who}: expected a mask of bools, got a {describe(leaf)} leaf, "
+                f"{who}: expected {name} of bools, got a {describe(leaf)} leaf, "
                 f"at {path_to(mask, index)}"
             )
 

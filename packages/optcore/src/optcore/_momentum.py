@@ -84,6 +84,7 @@ def trace(
     check_flag("trace", "nesterov", nesterov)
     check_range("trace", "decay", decay, 0.0)
     check_range("trace", "dampening", dampening)
+    check_flag("trace", "moment_requires_grad", moment_requires_grad)
     check_kernels("trace", use_accelerated_op, "trace")
     return GradientTransformation(
         _trace_init,
@@ -154,6 +155,8 @@ def sgd(
     check_range("sgd", "momentum", momentum, 0.0)
     check_range("sgd", "dampening", dampening)
     check_range("sgd", "weight_decay", weight_decay, 0.0)
+    check_flag("sgd", "nesterov", nesterov)
+    check_flag("sgd", "moment_requires_grad", moment_requires_grad)
     plain = is_zero(momentum)
     check_kernels("sgd", use_accelerated_op, "step" if plain else "trace")
     if nesterov and (plain or not is_zero(dampening)):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optcore._chain import link
-from optcore._hyperparams import Hyperparam, check_betas
+from optcore._hyperparams import Hyperparam, check_betas, check_flag
 from optcore._leafwise import (
     Tick,
     add_scaled,
@@ -87,6 +87,7 @@ def scale_by_nadam(
     """
     who = "scale_by_nadam"
     check_moments(who, b1=b1, b2=b2, eps=eps, momentum_decay=momentum_decay)
+    check_flag(who, "constant_momentum", constant_momentum)
     return GradientTransformation(
         _nadam_init,
         _nadam_update,
@@ -135,6 +136,7 @@ def nadam(
         Dozat, 2016, "Incorporating Nesterov momentum into Adam", Algorithm 8.
     """
     b1, b2 = check_betas("nadam", betas)
+    check_flag("nadam", "decoupled_weight_decay", decoupled_weight_decay)
     rule = link(
         "nadam", scale_by_nadam, b1, b2, eps, momentum_decay, constant_momentum=constant_momentum
     )

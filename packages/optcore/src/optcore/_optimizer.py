@@ -14,13 +14,13 @@ from optcore._class_state import SHARED, TREES, ClassState
 from optcore._deferred import Deferred, Run
 from optcore._fused import FusedStep, Naming, Ready, check_apart
 from optcore._hyperparams import check_range
-from optcore._inject import assigned, injected
+from optcore._inject import assigned, check_entries, injected
 from optcore._kept import Kept, kinds
 from optcore._kernel_checks import checked
 from optcore._leafwise import check_gradient
 from optcore._masking import spread
 from optcore._one_group import check_one_group
-from optcore._param_group import guarded
+from optcore._param_group import check_known, guarded, listed
 from optcore._rows import OptimizerRow
 from optcore._tokens import show
 from optcore._torch_state import (
@@ -52,7 +52,8 @@ class Optimizer(ClassState, torch.optim.Optimizer):
         transformation: The optimizer in its functional form. What :func:`inject_hyperparams` keeps
             in its state stands in the groups instead (an ``lr`` for schedulers, a value per
             group); any other has no learning rate that a scheduler could set. Groups are stepped
-            one by one: a norm of all updates (:func:`clip_by_global_norm`) is that of a group.
+            one by one: a norm of all updates (:func:`clip_by_global_norm`) is that of a group, and
+            a group without gradients is not stepped at all.
 
     Raises:
         TypeError: ``transformation`` is not a :class:`GradientTransformation`.
@@ -85,12 +86,16 @@ class Optimizer(ClassState, torch.optim.Optimizer):
 
         Raises:
             TypeError: An option of torch.optim that optcore does not have.
-            ValueError: A hyperparameter is out of range, or a second group where the transformation
-                needs all parameters together; the optimizer is as before then.
+            ValueError: A hyperparameter is out of range or one that nothing here reads, or a second
+                group where the transformation needs all parameters together; the optimizer is as
+                before then.
         """
         who = type(self).__name__
         if isinstance(param_group, dict):  # torch says what else is wrong
             check_options(who, self.row, param_group, len(self.param_groups))
+            if self.row is None:
+                check_known(who, param_group, self.defaults, len(self.param_groups))
+                check_entries(who, self._transformation, {**self.defaults, **param_group})
             transformation = self._group_transformation({**self.defaults, **param_group})
             check_one_group(who, transformation, len(self.param_groups))
         super().add_param_group(param_group)
@@ -219,10 +224,12 @@ class Optimizer(ClassState, torch.optim.Optimizer):
         loss = self._evaluated(closure)
         if closure is not None:
             extra.setdefault("value", loss.detach() if isinstance(loss, torch.Tensor) else loss)
-        for index in [i for i in self._kept if i >= len(self.param_groups)]:
+        self._transformation.check_extra(extra)
+        groups = listed(self)
+        for index in [i for i in self._kept if i >= len(groups)]:
             del self._kept[index]
         # all checks before any change
-        found = [self._prepared(i, group, extra) for i, group in enumerate(self.param_groups)]
+        found = [self._prepared(i, group, extra) for i, group in enumerate(groups)]
         steps = [step for step in found if step is not None]
         check_apart([call for step in steps for call in step.calls])
         for step in steps:

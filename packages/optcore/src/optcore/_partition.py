@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from optcore._declared import declares
 from optcore._leafwise import check_gradient, check_shapes
 from optcore._masking import (
     MaskedState,
@@ -167,6 +168,7 @@ def _partition_init(
     )
 
 
+@declares(calls="transforms")
 def _partition_update(
     updates: Tree,
     state: PartitionState,

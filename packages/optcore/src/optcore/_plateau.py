@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from optcore._chain import chain
 from optcore._choice import check_int
+from optcore._declared import declares
+from optcore._fused import Ready
 from optcore._hyperparams import check_number
 from optcore._masking import check_transformation
 from optcore._norms import multiply
 from optcore._optimizer import Optimizer
 from optcore._polyak import checked_value
 from optcore._transform import GradientTransformation, new_count
-from optcore._tree import Tree
+from optcore._tree import ParamDict, Tree
 
 
 class ReduceLROnPlateauState(NamedTuple):
@@ -110,7 +114,9 @@ class ReduceOnPlateau(Optimizer):
             :func:`reduce_on_plateau`.
 
     State:
-        That of both, so a checkpoint goes on with the scale it had.
+        That of both, so a checkpoint goes on with the scale it had. Every group has the scale of
+        all losses, also those of steps in which none of its parameters had a gradient; a group
+        added later starts at 1.
 
     Raises:
         TypeError: ``base`` is no transformation; as :func:`reduce_on_plateau`.
@@ -119,6 +125,8 @@ class ReduceOnPlateau(Optimizer):
     Differs:
         ``torch.optim.lr_scheduler.ReduceLROnPlateau`` sets the ``lr`` of a group, and works with
         every class that has one there. This one has none: it scales what ``base`` gives.
+        ``torch.distributed.checkpoint.state_dict.set_optimizer_state_dict`` takes a step without a
+        loss in an optimizer that has no state, which is refused: take a step with one first.
 
     Example:
         >>> import optcore
@@ -152,6 +160,18 @@ class ReduceOnPlateau(Optimizer):
         )
         super().__init__(params, chain(base, plateau))
 
+    def _prepared(self, index: int, group: dict[str, Any], extra: dict[str, Any]) -> Ready | None:
+        ready = super()._prepared(index, group, extra)
+        return ready or Ready(partial(self._tell, group, extra))
+
+    def _tell(self, group: dict[str, Any], extra: dict[str, Any]) -> None:
+        """Let the plateau of a group that is not stepped hear of the loss too."""
+        none = ParamDict()
+        base, plateau = self._read_state(self._transformation, group, none)
+        rule = self._transformation._static["transformations"][1]
+        _, plateau = rule.apply(none, plateau, None, True, extra)
+        self._write_state(group, none, (base, plateau))
+
 
 def _plateau_init(params: Tree, **_: Any) -> ReduceLROnPlateauState:
     def number(value: float) -> torch.Tensor:
@@ -161,6 +181,11 @@ def _plateau_init(params: Tree, **_: Any) -> ReduceLROnPlateauState:
     return ReduceLROnPlateauState(number(1.0), number(torch.inf), *counts, number(0.0))
 
 
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    checked_value("reduce_on_plateau", extra.get("value"))
+
+
+@declares(_check_extra)
 def _plateau_update(
     updates: Tree,
     state: ReduceLROnPlateauState,

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
 import torch
 
 from optcore._chain import chain, link
+from optcore._declared import declares
 from optcore._hyperparams import Hyperparam, check_flag, check_range, check_single
 from optcore._leafwise import check_like_params
 from optcore._momentum import sgd
@@ -107,7 +109,9 @@ def polyak_sgd(
         ValueError: A hyperparameter outside its range, or another variant.
 
     Differs:
-        optax calls ``lr`` ``scaling`` and ``max_lr`` ``max_learning_rate``.
+        optax calls ``lr`` ``scaling`` and ``max_lr`` ``max_learning_rate``. To a class without
+        state ``torch.distributed.checkpoint.state_dict.set_optimizer_state_dict`` gives a step
+        without a loss, which is refused: use ``load_state_dict``.
 
     Example:
         >>> opt = polyak_sgd()
@@ -127,6 +131,11 @@ def polyak_sgd(
 ROWS = (OptimizerRow(polyak_sgd, "PolyakSGD"),)
 
 
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    checked_value("scale_by_polyak", extra.get("value"))
+
+
+@declares(_check_extra)
 def _polyak_update(
     updates: Tree,
     state: EmptyState,

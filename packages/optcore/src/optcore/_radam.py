@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from optcore._chain import link
-from optcore._hyperparams import Hyperparam, check_betas, check_range, is_zero
+from optcore._hyperparams import Hyperparam, check_betas, check_flag, check_range, is_zero
 from optcore._leafwise import (
     Tick,
     ema,
@@ -76,6 +76,7 @@ def scale_by_radam(
         Liu et al., 2020, arXiv:1908.03265, Algorithm 2.
     """
     check_range("scale_by_radam", "threshold", threshold, 4.0)
+    check_flag("scale_by_radam", "correct_eps", correct_eps)
     formula = _radam_corrected if correct_eps else _radam
     return with_moments(
         "scale_by_radam", formula, b1=b1, b2=b2, eps=eps, eps_root=eps_root, threshold=threshold
@@ -116,6 +117,7 @@ def radam(
         Liu et al., 2020, arXiv:1908.03265, Algorithm 2.
     """
     b1, b2 = check_betas("radam", betas)
+    check_flag("radam", "decoupled_weight_decay", decoupled_weight_decay)
     rule = link("radam", scale_by_radam, b1, b2, eps, correct_eps=correct_eps)
     return descend("radam", rule, lr, weight_decay, maximize, decoupled_weight_decay)
 

@@ -9,7 +9,14 @@ import torch
 
 from optcore._chain import chain, link
 from optcore._deferred import defers
-from optcore._hyperparams import Hyperparam, check_number, check_range, is_zero, numbers_only
+from optcore._hyperparams import (
+    Hyperparam,
+    check_flag,
+    check_number,
+    check_range,
+    is_zero,
+    numbers_only,
+)
 from optcore._kernels import check_kernels, kernel_for
 from optcore._leafwise import (
     ema,
@@ -209,6 +216,8 @@ def rmsprop(
     check_range("rmsprop", "alpha", alpha, 0.0, 1.0, open_high=True)
     check_range("rmsprop", "momentum", momentum, 0.0)
     check_range("rmsprop", "weight_decay", weight_decay, 0.0)
+    check_flag("rmsprop", "centered", centered)
+    check_flag("rmsprop", "nesterov", nesterov)
     by_root = scale_by_stddev if centered else scale_by_rms
     momenta = [] if is_zero(momentum) else ["trace"]
     check_kernels("rmsprop", use_accelerated_op, by_root.__name__, *momenta)

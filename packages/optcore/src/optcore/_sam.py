@@ -3,22 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
 from optcore._anchor import anchored, clones
 from optcore._apply import apply_updates
+from optcore._chain import chain
 from optcore._choice import check_closure, check_int, cond
+from optcore._declared import declares
 from optcore._hyperparams import check_flag, check_number
 from optcore._inject import injected
 from optcore._leafwise import check_gradient, leafwise
 from optcore._masking import check_transformation
+from optcore._momentum import sgd
 from optcore._normalization import normalize
 from optcore._optimizer import Optimizer
+from optcore._param_group import listed
 from optcore._transform import EmptyState, GradientTransformation, new_count
-from optcore._tree import Tree, flatten_like, tree_flatten, tree_map, tree_unflatten
+from optcore._tree import Tree, describe, flatten_like, tree_flatten, tree_map, tree_unflatten
 
 
 class SAMState(NamedTuple):
@@ -54,7 +58,8 @@ def sam(
         optimizer: Takes the steps downhill.
         adv_optimizer: Its steps are taken uphill.
         sync_period: :math:`k \ge 1`, gradients for each step downhill.
-        reset_state: Start ``adv_optimizer`` afresh in each round.
+        reset_state: Start ``adv_optimizer`` afresh in each round: its buffers, and the step counts
+            of its schedules too. A scheduled ascent needs False.
         opaque_mode: Take the whole round in one ``update``, which then wants the extra argument
             ``grad_fn(params, i) -> gradients`` for those after the first. Without it the updates of
             :math:`k - 1` calls lead uphill, and that of the next one back and downhill: evaluate
@@ -131,11 +136,15 @@ class SAM(Optimizer):
     Raises:
         TypeError: ``base`` is no transformation, ``rho`` no number; in ``step``, no closure, or a
             gradient that is sparse or complex.
-        ValueError: ``rho`` is negative, or also an injected hyperparameter of ``base``.
+        ValueError: ``rho`` is negative, in ``step`` too (nothing has changed then), or also an
+            injected hyperparameter of ``base``.
 
     Differs:
-        GradScaler takes no closures. What a forward pass moves (statistics of batch norm, random
-        numbers) moves twice in a step. If the closure raises, the parameters are as before.
+        ``torch.distributed.checkpoint.state_dict.set_optimizer_state_dict`` steps without a closure
+        in an optimizer that has no state, which is refused: take a step first, or
+        ``load_state_dict``. GradScaler takes no closures. What a forward pass moves (statistics of
+        batch norm, random numbers) moves twice in a step. If the closure raises, the parameters
+        are as before.
 
     Example:
         >>> import optcore
@@ -179,29 +188,73 @@ class SAM(Optimizer):
             check_number(type(self).__name__, "rho", rho, 0.0)
         super().add_param_group(param_group)
 
+    def functional(self, params: Tree) -> tuple[GradientTransformation, Tree]:
+        """:func:`sam` in opaque mode, and the state with which functional steps go on from here.
+
+        Args:
+            params: A tree of parameters of this optimizer, which has one group.
+
+        Returns:
+            As :meth:`Optimizer.functional`; ``update`` wants ``grad_fn=``.
+
+        Raises:
+            ValueError: There are several groups, whose ascents have one norm; as
+                :meth:`Optimizer.functional`.
+
+        Example:
+            >>> import optcore
+            >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+            >>> tx, state = SAM([w], optcore.sgd(lr=0.1), rho=0.5).functional([w])
+            >>> tx.update([2 * w.detach()], state, [w], grad_fn=lambda at, i: [2 * at[0]])[0]
+            [tensor([-0.3000])]
+        """
+        who = f"{type(self).__name__}.functional"
+        if len(self.param_groups) > 1:
+            raise ValueError(
+                f"{who}: expected one group, whose gradients have one norm, got "
+                f"{len(self.param_groups)}; make optcore.sam with a tree of rho"
+            )
+        self._check_rho(who)
+        base, state = super().functional(params)
+        ascent = chain(normalize(), sgd(lr=self.param_groups[0]["rho"]))
+        found = SAMState(new_count(), state, ascent.init(params), ())
+        return sam(base, ascent, opaque_mode=True), found
+
+    def _check_rho(self, who: str) -> None:
+        for index, group in enumerate(listed(self)):
+            check_number(who, f"rho of group {index}", group["rho"], 0.0)
+
+    def _check_ready(self) -> None:
+        self._check_rho(f"{type(self).__name__}.step")
+
     def _evaluated(self, closure: Callable[[], Any] | None) -> Any:
         who = f"{type(self).__name__}.step"
         check_closure(who, closure)
         loss = super()._evaluated(closure)
         climbing = [
             (param, group["rho"])
-            for group in self.param_groups
+            for group in listed(self)
             for param in group["params"]
             if param.grad is not None
         ]
         for param, _ in climbing:
             check_gradient(who, param.grad)
         starts = [param.clone() for param, _ in climbing]
-        grads = [param.grad for param, _ in climbing]
-        directions, _ = normalize().update(grads, EmptyState(), inplace=True)
         try:
-            for (param, rho), direction in zip(climbing, directions, strict=True):
-                param.add_(direction, alpha=rho)
+            _climb(climbing)
             super()._evaluated(closure)
         finally:  # whatever the closure did
             for (param, _), start in zip(climbing, starts, strict=True):
                 param.copy_(start)
         return loss
+
+
+def _climb(climbing: list[tuple[torch.Tensor, float]]) -> None:
+    """Move parameters uphill; the directions are gone when the next forward pass wants memory."""
+    grads = [param.grad for param, _ in climbing]
+    directions, _ = normalize().update(grads, EmptyState(), inplace=True)
+    for (param, rho), direction in zip(climbing, directions, strict=True):
+        param.add_(direction, alpha=rho)
 
 
 def _opaque_init(
@@ -254,6 +307,17 @@ def _sam_update(
     return steps, SAMState(count, opt_state, adv_state, cache)
 
 
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    grad_fn = extra.get("grad_fn")
+    if not callable(grad_fn):
+        found = "None" if grad_fn is None else describe(grad_fn)
+        raise TypeError(
+            f"sam: expected grad_fn= with opaque_mode=True, got {found}; call update(updates, "
+            "state, params, grad_fn=lambda params, i: ...)"
+        )
+
+
+@declares(_check_extra, calls="optimizer")
 def _opaque_update(
     updates: Tree,
     state: SAMState,
@@ -264,14 +328,9 @@ def _opaque_update(
     adv_optimizer: GradientTransformation,
     sync_period: int,
     reset_state: bool,
-    grad_fn: Callable[[Tree, int], Tree] | None = None,
+    grad_fn: Callable[[Tree, int], Tree],
     **extra: Any,
 ) -> tuple[Tree, SAMState]:
-    if not callable(grad_fn):
-        raise TypeError(
-            "sam: expected grad_fn= with opaque_mode=True, got None; call update(updates, state, "
-            "params, grad_fn=lambda params, i: ...)"
-        )
     adv_state, at = state.adv_state, params
     for index in range(sync_period - 1):
         steps, adv_state = adv_optimizer.apply(updates, adv_state, at, False, extra)

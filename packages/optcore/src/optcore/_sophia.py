@@ -131,7 +131,7 @@ def scale_by_sophia(
     check_int(who, "update_interval", update_interval, 1)
     if hessian_diagonal_fn is None:
         hessian_diagonal_fn = hutchinson_estimator_diag_hessian()
-    check_transformation(who, hessian_diagonal_fn)
+    check_transformation(who, hessian_diagonal_fn, "hessian_diagonal_fn")
     static = {"update_interval": update_interval, "hessian_diagonal_fn": hessian_diagonal_fn}
     return GradientTransformation(
         _sophia_init, _sophia_update, hyperparams, static, name=who, needs_params=True
@@ -195,7 +195,7 @@ def sophia(
     check_flag(who, "maximize", maximize)
     if hessian_diagonal_fn is None:
         hessian_diagonal_fn = hutchinson_estimator_diag_hessian()
-    check_transformation(who, hessian_diagonal_fn)
+    check_transformation(who, hessian_diagonal_fn, "hessian_diagonal_fn")
     if maximize:
         hessian_diagonal_fn = _of_negated(hessian_diagonal_fn)
     rule = link(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optcore._declared import holds_kernels, takes_extra, uses_kernel
+from optcore._declared import extra_checks, holds_kernels, takes_extra, uses_kernel
 from optcore._deferred import settled
 from optcore._hyperparams import (
     Hyperparam,
@@ -82,6 +82,7 @@ class GradientTransformation:
         "_scheduled",
         "_static",
         "_update",
+        "extra_checks",
         "holds_kernels",
         "needs_params",
         "takes_deferred",
@@ -113,6 +114,7 @@ class GradientTransformation:
             "_name": name or getattr(update, "__name__", "update"),
             "_scheduled": any(is_scheduled(value) for value in (hyperparams or {}).values()),
             "_extra": takes_extra(update),
+            "extra_checks": extra_checks(update, static or {}),
             "takes_deferred": getattr(update, "takes_deferred", False),
             "needs_params": needs_params,
             "uses_kernel": told,
@@ -142,6 +144,11 @@ class GradientTransformation:
         members = self._static.get("transformations")
         for member in members if isinstance(members, tuple) else ():
             member.check(params)
+
+    def check_extra(self, extra: Mapping[str, Any]) -> None:
+        """Refuse a lack of extra arguments that :meth:`update` asks for."""
+        for check in self.extra_checks:
+            check(extra)
 
     def _check_hyperparams(self, params: Tree) -> None:
         for name, value in self._hyperparams.items():
@@ -196,6 +203,7 @@ class GradientTransformation:
             raise ValueError(
                 f"{self._name}: expected params, got None; call update(updates, state, params)"
             )
+        self.check_extra(extra)
         if inplace is None:
             given = (updates, state, extra, list(self.tensors(state)))
             inplace = not (differentiates(given, params) or OUT_OF_PLACE.get())
@@ -279,6 +287,7 @@ class GradientTransformation:
         """
         from optcore._fused import take_step  # _fused.py builds on this module
 
+        self.check_extra(extra)
         if inplace is None:
             given = (grads, state, extra, list(self.tensors(state)))
             inplace = not (differentiates(given, params) or OUT_OF_PLACE.get())

@@ -73,8 +73,12 @@ class MetaSAM(MetaOptimizer):
         first_order: bool = False,
     ) -> None:
         check_transformation(type(self).__name__, base)
-        ascent = chain(normalize(), sgd(lr=rho))
-        around = sam(base, ascent, opaque_mode=True)
+        try:
+            ascent = chain(normalize(), sgd(lr=rho))
+        except (TypeError, ValueError) as error:  # the user knows nothing of sgd
+            said = str(error).replace("sgd: expected lr", f"{type(self).__name__}: expected rho", 1)
+            raise type(error)(said) from None
+        around = sam(base, ascent, reset_state=False, opaque_mode=True)  # or rho would start over
         super().__init__(module, around, first_order=first_order)
 
     def add_param_group(self, module: nn.Module) -> None:
@@ -106,6 +110,11 @@ class MetaSAM(MetaOptimizer):
             RuntimeError: As :meth:`MetaOptimizer.step`.
         """
         who = f"{type(self).__name__}.step"
+        if "grad_fn" in extra:
+            raise TypeError(
+                f"{who}: expected no grad_fn, got {describe(extra['grad_fn'])}; the gradients "
+                "uphill come from loss"
+            )
         if not callable(loss):
             raise TypeError(
                 f"{who}: expected the loss as a function, got {describe(loss)}; it is evaluated "
