@@ -28,10 +28,10 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from digits import Images, over_seeds, parts_of, shuffled
+from digits import Images, parts_of, shuffled
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, Score, failure
+from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import KMeans
@@ -224,7 +224,7 @@ def run(counts: list[int], steps: int, seeds: range, out: Path) -> None:
                     found.append(compare(start, count, steps, seed))
                     done(f"{LEARNED}: {100 * found[-1][LEARNED].accuracy:.1f} %")
                 results[setting] = {
-                    name: over_seeds([one[name].accuracy for one in found]) for name in found[0]
+                    name: score([one[name].accuracy for one in found]) for name in found[0]
                 }
                 rates[setting] = found[0][LEARNED].log_rates.exp().tolist()
                 if count == counts[0]:
@@ -250,19 +250,13 @@ def main(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Outer steps.")] = 200,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each kind.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The first seed.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/distillation"),
 ) -> None:
     """Learn a few images from which a net learns to read digits in ten steps."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"distillation: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("distillation", out)
     torch.set_num_threads(threads)  # tensors are too small to share out: one is steadiest
     started, cpu = time.perf_counter(), time.process_time()
     counts = list(dict.fromkeys(count or (1, 3)))
