@@ -21,7 +21,7 @@ import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from report import Phases, failure
+from report import Phases, failure, folder
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -182,14 +182,16 @@ def run(data: Digits, steps: int, meta_steps: int, seed: int, out: Path) -> None
         "behind": {"before": before, "after": after},
         "curve": [point._asdict() for point in curve],
     }
-    (out / "results.json").write_text(json.dumps(written, indent=2) + "\n")
+    (out / "results.json").write_text(json.dumps(written, indent=2, allow_nan=False) + "\n")
 
 
 def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps of AdamW in a training run.")] = 2000,
     meta_steps: Annotated[int, typer.Option(min=1, help="Metagradient steps.")] = 10,
     corrupted: Annotated[float, typer.Option(help="Share of wrong labels, in (0, 1).")] = 0.3,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds labels, order and weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seeds labels, order and weights.")
+    ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/data_weights"),
@@ -200,13 +202,7 @@ def main(
         raise failure(
             f"data_weights: expected a share in (0, 1), got {corrupted}, at --corrupted; try 0.3"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"data_weights: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("data_weights", out)
     if smoke:
         steps, meta_steps = 100, 3
     torch.set_num_threads(threads)  # tensors are too small to share out: one is steadiest

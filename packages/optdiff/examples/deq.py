@@ -33,7 +33,7 @@ from cost import peak_bytes
 from equilibrium import Hidden, Tied, equilibrium, moved, plain, unrolled
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, Score, failure, score
+from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -261,25 +261,22 @@ def run(epochs: int, seeds: Sequence[int], out: Path) -> None:
         "residuals": falling,
         "memory": {"depths": MEASURED, **bytes_by_depth},
     }
-    (out / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out / "results.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def main(
     epochs: Annotated[int, typer.Option(min=1, help="Passes through the images.")] = 40,
     trainings: Annotated[int, typer.Option(min=2, help="Seeds, the first of them --seed.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds split, weights and order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seeds split, weights and order.")
+    ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/deq"),
 ) -> None:
     """Train a network whose hidden layer is a fixed point, and what it competes with."""
     started = time.perf_counter()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"deq: expected a folder to write to, got {error.strerror!r}, at {out}; change --out"
-        ) from error
+    folder("deq", out)
     if smoke:
         epochs, trainings = 3, 2
     torch.set_num_threads(threads)  # tensors are too small to share out: one is steadiest

@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scikit-learn's handwritten digits as tensors, and means over seeds."""
+"""scikit-learn's handwritten digits as tensors."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from report import Score
-from scipy.special import stdtrit
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -48,9 +43,3 @@ def parts_of(images: Images, *sizes: int) -> list[Images]:
     """The first so many images, the next so many, and so on, and last the others."""
     others = len(images.y) - sum(sizes)
     return [Images(x, y) for x, y in zip(*(t.split([*sizes, others]) for t in images))]
-
-
-def over_seeds(values: Sequence[float]) -> Score:
-    """Mean over seeds, two or more, and half of Student's 95 % interval."""
-    spread = statistics.stdev(values) / math.sqrt(len(values))
-    return Score(statistics.fmean(values), float(stdtrit(len(values) - 1, 0.975)) * spread)

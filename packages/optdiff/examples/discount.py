@@ -32,7 +32,7 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, failure, score
+from report import Phases, folder, score
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -158,7 +158,7 @@ def table(runs: Mapping[str, Run]) -> Table:
     moments, agents = next(iter(runs.values())).returns.shape
     shown = Table(
         title=f"return a move, {agents} agents, {moments - 1} steps",
-        caption="mean ± 1.96 standard errors over agents; always patient earns "
+        caption="mean ± half of the 95 % interval over agents; always patient earns "
         f"{LATER * (1 - 2 / MOVES):.2f}, never {AT_ONCE:.2f}. Discounts: median and quartiles.",
     )
     shown.add_column("discount")
@@ -212,19 +212,13 @@ def save_figure(path: Path, runs: Mapping[str, Run]) -> None:
 def main(
     agents: Annotated[int, typer.Option(min=2, help="Agents that learn side by side.")] = 200,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the agents.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds the episodes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seeds the episodes.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/discount"),
 ) -> None:
     """Learn the discount of an agent from the returns that follow its steps."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"discount: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("discount", out)
     torch.set_num_threads(threads)
     if smoke:
         agents, steps = 10, 30

@@ -31,7 +31,7 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, Score, failure, score
+from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -240,7 +240,7 @@ def run(seeds: Sequence[int], steps: int, counts: Sequence[int], out: Path) -> N
         "cpu_seconds": {"vmap": together, "one by one": alone, "of a step": times},
         "largest_difference": off,
     }
-    (out / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out / "results.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def table(
@@ -316,20 +316,16 @@ def save_figure(
 def main(
     trainings: Annotated[int, typer.Option(min=2, help="Seeds, the first of them --seed.")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 300,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds split, weights and batches.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seeds split, weights and batches.")
+    ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/ensembles"),
 ) -> None:
     """Train 128 networks at once, and the same one by one: the numbers, the time, the votes."""
     started = time.perf_counter()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"ensembles: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("ensembles", out)
     counts: Sequence[int] = TIMED
     if smoke:
         trainings, steps, counts = 4, 40, TIMED[:3]

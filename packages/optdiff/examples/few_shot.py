@@ -28,7 +28,7 @@ import typer
 from episodes import DataError, Episodes
 from figures import save_learning_curves, save_sheet
 from network import conv_net
-from report import Phases, Score, accuracy_table, baseline_table, cost_table, failure
+from report import Phases, Score, accuracy_table, baseline_table, cost_table, failure, folder
 from rich.console import Console
 from torch import Tensor
 from training import TITLES, VALIDATION_STEPS, Algo, Settings
@@ -158,7 +158,7 @@ def run(settings: Settings, splits: Mapping[str, Mapping[str, Tensor]], out: Pat
             algo: [point._asdict() for point in curve] for algo, curve in curves.items()
         },
     }
-    (out / "results.json").write_text(json.dumps(written, indent=2) + "\n")
+    (out / "results.json").write_text(json.dumps(written, indent=2, allow_nan=False) + "\n")
 
 
 def main(
@@ -183,7 +183,9 @@ def main(
     width: Annotated[int, typer.Option(min=1, help="Filters of each convolution.")] = 16,
     full: Annotated[bool, typer.Option("--full", help="Train longer.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds images, tasks and weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seeds images, tasks and weights.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="Torch device, as cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/few_shot"),
@@ -206,13 +208,7 @@ def main(
         raise failure(
             f"few_shot: expected a device that torch can use, got {device!r}, at --device; use cpu"
         ) from error
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"few_shot: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("few_shot", out)
     if smoke:
         iterations, test_tasks, width = 10, 10, 8
     torch.set_num_threads(threads)  # tensors are too small to share out: one is steadiest

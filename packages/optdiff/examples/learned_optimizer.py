@@ -34,7 +34,7 @@ import typer
 from learned_rule import Rule, Tree, first_theta, learned
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, Score, failure, score
+from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -221,7 +221,7 @@ def run(iterations: int, count: int, seed: int, out: Path) -> None:
         "learning_curve": curve,
         "theta": {name: value.tolist() for name, value in theta.items()},
     }
-    (out / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out / "results.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def ended(losses: Tensor) -> Score:
@@ -292,7 +292,9 @@ def save_figure(
 def main(
     iterations: Annotated[int, typer.Option(min=1, help="Outer steps.")] = 120,
     tasks: Annotated[int, typer.Option(min=2, help="Tasks to test on, and to tune on.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds tasks, directions, weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seeds tasks, directions, weights.")
+    ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path(
@@ -301,13 +303,7 @@ def main(
 ) -> None:
     """Learn an optimizer by evolution strategies, and test it where it was not trained."""
     started = time.perf_counter()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"learned_optimizer: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("learned_optimizer", out)
     if smoke:
         iterations, tasks = 3, 8
     torch.set_num_threads(threads)

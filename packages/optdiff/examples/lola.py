@@ -39,7 +39,7 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, failure, score
+from report import Phases, folder, score
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -205,10 +205,10 @@ def table(runs: Mapping[str, Run]) -> Table:
     """Last returns and policies of each way of learning, and the numbers of the paper."""
     shown = Table(
         title="return a move (-2: both defect, -1: both cooperate)",
-        caption="mean ± 1.96 standard errors over pairs (standard deviation); tit-for-tat: share "
-        "of policies that are it when rounded. Paper: Foerster et al., 2018, Table 3, exact "
-        "gradients, LOLA's step to first order, other rates; tit-for-tat there 20.8 % and 81.0 %, "
-        "by a rule not known to us.",
+        caption="mean ± half of the 95 % interval over pairs (standard deviation); tit-for-tat: "
+        "share of policies that are it when rounded. DiCE: the baseline of sampled games is the "
+        "exact value. Paper: Foerster et al., 2018, Table 3, exact gradients, LOLA's step to first "
+        "order, other rates; tit-for-tat there 20.8 % and 81.0 %, by a rule not known to us.",
     )
     shown.add_column("learners")
     shown.add_column("pairs", justify="right")
@@ -262,18 +262,13 @@ def main(
     sampled_pairs: Annotated[int, typer.Option(min=2, help="Pairs that learn from games.")] = 20,
     sampled_steps: Annotated[int, typer.Option(min=1, help="Learning steps of these.")] = 400,
     ahead: Annotated[int, typer.Option(min=1, help="Steps of the other that LOLA sees.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds policies and games.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seeds policies and games.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/lola"),
 ) -> None:
     """Play the iterated prisoner's dilemma: naive learners, and learners that see them learn."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"lola: expected a folder to write to, got {error.strerror!r}, at {out}; change --out"
-        ) from error
+    folder("lola", out)
     if smoke:
         pairs, steps, sampled_pairs, sampled_steps = 5, 60, 2, 20
     torch.set_num_threads(threads)

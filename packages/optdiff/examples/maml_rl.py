@@ -18,7 +18,9 @@ arXiv:1810.06784). A step is ``optcore.sgd`` in ``optdiff.unroll``, the tasks of
 ``vmap``. Two kinds of tasks: a goal in one of the outer cells of a 5 x 5 grid, unknown at the
 start in the middle; and random processes of 10 states and 5 actions (Duan et al., 2016,
 arXiv:1611.02779), which share nothing but their form: a control, where there is nothing to learn.
-Returns shown are exact.
+How long a step should be depends on how a policy was trained: each kind of training has the rate
+:math:`\alpha` that it does best with on other tasks, after a shorter training. Returns shown are
+exact.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from report import Phases, failure
+from report import Phases, folder
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -61,7 +63,9 @@ import optcore
 import optdiff
 
 META_BATCH = 40
-INNER_LR, OUTER_LR = {"grid": 20.0, "random": 8.0}, 0.05
+INNER_LR, OUTER_LR = {"grid": 20.0, "random": 8.0}, 0.05  # inner: where none is chosen
+RATES = {"grid": (10.0, 20.0, 40.0, 80.0, 160.0, 320.0), "random": (4.0, 8.0, 16.0, 32.0, 64.0)}
+VALIDATION = 2**40  # added to the seed: tasks and episodes to choose the inner rate by
 
 
 class Kind(str, enum.Enum):
@@ -87,6 +91,7 @@ class Run(NamedTuple):
     curve: list[tuple[int, float]]  # returns after a step, by iteration
     before: float
     after: float
+    lr: float  # of the step
 
 
 Results: TypeAlias = Mapping[Kind, Mapping[Method, Sequence[Run]]]
@@ -135,10 +140,11 @@ def train(
     unseen: Tasks,
     seed: int,
     done: Callable[[str], None],
+    lr: float | None = None,
 ) -> Run:
-    """Train a common policy, and test it on tasks never seen."""
+    """Train a common policy for steps of some rate, and test it on tasks never seen."""
     generator = torch.Generator().manual_seed(3 * seed)
-    lr, draw_tasks = INNER_LR[kind.value], DRAW[kind]
+    lr, draw_tasks = INNER_LR[kind.value] if lr is None else lr, DRAW[kind]
     logits = torch.zeros(unseen.rewards.shape[1:], requires_grad=True)
     outer = optcore.Adam([logits], lr=OUTER_LR)
 
@@ -164,7 +170,23 @@ def train(
             curve.append((iteration, tested()[1].mean().item()))
         done(f"return after a step {curve[-1][1]:.2f}")
     before, after = tested()
-    return Run(logits.detach(), curve, before.mean().item(), after.mean().item())
+    return Run(logits.detach(), curve, before.mean().item(), after.mean().item(), lr)
+
+
+def chosen_rate(
+    method: Method,
+    kind: Kind,
+    iterations: int,
+    unseen: Tasks,
+    seed: int,
+    done: Callable[[str], None],
+) -> float:
+    """The inner rate with the highest return after a step on tasks that are not the test's."""
+
+    def worth(lr: float) -> float:
+        return train(method, kind, iterations, unseen, VALIDATION + seed, done, lr).after
+
+    return max(RATES[kind.value], key=worth)
 
 
 def text(returns: Sequence[float]) -> str:
@@ -176,9 +198,11 @@ def table(results: Results, best: Mapping[Kind, Sequence[float]], test_tasks: in
     """Returns before and after a step, for each kind of tasks."""
     shown = Table(
         title=f"return of {HORIZON} moves on {test_tasks} tasks never seen",
-        caption=f"mean (lowest to highest training); a step on {EPISODES} episodes of the task",
+        caption=f"mean (lowest to highest training); a step on {EPISODES} episodes of the task; "
+        "its rate is chosen on other tasks",
     )
     shown.add_column("policy trained as")
+    shown.add_column("rate", justify="right")
     shown.add_column("before the step", justify="right")
     shown.add_column("after it", justify="right")
     for kind, trained in results.items():
@@ -186,8 +210,8 @@ def table(results: Results, best: Mapping[Kind, Sequence[float]], test_tasks: in
         shown.add_row(f"[bold]{kind.value} tasks[/bold]")
         for method, runs in trained.items():
             cells = ([run.before for run in runs], [run.after for run in runs])
-            shown.add_row(method.value, *map(text, cells))
-        shown.add_row("best, knowing the task", "", text(best[kind]))
+            shown.add_row(method.value, f"{runs[0].lr:g}", *map(text, cells))
+        shown.add_row("best, knowing the task", "", "", text(best[kind]))
     return shown
 
 
@@ -230,13 +254,13 @@ def save_figure(path: Path, results: Results, seed: int) -> None:
     axes = figure.subplots(1, 5, width_ratios=(4, 4, 3, 3, 3))
     for panel, (kind, trained) in zip(axes, results.items()):
         draw_curves(panel, trained, f"{kind.value} tasks")
-    logits = results[Kind.grid][Method.maml][0].logits
+    run = results[Kind.grid][Method.maml][0]
     generator = torch.Generator().manual_seed(3 * seed + 1)
     for i, panel in enumerate(axes[2:]):
         task = grid_tasks(1, generator)
-        policy, goal = logits, None
+        policy, goal = run.logits, None
         if i:
-            policy = adapted_each(logits, play(logits, task, generator), INNER_LR["grid"])[0]
+            policy = adapted_each(run.logits, play(run.logits, task, generator), run.lr)[0]
             goal = int(task.rewards[0, :, 0].argmax())  # where it pays to stay
         shown = draw_visits(panel, visits(policy, task), goal)
     figure.colorbar(shown, ax=axes[2:], label=f"visits in {HORIZON} moves", shrink=0.8)
@@ -248,19 +272,15 @@ def main(
     iterations: Annotated[int, typer.Option(min=1, help="Outer steps on grid tasks.")] = 400,
     random_iterations: Annotated[int, typer.Option(min=1, help="On random ones.")] = 100,
     test_tasks: Annotated[int, typer.Option(min=2, help="Tasks to test on.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first training.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the first training.")
+    ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/maml_rl"),
 ) -> None:
     """Train policies that one policy gradient step adapts to a task never seen."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"maml_rl: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("maml_rl", out)
     if smoke:
         trainings, iterations, random_iterations, test_tasks = 1, 20, 5, 50
     torch.set_num_threads(threads)
@@ -276,10 +296,19 @@ def main(
             ]
             best[kind] = [best_return(unseen).mean().item() for unseen in tests]
             results[kind] = {}
+            others = DRAW[kind](
+                test_tasks, torch.Generator().manual_seed(3 * (VALIDATION + seed) + 1)
+            )
             for method in Method:
+                short = max(1, count // 2)
+                done = phases.start(
+                    f"{kind.value}, {method.value}, rate", len(RATES[kind.value]) * short
+                )
+                lr = chosen_rate(method, kind, short, others, seed, done)
                 done = phases.start(f"{kind.value}, {method.value}", trainings * count)
                 results[kind][method] = [
-                    train(method, kind, count, unseen, s, done) for s, unseen in zip(seeds, tests)
+                    train(method, kind, count, unseen, s, done, lr)
+                    for s, unseen in zip(seeds, tests)
                 ]
     console.print(table(results, best, test_tasks))
     save_figure(out / "maml_rl.png", results, seed)
@@ -294,6 +323,7 @@ def main(
         "returns": {
             kind.value: {
                 method.value: {
+                    "inner rate": runs[0].lr,
                     "before": [run.before for run in runs],
                     "after": [run.after for run in runs],
                     "curves": [run.curve for run in runs],

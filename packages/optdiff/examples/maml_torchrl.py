@@ -16,7 +16,8 @@ and ``rollout`` plays them with a ``ProbabilisticActor``. The module inside the 
 of ``optdiff.MetaSGD`` in place, so that the same actor plays on as the adapted one, and the loss of
 what it plays then has a derivative in the common logits :math:`\theta`. Losses by DiCE (Foerster et
 al., 2018, arXiv:1802.05098). A task: a goal in one of the outer cells of a 5 x 5 grid, unknown at
-the start in the middle. Returns in the table are exact.
+the start in the middle. The rate of the step is 20 throughout, which suits MAML; ``maml_rl.py``
+chooses one for each kind of training. Returns in the table are exact.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from maml_rl import (
 )
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, failure
+from report import Phases, failure, folder
 from rich.console import Console
 from torch import Tensor
 from torch.func import vmap
@@ -120,7 +121,7 @@ def train(
             curve.append((iteration, tested()[1]))
         done(f"return after a step {curve[-1][1]:.2f}")
     before, after, played_after = tested()
-    return Run(logits.detach(), curve, before, after), played_after
+    return Run(logits.detach(), curve, before, after, INNER_LR["grid"]), played_after
 
 
 def mean_return(played: Episodes) -> float:
@@ -160,7 +161,9 @@ def main(
     trainings: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
     iterations: Annotated[int, typer.Option(min=1, help="Outer steps.")] = 400,
     test_tasks: Annotated[int, typer.Option(min=2, help="Tasks to test on.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first training.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the first training.")
+    ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/maml_torchrl"),
@@ -171,13 +174,7 @@ def main(
             "maml_torchrl: expected torchrl, found no package of this name; "
             "run `pip install torchrl`"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"maml_torchrl: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("maml_torchrl", out)
     if smoke:
         trainings, iterations, test_tasks = 1, 20, 50
     torch.set_num_threads(threads)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``few_shot.py`` shows on the terminal: progress, tables, errors."""
+"""What the examples share: means and intervals, progress, tables, errors, where to write."""
 
 from __future__ import annotations
 
 import math
 import statistics
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import typer
@@ -20,19 +22,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from scipy.special import stdtrit
 
 
 class Score(NamedTuple):
-    """Mean accuracy over tasks and half the width of its 95 % interval, as shares."""
+    """A mean and half the width of its 95 % interval."""
 
     mean: float
     half_width: float
 
 
-def score(accuracies: Sequence[float]) -> Score:
-    """Mean and normal 95 % interval of accuracies, one a task."""
-    spread = statistics.stdev(accuracies)
-    return Score(statistics.fmean(accuracies), 1.96 * spread / math.sqrt(len(accuracies)))
+def score(values: Sequence[float]) -> Score:
+    """Mean of two or more values, and half of Student's 95 % interval."""
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return Score(statistics.fmean(values), float(stdtrit(len(values) - 1, 0.975)) * spread)
 
 
 class Phases:
@@ -130,3 +133,15 @@ def failure(message: str) -> typer.Exit:
     """Show the user an error, without a traceback; raise the result to leave with status 2."""
     typer.secho(message, fg=typer.colors.RED, err=True)
     return typer.Exit(2)
+
+
+def folder(name: str, out: Path) -> None:
+    """Make the folder that an example writes to, and try a file there, before all work."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise failure(
+            f"{name}: expected a folder to write to, got {error.strerror!r}, at {out}; change --out"
+        ) from error

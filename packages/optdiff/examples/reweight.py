@@ -33,11 +33,11 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from digits import Images, over_seeds, parts_of, shuffled, together
+from digits import Images, parts_of, shuffled, together
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, Score, failure
+from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -258,7 +258,7 @@ def run(chosen: dict[str, Setting], shown: str, steps: int, seeds: range, out: P
                     done(f"{strength}, seed {seed}")
                 for name in runs[0]:
                     accuracies = [trained[name].accuracy for trained in runs]
-                    rows.setdefault(name, {})[strength] = over_seeds(accuracies)
+                    rows.setdefault(name, {})[strength] = score(accuracies)
                 if (key, strength) == ("uniform", shown):
                     weights = torch.cat([trained[LEARNED].weights for trained in runs])
                     wrong = torch.cat([problem.wrong for problem in problems])
@@ -295,19 +295,13 @@ def run(chosen: dict[str, Setting], shown: str, steps: int, seeds: range, out: P
 def main(
     steps: Annotated[int, typer.Option(min=2, help="Steps of every training.")] = 1000,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each kind.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The first seed.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/reweight"),
 ) -> None:
     """Give the images of every batch weights that help a few clean images most."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"reweight: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("reweight", out)
     torch.set_num_threads(threads)  # tensors are too small to share out: one is steadiest
     started, cpu = time.perf_counter(), time.process_time()
     ratios: Sequence[int] = (1, 5, 22, 55, 110)

@@ -25,7 +25,7 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, failure
+from report import Phases, folder
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -258,19 +258,13 @@ def main(
     iterations: Annotated[int, typer.Option(min=1, help="Outer steps.")] = 20_000,
     init: Annotated[Init, typer.Option(help="First weights: torch's, or MAML's.")] = Init.torch,
     test_tasks: Annotated[int, typer.Option(min=2, help="Unseen tasks to test on.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds weights and tasks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seeds weights and tasks.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/sinusoid"),
 ) -> None:
     """Learn initial weights from which one step fits a sine wave: MAML's regression experiment."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"sinusoid: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("sinusoid", out)
     if smoke:
         iterations, test_tasks = 300, 500
     torch.set_num_threads(threads)

@@ -31,10 +31,10 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from digits import Images, over_seeds, parts_of, shuffled, together
+from digits import Images, parts_of, shuffled, together
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, Score, failure
+from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -266,7 +266,7 @@ def save_figure(path: Path, split: Split, found: dict[str, Found], loss: Loss) -
 def summary(values: list[float | None]) -> Score | None:
     """Mean over splits, where there are values."""
     numbers = [value for value in values if value is not None]
-    return over_seeds(numbers) if numbers else None
+    return score(numbers) if numbers else None
 
 
 def run(loss: Loss, steps: int, tries: int, seeds: range, out: Path) -> None:
@@ -307,7 +307,7 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Outer steps.")] = 30,
     tries: Annotated[int, typer.Option(min=2, help="Values of the grid.")] = 13,
     seeds: Annotated[int, typer.Option(min=2, help="Splits of the images.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The first seed.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path(
@@ -315,13 +315,7 @@ def main(
     ),
 ) -> None:
     """Learn 64 weight decays, one for each pixel, by the implicit function theorem."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"weight_decays: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("weight_decays", out)
     torch.set_num_threads(threads)
     started, cpu = time.perf_counter(), time.process_time()
     if smoke:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the examples share: intervals, the folder they write to; rates chosen by validation."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(EXAMPLES))
+    report = importlib.import_module("report")
+    maml_rl = importlib.import_module("maml_rl")
+    distillation = importlib.import_module("distillation")
+
+
+@pytest.mark.parametrize(("count", "factor"), [(5, 2.7764451), (8, 2.3646243), (16, 2.1314495)])
+def test_an_interval_is_students(count, factor):
+    values = torch.linspace(1, 2, count)
+    mean, half_width = report.score(values.tolist())
+    assert mean == pytest.approx(1.5)
+    assert half_width == pytest.approx(factor * values.std().item() / count**0.5)
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path):
+    report.folder("name", tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_folder_that_takes_no_file_is_refused_at_once(capsys):
+    with pytest.raises(typer.Exit):
+        report.folder("name", Path("/proc"))
+    assert "name: expected a folder to write to" in capsys.readouterr().err
+
+
+def test_the_inner_rate_is_the_best_one_on_other_tasks(monkeypatch):
+    seeds = []
+
+    def train(method, kind, iterations, unseen, seed, done, lr):
+        seeds.append(seed)
+        return maml_rl.Run(None, [], 0.0, -((lr - 79) ** 2), lr)
+
+    monkeypatch.setattr(maml_rl, "train", train)
+    found = maml_rl.chosen_rate(maml_rl.Method.maml, maml_rl.Kind.grid, 1, None, 3, None)
+    assert found == 80
+    assert min(seeds) > 2**31  # of no training and no test
+
+
+def test_the_rate_given_is_that_of_the_step():
+    unseen = maml_rl.grid_tasks(20, torch.Generator().manual_seed(0))
+    short, long = (
+        maml_rl.train(maml_rl.Method.untrained, maml_rl.Kind.grid, 0, unseen, 0, None, lr)
+        for lr in (1e-9, 80.0)
+    )
+    assert (short.lr, long.lr) == (1e-9, 80.0)
+    assert short.after == pytest.approx(short.before, abs=1e-6)
+    assert long.after > 2 * short.after
+
+
+@pytest.mark.parametrize("arguments", [["--count", "100"], ["--seed", str(2**31)]])
+def test_numbers_too_large_are_refused(arguments, tmp_path):
+    app = typer.Typer()
+    app.command()(distillation.main)
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert arguments[0] in result.output
