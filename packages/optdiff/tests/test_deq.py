@@ -87,3 +87,12 @@ def test_memory_grows_with_steps_that_are_unrolled_only():
 
     assert peak(equilibrium.unrolled(40)) > 4 * peak(equilibrium.unrolled(5))
     assert peak(equilibrium.equilibrium(0.0, 40)) < 1.1 * peak(equilibrium.equilibrium(0.0, 10))
+
+
+def test_accuracy_is_the_share_of_test_images_read_correctly():
+    net = torch.nn.Linear(10, 10)
+    with torch.no_grad():
+        net.weight.copy_(100 * torch.eye(10))  # it reads one image of each class, and keeps to it
+    images, labels = torch.eye(10), torch.arange(10)
+    told = torch.tensor([0, 1, 2, 3, 4, 5, 6, 9, 7, 8])
+    assert deq.train(net, (images, labels, images, told), 1, 0).accuracy == pytest.approx(0.7)

@@ -115,6 +115,13 @@ def test_discounts_that_are_learned_and_kept():
     assert len(notes) == 6
 
 
+def test_a_discount_without_foresight_rises(monkeypatch):
+    monkeypatch.setattr(discount, "NOISE", 0.0)
+    monkeypatch.setattr(discount, "EPISODES", 20)
+    learned = discount.learn(0.3, 10, 12, True, 0, print)  # waiting pays from 0.3 ** 0.5 on
+    assert learned.discounts[-1].mean() > 0.4
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     app = typer.Typer()
     app.command()(discount.main)

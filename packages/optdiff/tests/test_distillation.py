@@ -83,6 +83,18 @@ def test_learning_lowers_the_loss(rates_only):
     assert distillation.outer_loss(first, *images, learned, real) < before
 
 
+def test_accuracy_is_the_mean_share_of_images_read_correctly():
+    first = {name: torch.zeros_like(p) for name, p in distillation.starts(2, generator()).items()}
+    first["hidden"][:, :10, :10] = torch.eye(10)
+    first["out"][0, :10] = torch.eye(10)  # one net reads what the first ten pixels say,
+    first["out"][1, :10] = torch.eye(10).roll(1, 1)  # the other the next digit
+    told = torch.tensor([0, 1, 2, 3, 4, 5, 6, 8, 9, 7])
+    test = digits.Images(torch.eye(10, 64), told)
+    nothing = torch.tensor([-torch.inf])  # the logarithm of the rate of a step
+    found = distillation.accuracy(first, test, nothing, test)
+    assert found == pytest.approx((0.7 + 0.2) / 2)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     app = typer.Typer()

@@ -2,6 +2,7 @@
 """The ensembles: many networks at once are the same networks one by one."""
 
 import importlib
+import json
 import math
 from pathlib import Path
 
@@ -69,3 +70,19 @@ def test_votes_are_those_of_each_network():
     x = ensembles.load(0).test[0][:4]
     found = ensembles.votes(torch.func.stack_module_state(nets)[0], x)
     torch.testing.assert_close(found, torch.stack([net(x).softmax(1) for net in nets]))
+
+
+def test_the_learning_rate_is_the_best_on_validation_images(tmp_path, monkeypatch):
+    data, rates, steps = ensembles.load(0), ensembles.RATES, 20
+    scrambled = data._replace(test=(data.test[0], data.test[1].flip(0)))
+    monkeypatch.setattr(ensembles, "load", lambda seed: scrambled)
+    monkeypatch.setattr(ensembles, "save_figure", lambda *_: None)
+    ensembles.run((0, 1), steps, (), tmp_path)
+    found = json.loads((tmp_path / "results.json").read_text())["chosen"]
+
+    nets, by_network = ensembles.members((0, 1), rates)
+    rows = ensembles.batches((0, 1), len(rates), steps)
+    params = ensembles.train_together(nets, by_network, data.train, rows, optcore.adam)
+    united = ensembles.votes(params, data.validation[0]).unflatten(0, (2, -1)).mean(0)
+    losses = [torch.nn.functional.nll_loss(p.log(), data.validation[1]) for p in united]
+    assert found == rates[int(torch.stack(losses).argmin())]

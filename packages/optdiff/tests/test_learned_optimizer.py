@@ -82,6 +82,25 @@ def test_the_estimate_is_the_gradient_of_the_smoothed_objective():
     assert (error < 0.03 * expected.norm()).all()
 
 
+def test_the_tuned_rate_is_the_best():
+    tasks = learned_optimizer.random_tasks(3, 10, generator())
+    losses = [
+        learned_optimizer.trainings(optcore.sgd, torch.tensor(lr), tasks).mean().item()
+        for lr in learned_optimizer.RATES
+    ]
+    best = losses.index(min(losses))
+    assert learned_optimizer.tuned(optcore.sgd, tasks) == learned_optimizer.RATES[best]
+
+
+def test_learning_lowers_the_loss_on_validation_tasks(monkeypatch):
+    monkeypatch.setattr(learned_optimizer, "LENGTHS", (5,))
+    monkeypatch.setattr(learned_optimizer, "STEPS", 5)
+    monkeypatch.setattr(learned_optimizer, "META_LR", 0.1)
+    _, curve = learned_optimizer.meta_train(4, generator(), print)
+    assert curve[-1][0] == 4
+    assert curve[-1][1] < 0.95 * curve[0][1]
+
+
 def test_labels_of_random_tasks_are_of_every_class():
     tasks = learned_optimizer.random_tasks(20, 2, generator())
     counts = torch.stack([(tasks.y == k).sum(1) for k in range(learned_optimizer.CLASSES)])

@@ -134,6 +134,64 @@ def test_sampled_games_are_those_of_the_policies():
     torch.testing.assert_close(sampled(mine, other), expected, rtol=0, atol=0.3)
 
 
+@pytest.fixture
+def games(monkeypatch):
+    """Sampled games, but each of three moves once, by its chance."""
+    sampled, memories, outcomes = lola.dice, *every_game(3)
+    chances = []
+
+    def play(self, mine, other):
+        p, q = mine.detach().sigmoid(), other.detach().sigmoid()[:, lola.SWAPPED]
+        joint = torch.stack([p * q, p * (1 - q), (1 - p) * q, (1 - p) * (1 - q)], -1)
+        shape = len(mine), *outcomes.shape[1:]
+        chances.append(joint[:, memories[0], outcomes[0]].prod(-1))
+        return memories.expand(shape), outcomes.expand(shape)
+
+    def weighted(*parts):
+        return outcomes.shape[1] * chances[-1] * sampled(*parts)
+
+    monkeypatch.setattr(lola.Sampled, "play", play)
+    monkeypatch.setattr(lola, "dice", weighted)
+    return lola.Sampled(outcomes.shape[1], 3, torch.Generator())
+
+
+def short(mine, other):
+    return torch.stack([long_sum(*pair, 3) for pair in zip(mine, other, strict=True)], 1)
+
+
+def test_sampled_returns_have_the_exact_derivatives_in_expectation(games):
+    logits = torch.randn(20)
+    for player in (0, 1):
+
+        def value(logits, returns, player=player):
+            return returns(*logits.view(2, 2, 5))[player].sum()
+
+        for derivative in (jacobian, hessian):
+            found = derivative(lambda at: value(at, games), logits)
+            expected = derivative(lambda at: value(at, short), logits)
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize(("sampled", "rate"), [(False, 3.0), (True, 1.0)])
+def test_both_players_take_lolas_step(games, sampled, rate, ahead):
+    returns, known, learning = (
+        (games, short, lola.ON_GAMES) if sampled else (lola.exact, lola.exact, lola.EXACT)
+    )
+    learning = learning._replace(optimizer=lola.EXACT.optimizer)  # a plain step, of rate 1
+    start, end = (
+        lola.learn(returns, learning, ahead, 3, steps, 0, print).policies.logit().unbind(1)
+        for steps in (0, 1)
+    )
+    for before, other, after in zip(start, start[::-1], end, strict=True):
+
+        def earned(mine, other=other):
+            theirs = jacobian(lambda q: known(q, mine)[0].sum(), other, create_graph=True)
+            return known(mine, other + ahead * rate * theirs)[0].sum()
+
+        torch.testing.assert_close(after, before + jacobian(earned, before), rtol=1e-9, atol=1e-9)
+
+
 def test_rounded_policies():
     policies = torch.tensor([[0.9, 0.6, 0.4, 0.7, 0.1], [0.9, 0.6, 0.6, 0.7, 0.1]])
     assert lola.tit_for_tat(policies).tolist() == [True, False]

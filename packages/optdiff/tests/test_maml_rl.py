@@ -184,6 +184,21 @@ def test_training_makes_a_step_worth_more():
     assert run.after > run.before
 
 
+@pytest.mark.parametrize(
+    ("method", "expected"), [(maml_rl.Method.maml, False), (maml_rl.Method.first_order, True)]
+)
+def test_only_fomaml_trains_on_first_derivatives(method, expected, monkeypatch):
+    real, found = maml_rl.adapted_each, []
+
+    def spied(logits, episodes, lr, *, first_order=False):
+        found.extend([first_order] * logits.requires_grad)  # a test has no gradient
+        return real(logits, episodes, lr, first_order=first_order)
+
+    monkeypatch.setattr(maml_rl, "adapted_each", spied)
+    maml_rl.train(method, maml_rl.Kind.grid, 2, processes.grid_tasks(2, generator()), 0, print)
+    assert found == [expected] * 2
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     app = typer.Typer()
     app.command()(maml_rl.main)

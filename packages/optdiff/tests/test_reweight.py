@@ -97,6 +97,18 @@ def test_changed_labels(kind, zeros):
     assert len(problem.test.y) == 697
 
 
+def test_training_heeds_the_weights():
+    train, _, _, test = reweight.imbalanced(110, 0)
+
+    def nines_only(net, batch):
+        return reweight.normalized((batch.y == 0).to(batch.x))
+
+    trained = reweight.train(train, nines_only, test, 40, 0)
+    assert trained.accuracy == pytest.approx(65 / 131)  # all are read as nines
+    assert trained.weights[train.y == 0].mean() > 1
+    assert (trained.weights[train.y == 1] == 0).all()
+
+
 def test_the_interval_over_seeds_is_students():
     mean, half_width = report.score([1.0, 2.0, 3.0])
     assert mean == 2.0

@@ -100,6 +100,23 @@ def test_cross_validation_minimizes_the_same_objective(loss):
     assert scores.abs().max() < 5e-3
 
 
+def test_decays_are_chosen_on_validation_images_whatever_the_test_images_are():
+    honest, loss = split(100, 200), weight_decays.Loss.squares
+    test = honest.test._replace(y=honest.test.y.flip(0))  # of which nothing can be learned
+    data, grid = honest._replace(test=test), torch.linspace(0, -6, 3)
+
+    fitted = [closed_form(data.train, log_decay.expand(64)) for log_decay in grid]
+    losses = [loss.of(data.validation.x @ w, data.validation.y) for w in fitted]
+    assert losses[1] < min(losses[0], losses[2])
+    found = weight_decays.search(data, loss, grid[:, None].expand(-1, 64))
+    assert found.log_decay.tolist() == [-3.0] * 64
+    for choose in (
+        lambda data: weight_decays.descend(data, loss, found, 2, shared=False),
+        lambda data: weight_decays.cross_validation(data, loss, grid),
+    ):
+        assert torch.equal(choose(data).log_decay, choose(honest).log_decay)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     app = typer.Typer()
