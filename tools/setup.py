@@ -49,7 +49,7 @@ def main() -> int:
     provide_abseil()
     env = uv_environment()
     sync = [uv, "sync", "--all-packages", "--all-groups", "--no-group", "docs"]
-    sync += ["--no-group", "torchrl", "--python", sys.executable]
+    sync += ["--no-group", "peers", "--no-group", "torchrl", "--python", sys.executable]
     if "UV_FIND_LINKS" in env:
         refuse_cuda(sync, env)
     # Native packages are built with the tools of .venv, so that editing one .cpp compiles one file.

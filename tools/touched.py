@@ -49,7 +49,7 @@ def changed(root: Path, base: str) -> list[str] | None:
     if known.returncode:
         return None
     done = subprocess.run(
-        [*git, "diff", "--name-only", "-z", f"{base}...HEAD"],
+        [*git, "diff", "--no-renames", "--name-only", "-z", f"{base}...HEAD"],
         capture_output=True,
         text=True,
         check=False,

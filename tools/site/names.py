@@ -73,7 +73,9 @@ def names_of(module: ModuleType) -> list[str]:
 
 
 def declared(module: ModuleType) -> Iterator[str]:
-    """Name what a file says that it has."""
+    """Name what a file says that it has, what it makes when first asked for included."""
+    if "__dir__" in vars(module):
+        yield from dir(module)
     for node in ast.parse(inspect.getsource(module)).body:
         if isinstance(node, ast.ImportFrom):
             yield from (entry.name for entry in node.names if entry.asname == entry.name)

@@ -71,6 +71,8 @@ def test_a_section_that_is_gone_is_refused(site: dict[str, ModuleType], tmp_path
     "name",
     [
         "treeops.tree_map",
+        "treeops.Partial",
+        "treeops.register_dataclass",
         "treeops.accessors.PyTreeAccessor",
         "treeops.pytree.map",
         "treeops.integrations.torch.parameter_containers",

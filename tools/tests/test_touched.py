@@ -50,6 +50,15 @@ def test_changed_files_since_a_commit(workspace: Path, git: Callable[..., str]) 
     assert touched.changed(workspace, base) == ["packages/low/a file.py"]
 
 
+def test_a_file_that_moves_counts_at_both_ends(workspace: Path, git: Callable[..., str]) -> None:
+    touched = importlib.import_module("touched")
+    base = git("rev-parse", "HEAD")
+    moved = "packages/high/moved.toml"
+    git("mv", "packages/low/pyproject.toml", moved)
+    git("commit", "--quiet", "--message", "move")
+    assert touched.changed(workspace, base) == [moved, "packages/low/pyproject.toml"]
+
+
 @pytest.mark.parametrize("base", ["", "0" * 40, "1" * 40, "--output=x"])
 def test_without_a_base_nothing_is_known(workspace: Path, base: str) -> None:
     assert importlib.import_module("touched").changed(workspace, base) is None

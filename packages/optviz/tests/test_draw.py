@@ -124,6 +124,10 @@ def test_what_was_overwritten_is_not_called_freed():
     assert "overwritten" in optviz.draw(y.sum()).to_txt()
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd.SavedTensor, "unpack_hook"),
+    reason="this torch does not tell which saved tensors a hook unpacks",
+)
 def test_checkpoints_are_not_run_to_be_drawn():
     runs, saved = [], []
     norm = nn.BatchNorm1d(2)

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "stack.h"
 
+#if defined(_WIN32)
+#define NOMINMAX
+#include <windows.h>
+#else
 #include <pthread.h>
+#endif
 
 #include "errors.h"
 
@@ -18,7 +23,13 @@ struct StackRange {
 StackRange find_stack_range() {
     StackRange range;
     range.known = true;  // asked once, even if there is no answer
-#if defined(__APPLE__)
+#if defined(_WIN32)
+    ULONG_PTR low = 0;
+    ULONG_PTR high = 0;
+    GetCurrentThreadStackLimits(&low, &high);
+    range.low = low;
+    range.high = high;
+#elif defined(__APPLE__)
     const pthread_t self = pthread_self();
     range.high = reinterpret_cast<std::uintptr_t>(pthread_get_stackaddr_np(self));
     range.low = range.high - pthread_get_stacksize_np(self);
@@ -44,7 +55,7 @@ std::uintptr_t stack_floor() {
     // The one thing not kept in State: it belongs to the thread, and finding it reads a file.
     static thread_local StackRange range;
     if (!range.known) range = find_stack_range();
-    const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+    const auto here = TREEOPS_STACK_ADDRESS();
     if (here < range.low || here >= range.high) return 0;  // some library switched stacks
     return range.low + std::clamp((range.high - range.low) / 8, kLeast, kMost);
 }

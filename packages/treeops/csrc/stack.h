@@ -5,7 +5,18 @@
 #include "python.h"
 #include "treespec.h"
 
+#if defined(_MSC_VER)
+#include <intrin.h>
+#endif
+
 namespace treeops {
+
+// Where the stack of the function that asks is.
+#if defined(_MSC_VER)
+#define TREEOPS_STACK_ADDRESS() reinterpret_cast<std::uintptr_t>(_AddressOfReturnAddress())
+#else
+#define TREEOPS_STACK_ADDRESS() reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0))
+#endif
 
 // The address down to which walks of this thread may use its stack; a margin below it is left for
 // what they call. 0, which lets everything pass, where the stack is not known.
@@ -22,9 +33,7 @@ class StackGuard {
         : floor_(root->num_nodes > kFewNodes ? stack_floor() : 0) {}
 
     void check() const {
-        if (reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)) < floor_) {
-            raise_small_stack();
-        }
+        if (TREEOPS_STACK_ADDRESS() < floor_) raise_small_stack();
     }
 
   private:

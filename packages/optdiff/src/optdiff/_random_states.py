@@ -17,9 +17,9 @@ LOCK = threading.RLock()  # the states belong to the process: one thread at a ti
 def random_states(generators: Iterable[torch.Generator] = ()) -> States:
     """Those of torch's own generators and of the ones given."""
     states: States = [(torch.set_rng_state, torch.get_rng_state())]
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is not None:
-        device = torch.get_device_module(accelerator)
+    kind = accelerator()
+    if kind is not None:
+        device = torch.get_device_module(kind)
         in_use = getattr(device, "is_initialized", device.is_available)
         if in_use():  # else nothing random has happened there
             if hasattr(device, "get_rng_state_all"):
@@ -28,6 +28,14 @@ def random_states(generators: Iterable[torch.Generator] = ()) -> States:
                 states.append((device.set_rng_state, device.get_rng_state()))
     states += [(generator.set_state, generator.get_state()) for generator in generators]
     return states
+
+
+def accelerator() -> torch.device | None:
+    """The one torch was built for, found without starting it, so that a process may still fork."""
+    try:
+        return torch.accelerator.current_accelerator()
+    except RuntimeError:  # torch 2.6; later ones return None
+        return None
 
 
 def restore(states: States) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from optdiff._random_states import States, random_states, restore
+from optdiff._random_states import States, accelerator, random_states, restore
 from optdiff._tracking import below_every_level, is_wrapped
 
 
@@ -179,8 +179,8 @@ def _newest_node() -> int:
 
 
 def _autocast_states() -> list[dict[str, Any]]:
-    accelerator = torch.accelerator.current_accelerator()
-    kinds = {"cpu", "cpu" if accelerator is None else accelerator.type}
+    found = accelerator()
+    kinds = {"cpu", "cpu" if found is None else found.type}
     return [
         {
             "device_type": kind,
