@@ -14,6 +14,7 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = [  # sorted
     "distributed_maml",
+    "parted_program",
 ]
 LONGEST = 300  # seconds: a bound, not a claim; the machine may be busy
 
@@ -21,9 +22,10 @@ LEARNS = pytest.mark.skipif(
     not (EXAMPLES.parents[1] / "optdiff" / "examples").is_dir(),
     reason="optdiff's examples are not here",
 )
-pytestmark = [pytest.mark.slow, LEARNS, pytest.mark.parametrize("name", NAMES)]
+pytestmark = [pytest.mark.slow, LEARNS]
 ALONE: tuple[str, ...] = ()
 TWO = ("-m", "optdist.launch", "--nproc", "2")
+RUNS = [("distributed_maml", ALONE), *((name, TWO) for name in NAMES)]  # parts need two workers
 
 
 def run(starter, name, *options):
@@ -45,12 +47,13 @@ def numbers(tree):
     return [tree] if isinstance(tree, (int, float)) else []
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_help_tells_the_options_that_all_have(name):
     shown = run(ALONE, name, "--help")
     assert [option for option in ("--seed", "--smoke", "--out") if option not in shown] == []
 
 
-@pytest.mark.parametrize("starter", [ALONE, TWO], ids=["one_process", "two_workers"])
+@pytest.mark.parametrize(("name", "starter"), RUNS)
 def test_a_smoke_run_leaves_numbers_and_pictures(name, starter, tmp_path):
     shown = run(starter, name, "--smoke", "--out", str(tmp_path))
     assert str(tmp_path) in "".join(shown.split())  # where to look
