@@ -8,7 +8,8 @@
     python tools/release.py tag PACKAGE [--branch main] [--dry-run] [--push]
 
 ``check`` compares versions, changelogs and what siblings ask for. ``bump`` writes the version into
-``pyproject.toml``, its one place, and dates the section Unreleased of ``CHANGELOG.md``. ``lowest``
+``pyproject.toml``, its one place, dates the section Unreleased of ``CHANGELOG.md``, and raises the
+upper bounds of siblings that would refuse the version, so that one commit holds it all. ``lowest``
 tests a package with the lowest versions it declares, siblings from their tags. ``dependents`` tests
 the last tagged version of each dependent with this version of the package. ``tag`` makes the tag
 ``<package>-vX.Y.Z``, and pushes it where asked to.
@@ -29,6 +30,8 @@ from _uv import ROOT, ToolError
 UNRELEASED = "Unreleased"
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
+TO_DATE = re.compile(rf"^## {UNRELEASED}\b.*$", re.MULTILINE)
+UPPER = re.compile(r"<\s*\d[\d.]*")
 PARTS = ("major", "minor", "patch")
 
 
@@ -109,17 +112,17 @@ def bump(root: Path, name: str, to: str, day: str, dry_run: bool) -> int:
     if project.read_text().count(old) != 1:
         raise ToolError(f"bump {name}: expected one line {old.strip()!r} at {project}")
     changelog = package.folder / "CHANGELOG.md"
+    raised = bounds_to_raise(known, Package(name, package.folder, version, (), ()))
     print(f"{name}: {package.version} -> {version}; {len(text.splitlines())} lines of changelog")
     if not dry_run:
         project.write_text(project.read_text().replace(old, f'version = "{version}"\n'))
-        dated = f"## {version} ({day})\n"
-        changelog.write_text(changelog.read_text().replace(f"## {UNRELEASED}\n", dated, 1))
-    for other in known.values():
-        if name in named(other.requires):
-            try:
-                allowed(other, Package(name, package.folder, version, (), ()))
-            except ToolError as error:
-                print(f"raise it before the release of {other.name}: {error}")
+        dated = f"## {version} ({day})"
+        changelog.write_text(TO_DATE.sub(dated, changelog.read_text(), count=1))
+    for other, line, new in raised:
+        print(f"{other.name}: {line!r} -> {new!r}; test it and note it in its CHANGELOG.md")
+        if not dry_run:
+            project = other.folder / "pyproject.toml"
+            project.write_text(project.read_text().replace(line, new))
     print(f"next: commit 'release({name}): {version}', then release.yml on that commit")
     return 0
 
@@ -207,6 +210,26 @@ def allowed(package: Package, sibling: Package) -> None:
                 f"{package.name}: expected {line!r} to allow {sibling.name} {sibling.version}; "
                 f"change it in {package.name}'s pyproject.toml"
             )
+
+
+def bounds_to_raise(known: dict[str, Package], sibling: Package) -> list[tuple[Package, str, str]]:
+    """Return which package asks for the sibling in a line that refuses its version, and for what.
+
+    The new line ends below the next minor version; below the next major one from 1.0 on.
+    """
+    from packaging.requirements import Requirement
+
+    major, minor, _ = numbers(sibling.version)
+    above = f"<0.{minor + 1}" if major == 0 else f"<{major + 1}"
+    raised = []
+    for package in known.values():
+        for line in package.requires:
+            asked = Requirement(line)
+            if asked.name == sibling.name and sibling.version not in asked.specifier:
+                new = UPPER.sub(above, line)
+                allowed(Package(package.name, package.folder, "", (new,), ()), sibling)
+                raised.append((package, line, new))
+    return raised
 
 
 def tags(root: Path, name: str) -> list[str]:

@@ -45,11 +45,43 @@ def test_a_dry_run_writes_nothing(
     assert git("status", "--porcelain") == ""
 
 
-def test_bump_tells_which_dependents_refuse_the_new_version(
-    release: ModuleType, workspace: Path, capsys: pytest.CaptureFixture[str]
+def test_bump_dates_a_heading_with_blanks_behind_it(release: ModuleType, workspace: Path) -> None:
+    changelog = workspace / "packages" / "low" / "CHANGELOG.md"
+    changelog.write_text("# Changelog of low\n\n## Unreleased  \n\n* One line.\n")
+    release.bump(workspace, "low", "minor", "2026-01-02", dry_run=False)
+    expected = "# Changelog of low\n\n## 0.2.0 (2026-01-02)\n\n* One line.\n"
+    assert changelog.read_text() == expected
+
+
+@pytest.mark.parametrize(
+    ("to", "bound"), [("minor", "<0.3"), ("patch", "<0.2"), ("0.7.2", "<0.8"), ("major", "<2")]
+)
+def test_bump_raises_the_bounds_that_refuse_the_new_version(
+    release: ModuleType,
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+    to: str,
+    bound: str,
 ) -> None:
-    release.bump(workspace, "middle", "minor", "2026-01-02", dry_run=False)
-    assert "high: expected 'middle>=0.1,<0.2' to allow middle 0.2.0" in capsys.readouterr().out
+    project = workspace / "packages" / "high" / "pyproject.toml"
+    before = project.read_text()
+    release.bump(workspace, "middle", to, "2026-01-02", dry_run=True)
+    assert project.read_text() == before
+    release.bump(workspace, "middle", to, "2026-01-02", dry_run=False)
+    assert project.read_text() == before.replace("<0.2", bound)
+    assert capsys.readouterr().out.count("high: ") == 2 * (bound != "<0.2")
+    assert release.check(workspace, []) == 0
+
+
+def test_bump_refuses_a_bound_that_it_cannot_raise(
+    release: ModuleType, error: type[Exception], workspace: Path, git: Callable[..., str]
+) -> None:
+    project = workspace / "packages" / "high" / "pyproject.toml"
+    project.write_text(project.read_text().replace(">=0.1,<0.2", "==0.1.0"))
+    commit_all(git)
+    with pytest.raises(error, match=re.escape("expected 'middle==0.1.0' to allow middle 0.2.0")):
+        release.bump(workspace, "middle", "minor", "2026-01-02", dry_run=False)
+    assert git("status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize(
@@ -185,7 +217,8 @@ def test_check_refuses_a_sibling_that_is_not_allowed(
     release: ModuleType, error: type[Exception], workspace: Path
 ) -> None:
     assert release.check(workspace, []) == 0
-    release.bump(workspace, "middle", "minor", "2026-01-02", dry_run=False)
+    project = workspace / "packages" / "middle" / "pyproject.toml"
+    project.write_text(project.read_text().replace('"0.1.0"', '"0.2.0"'))
     assert release.check(workspace, ["middle"]) == 0
     with pytest.raises(error, match=re.escape("expected 'middle>=0.1,<0.2' to allow middle 0.2.0")):
         release.check(workspace, ["high"])
