@@ -114,9 +114,7 @@ def outer_step(home: optdist.rpc.RRef, seed: int, step: int) -> Step:
     return Step(loss.item(), norm)
 
 
-def alone(
-    steps: int, lr: float, seed: int, loops: int, done: Callable[[str], None]
-) -> list[Step]:
+def alone(steps: int, lr: float, seed: int, loops: int, done: Callable[[str], None]) -> list[Step]:
     """The same in one process, to compare with."""
     trust, found = Trust(lr, seed), []
     for step in range(steps):
