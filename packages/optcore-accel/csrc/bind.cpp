@@ -144,6 +144,7 @@ void read_scalars(const TensorReader& reader, py::handle sequence, DeviceType de
     }
     for (std::size_t k = 0; k < count; ++k) {
         const py::object item = given[k];
+        scalars[k] = {};
         if (PyFloat_Check(item.ptr())) {
             scalars[k].value = PyFloat_AS_DOUBLE(item.ptr());
             continue;

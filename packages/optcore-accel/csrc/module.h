@@ -6,8 +6,8 @@
 //                 partials, stream, where)
 //   prepare(rule, scalars, param, grad, old, out, where) -> Prepared, a step in place of the
 //       parameters, or of the buffers alone with the update written to `out`; .uneven, then
-//       .run(count, stream), which takes it as it is and lets go of the gradients
-//     .again(scalars, grad) -> whether it is the next step now: what it writes lies where it lay
+//       .run(count, stream), which takes it as it is and lets go of the tensors
+//     .again(scalars, param, grad, old, out) -> whether it is the next step now: what it writes lies where it lay
 //   refuse_overlaps(prepared)
 //   chunks(tensors)
 //
@@ -81,36 +81,36 @@ CountSource count_of(py::handle count) {
     return source;
 }
 
-// A step in place, read and checked: what runs must be what was read.
+// A step in place, read and checked: what runs must be what was read. Tensors are held from there to
+// there only: Python's garbage collector cannot see them here.
 class Prepared {
   public:
-    // The columns live as long as this, the gradients until they are used.
-    Prepared(const TensorReader& reader, DeviceType device, int rule, py::object param,
-             py::object old, py::object out, py::object where)
-        : reader_(reader), device_(device), param_(std::move(param)), old_(std::move(old)),
-          out_(std::move(out)), where_(std::move(where)) {
+    Prepared(const TensorReader& reader, DeviceType device, int rule, py::object where)
+        : reader_(reader), device_(device), where_(std::move(where)) {
         job_.rule = rule_of(rule);
     }
 
-    void read(py::handle scalars, py::object grad) {
-        grad_ = py::object();  // what fails to be read cannot be run
+    void read(py::handle scalars, py::handle param, py::handle grad, py::handle old,
+              py::handle out) {
+        tensors_ = py::object();  // what fails to be read cannot be run
         arguments_.emplace(reader_, device_, where_);
-        arguments_->column("params", 0, param_, &job_.param, true);
+        arguments_->column("params", 0, param, &job_.param, true);
         arguments_->column("grads", 0, grad, &job_.grad, false);
-        read_columns(&*arguments_, "buffers", old_, job_.old, true);
-        arguments_->column("updates", 0, out_, &job_.out, true);
+        read_columns(&*arguments_, "buffers", old, job_.old, true);
+        arguments_->column("updates", 0, out, &job_.out, true);
         check_buffers(job_);
-        if (out_.is_none()) job_.out = job_.param;
+        if (out.is_none()) job_.out = job_.param;
         for (int k = 0; k < kMaxBuffers; ++k) job_.fresh[k] = job_.old[k];
         job_.sizes = arguments_->sizes();
         job_.wide = arguments_->is_wide();
         read_scalars(reader_, scalars, device_, arguments_->device_index(), job_.scalars);
-        grad_ = std::move(grad);
+        tensors_ = py::make_tuple(param, grad, old, out);
     }
 
-    bool reads_the_same(py::handle scalars, py::object grad) {
+    bool reads_the_same(py::handle scalars, py::handle param, py::handle grad, py::handle old,
+                        py::handle out) {
         const std::vector<char*> before = places();
-        read(scalars, std::move(grad));
+        read(scalars, param, grad, old, out);
         return before == places();
     }
 
@@ -119,15 +119,15 @@ class Prepared {
             throw py::value_error("expected columns that lie alike; run a copy");
         }
         job_.count = count_of(count);
-        {
-            py::gil_scoped_release others_may_run;
-            launch(job_, arguments_->device_index(), stream);
-        }
-        grad_ = py::object();
+        const py::object alive = std::move(tensors_);  // nobody else may run it meanwhile
+        py::gil_scoped_release others_may_run;
+        launch(job_, arguments_->device_index(), stream);
     }
 
     const Arguments& arguments() const {
-        if (!grad_) throw py::value_error("expected a step that was not taken yet; read it again");
+        if (!tensors_) {
+            throw py::value_error("expected a step that was not taken yet; read it again");
+        }
         return *arguments_;
     }
 
@@ -143,7 +143,7 @@ class Prepared {
 
     const TensorReader& reader_;
     DeviceType device_;
-    py::object param_, old_, out_, where_, grad_;
+    py::object where_, tensors_;
     Job job_;
     std::optional<Arguments> arguments_;
 };
@@ -224,16 +224,15 @@ void bind_device(py::module_& module) {
     py::class_<Prepared>(module, "Prepared", py::module_local())
         .def_property_readonly(
             "uneven", [](const Prepared& self) { return listed(self.arguments().uneven()); })
-        .def("again", &Prepared::reads_the_same, py::arg("scalars"), py::arg("grad"))
+        .def("again", &Prepared::reads_the_same, py::arg("scalars"), py::arg("param"),
+             py::arg("grad"), py::arg("old"), py::arg("out"))
         .def("run", &Prepared::run, py::arg("count"), py::arg("stream") = 0);
     module.def(
         "prepare",
-        [reader](int rule, py::handle scalars, py::object param, py::object grad, py::object old,
-                 py::object out, py::object where) {
-            auto prepared = std::make_unique<Prepared>(*reader, kDevice, rule, std::move(param),
-                                                       std::move(old), std::move(out),
-                                                       std::move(where));
-            prepared->read(scalars, std::move(grad));
+        [reader](int rule, py::handle scalars, py::handle param, py::handle grad, py::handle old,
+                 py::handle out, py::object where) {
+            auto prepared = std::make_unique<Prepared>(*reader, kDevice, rule, std::move(where));
+            prepared->read(scalars, param, grad, old, out);
             return prepared;
         },
         py::arg("rule"), py::arg("scalars"), py::arg("param"), py::arg("grad"), py::arg("old"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What kernels take and refuse: sizes, layouts, views, lists, and what changes when they refuse."""
 
+import gc
 import re
 import weakref
 
@@ -75,6 +76,34 @@ def test_a_kept_step_keeps_no_gradient(scheduled, strided):
         scheduler.step()
         optimizer.zero_grad()
     assert [ref() for ref in gone] == [None] * 3
+
+
+def test_a_kept_step_is_collected_with_its_parameters():
+    """What a step keeps must not hide from the garbage collector a way back to the optimizer."""
+    w = nn.Parameter(torch.ones(3))
+    w.optimizer = optcore.Adam([w], use_accelerated_op=True)
+    for _ in range(3):
+        w.grad = torch.ones(3)
+        w.optimizer.step()
+    gone = weakref.ref(w)
+    del w
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_refused_step_keeps_no_gradient():
+    p, q = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
+    optimizer = optcore.Adam([{"params": [p]}, {"params": [q]}], use_accelerated_op=True)
+    for _ in range(3):
+        p.grad, q.grad = torch.ones(4), torch.ones(4)
+        optimizer.step()
+    p.grad, q.grad = torch.ones(4), q.detach()
+    gone = weakref.ref(p.grad)
+    with pytest.raises(ValueError, match="share memory"):
+        optimizer.step()
+    optimizer.zero_grad()
+    gc.collect()  # errors hold frames
+    assert gone() is None
 
 
 def test_a_kept_step_goes_on_after_one_of_another_layout():

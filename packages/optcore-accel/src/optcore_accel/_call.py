@@ -92,9 +92,9 @@ class Call:
         _checked(self._who, grads, self._where)
         refuse_frozen_count(self._who, self._count, grads[0].device)
         self._scalars, self._columns = scalars, Columns(columns.params, grads, columns.buffers)
-        # a tensor gets another flag with other memory only: asking each one costs a third of a step
+        # a tensor that may not be written has other memory: asking each costs a third of a step
         return (
-            self._prepared.again(scalars, grads)
+            self._prepared.again(scalars, columns.params, grads, columns.buffers, self._updates)
             and torch.is_inference_mode_enabled() is self._inference
         )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -268,8 +269,7 @@ class Optimizer(ClassState, torch.optim.Optimizer):
                 kept = self._renumbered(kept, settings, group)
             again = kept.repetition(grads)
             if again is not None:
-                self._kept[index] = kept
-                return again
+                return Ready(partial(self._repeat, index, kept, again.take), again.calls)
             if not kept.fits(present):
                 kept = None
         if kept is not None:
@@ -326,6 +326,11 @@ class Optimizer(ClassState, torch.optim.Optimizer):
                 )
 
         return Ready(step, calls)
+
+    def _repeat(self, index: int, kept: Kept, take: Callable[[], None]) -> None:
+        """Take the last step once more; while it runs no other thread may begin with it."""
+        take()
+        self._kept[index] = kept
 
     def _naming(self, index: int, keys: list[int]) -> Naming:
         """What errors of kernels call the parameters of a group, and their buffers."""
