@@ -64,7 +64,10 @@ import optdiff
 
 META_BATCH = 40
 INNER_LR, OUTER_LR = {"grid": 20.0, "random": 8.0}, 0.05  # inner: where none is chosen
-RATES = {"grid": (10.0, 20.0, 40.0, 80.0, 160.0, 320.0), "random": (4.0, 8.0, 16.0, 32.0, 64.0)}
+RATES = {
+    "grid": (10.0, 20.0, 40.0, 80.0, 160.0, 320.0),
+    "random": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
+}
 VALIDATION = 2**40  # added to the seed: tasks and episodes to choose the inner rate by
 
 
