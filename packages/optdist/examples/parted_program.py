@@ -139,6 +139,18 @@ def trusted(home: optdist.rpc.RRef, seed: int, step: int) -> tuple[Tensor, Tenso
     return weights[~wrong].detach(), weights[wrong].detach()
 
 
+def in_parts(
+    steps: int, lr: float, seed: int, done: Callable[[str], None]
+) -> tuple[list[Step], Tensor, Tensor]:
+    """Train; return what each outer step found, and how far new examples are trusted then."""
+    home = optdist.rpc.remote(HOME, Trust, args=(lr, seed), timeout=60)
+    found = []
+    for step in range(steps):
+        found.append(outer_step(home, seed, step))
+        done(f"clean loss {found[-1].loss:.4f}")
+    return found, *trusted(home, seed, steps)
+
+
 @optdist.auto_init_rpc()
 def run(steps: int, lr: float, seed: int, out: Path) -> None:
     """Train on rank 0; the other processes serve it."""
@@ -149,15 +161,10 @@ def run(steps: int, lr: float, seed: int, out: Path) -> None:
 def train(steps: int, lr: float, seed: int, out: Path) -> None:
     """Train in parts and in one process; show and save what both found."""
     console, size = Console(), optdist.get_world_size()
-    home = optdist.rpc.remote(HOME, Trust, args=(lr, seed), timeout=60)
-    found: list[Step] = []
     with Phases(console) as phases:
         done = phases.start(f"{size} processes", steps, lines=5)
-        for step in range(steps):
-            found.append(outer_step(home, seed, step))
-            done(f"clean loss {found[-1].loss:.4f}")
+        found, right, wrong = in_parts(steps, lr, seed, done)
         wanted = alone(steps, lr, seed, size - 1, phases.start("one process", steps))
-    right, wrong = trusted(home, seed, steps)
     console.print(table(found, wanted))
     off = max(abs(a - b) for pair in zip(found, wanted, strict=True) for a, b in zip(*pair))
     console.print(
@@ -182,7 +189,7 @@ def train(steps: int, lr: float, seed: int, out: Path) -> None:
 def table(found: Sequence[Step], wanted: Sequence[Step]) -> Table:
     """Some outer steps, and how far they are from those of one process."""
     shown = Table(title="outer steps")
-    for column in ("step", "clean loss", "meta-gradient", "one process differs by"):
+    for column in ("step", "clean loss", "meta-gradient", "from one process"):
         shown.add_column(column, justify="right")
     for step in sorted({*range(0, len(found), max(1, len(found) // 5)), len(found) - 1}):
         one, other = found[step], wanted[step]

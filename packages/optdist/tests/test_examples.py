@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Examples and the tutorial run, on workers, and tell the same as one process."""
 
+import os
 import re
 import subprocess
 import sys
@@ -42,14 +43,34 @@ def test_few_shot_learning_goes_on_where_it_stopped(finish, tmp_path, algo):
         assert words in whole.out
 
 
-def test_a_program_in_parts_equals_one_process(finish):
-    done = finish(PARTED, "--steps", 20, nproc=2)
+@LEARNS
+def test_a_program_in_parts_equals_one_process(finish, tmp_path):
+    done = finish(PARTED, "--steps", 20, "--out", tmp_path, nproc=2)
     before, after, off = re.search(r"loss (\S+) -> (\S+); .* by (\S+)\n", done.out).groups()
     assert float(after) < 0.5 * float(before)
     assert float(off) < 1e-10
 
 
+@LEARNS
 @pytest.mark.slow
-def test_a_program_in_three_parts_equals_one_process(finish):
-    done = finish(PARTED, "--steps", 5, nproc=3)
+def test_a_program_in_three_parts_equals_one_process(finish, tmp_path):
+    done = finish(PARTED, "--steps", 5, "--out", tmp_path, nproc=3)
     assert float(re.search(r"differs by (\S+)\n", done.out)[1]) < 1e-10
+
+
+@LEARNS
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--lr", "-1"), "expected a number above 0, got -1.0, at --lr"),
+        ((), "expected at least 2 workers, got 1"),
+    ],
+)
+def test_what_a_program_in_parts_refuses_before_workers_start(options, told):
+    alone = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
+    done = subprocess.run(
+        [sys.executable, str(PARTED), *options],
+        capture_output=True, text=True, timeout=100, check=False, env=alone,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"parted_program: {told}" in done.stderr
