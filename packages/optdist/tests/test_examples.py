@@ -66,6 +66,7 @@ def test_a_program_in_three_parts_equals_one_process(finish, tmp_path):
         ((), "expected at least 2 workers, got 1"),
     ],
 )
+@LEARNS
 def test_what_a_program_in_parts_refuses_before_workers_start(options, told):
     alone = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
     done = subprocess.run(
