@@ -178,6 +178,8 @@ def save_figure(
         title="the memory of an equilibrium stops growing",
         ylim=(0, None),
     )
+    middle.set_xticks(MEASURED, [str(depth) for depth in MEASURED])
+    middle.minorticks_off()
     middle.legend(fontsize=8)
     depths = [depth for depth in DEPTHS if f"unrolled, {steps(depth)}" in rows]
     shown = [rows[f"unrolled, {steps(depth)}"]["accuracy"] for depth in depths]
@@ -201,7 +203,7 @@ def save_figure(
         ylabel="test accuracy (%)",
         title="accuracy, 95 % intervals over seeds",
     )
-    right.legend(fontsize=8, loc="lower right")
+    right.legend(fontsize=8, loc="lower left")
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

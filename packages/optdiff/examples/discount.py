@@ -174,7 +174,7 @@ def table(runs: Mapping[str, Run]) -> Table:
 
 def save_figure(path: Path, runs: Mapping[str, Run]) -> None:
     """Plot learned discounts, learning curves, and the return against the discount."""
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(15, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
     quartiles = torch.tensor([0.25, 0.5, 0.75])
@@ -197,15 +197,21 @@ def save_figure(path: Path, runs: Mapping[str, Run]) -> None:
         xlabel="step of the agent",
         ylabel="discount",
         ylim=(0.25, 1.02),
-        title="learned discounts: median, quartiles",
+        title="the discount while it is learned (median, quartiles)",
     )
-    middle.set(xlabel="step of the agent", ylabel="return a move", title="mean over agents")
+    middle.set(
+        xlabel="step of the agent",
+        ylabel="exact return a move, mean over agents",
+        title="what agents earn while they learn",
+    )
     right.set(
-        xlabel="discount", ylabel="return a move, mean over the steps", title="against fixed ones"
+        xlabel="fixed discount",
+        ylabel="exact return a move, mean over steps",
+        title="whole run: learned discounts beside fixed ones",
     )
-    for axes, place in ((left, "lower right"), (middle, "center right"), (right, "lower right")):
+    for axes in (left, middle, right):
         axes.grid(alpha=0.3)
-        axes.legend(loc=place)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize="small")
     figure.savefig(path, dpi=120)
 
 

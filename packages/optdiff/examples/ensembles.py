@@ -31,6 +31,7 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
@@ -289,7 +290,7 @@ def save_figure(
         xscale="log",
         xlabel="learning rate of Adam",
         ylabel="test accuracy (%)",
-        title="an ensemble for each learning rate",
+        title="an ensemble beside one of its networks",
     )
     middle.plot(list(sizes), [one.log_loss for one in sizes.values()], "s-", color="C1")
     middle.set(
@@ -301,9 +302,13 @@ def save_figure(
     middle.set_xticks(list(sizes), [str(size) for size in sizes])
     for (name, row), style in zip(times.items(), ("o-", "s-")):
         right.loglog(list(row), [1e3 * value for value in row.values()], style, label=name)
+        right.set_xticks(list(row), [str(size) for size in row])
+    right.minorticks_off()
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter("{x:g}")
     right.set(
         xlabel="networks",
-        ylabel="CPU time of a step of all (ms)",
+        ylabel="CPU time of a step of all networks (ms)",
         title="vmap shares the cost of a step (one thread)",
     )
     for axes in (left, middle, right):

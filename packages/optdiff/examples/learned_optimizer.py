@@ -34,6 +34,7 @@ import typer
 from learned_rule import Rule, Tree, first_theta, learned
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
@@ -262,23 +263,29 @@ def save_figure(
     first.plot(*zip(*curve), "o-", markersize=3)
     first.set(
         xlabel="outer step",
-        ylabel=f"mean loss over runs of {STEPS} steps",
-        title="validation tasks",
+        ylabel=f"mean training loss over runs of {STEPS} steps (nats)",
+        title="learning the rule, validation tasks",
     )
     first.grid(alpha=0.3)
     for axes, (setting, rows) in zip(panels, losses.items()):
-        for name, style in (
-            ("learned", "C3-"),
-            ("Adam", "C0-"),
-            ("Adam, tuned there", "C0:"),
-            ("SGD with momentum", "C1-"),
-            ("SGD with momentum, tuned there", "C1:"),
+        for name, style, width in (
+            ("learned", "C3-", 3),
+            ("Adam", "C0-", 1.5),
+            ("Adam, tuned there", "C0:^", 1),
+            ("SGD with momentum", "C1-", 1.5),
+            ("SGD with momentum, tuned there", "C1:s", 1),
         ):
             values = rows[name].mean(0)
-            width = max(1, len(values) // 25)  # batches are noisy
-            means = values.unfold(0, width, width).mean(1)
-            axes.plot(torch.arange(1, 1 + len(means)) * width, means, style, label=name)
-        axes.set(xlabel="step", ylabel="training loss", title=setting, yscale="log")
+            joined = max(1, len(values) // 25)  # batches are noisy
+            means = values.unfold(0, joined, joined).mean(1)
+            steps = torch.arange(1, 1 + len(means)) * joined
+            axes.plot(
+                steps, means, style, label=name, linewidth=width, markersize=5, markevery=(3, 4)
+            )
+        axes.set(xlabel="step", ylabel="mean training loss (nats)", title=setting, yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         if len(rows["learned"][0]) > max(LENGTHS):
             axes.axvline(
                 max(LENGTHS), color="gray", linestyle="--", label="longest run learned from"

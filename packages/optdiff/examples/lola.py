@@ -231,7 +231,7 @@ def save_figure(path: Path, runs: Mapping[str, Run]) -> None:
     width = 0.8 / len(runs)
     for i, (name, run) in enumerate(runs.items()):
         low, middle, high = run.curve.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=1)
-        left.plot(middle, color=f"C{i}", label=name)
+        left.plot(middle, "-" if i < 2 else "--", color=f"C{i}", label=name)
         left.fill_between(range(len(middle)), low, high, color=f"C{i}", alpha=0.2, linewidth=0)
         places = torch.arange(5) + (i - (len(runs) - 1) / 2) * width
         right.bar(places, run.policies.flatten(0, 1).mean(0), width, color=f"C{i}", label=name)
@@ -244,7 +244,8 @@ def save_figure(path: Path, runs: Mapping[str, Run]) -> None:
         ylim=(-2.1, -0.8),
         title="LOLA learns to cooperate (median over pairs, band: middle half)",
     )
-    left.legend(loc="lower right", bbox_to_anchor=(1, 0.12))
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     right.hlines(TIT_FOR_TAT.double(), torch.arange(5) - 0.45, torch.arange(5) + 0.45, "k", ":")
     right.set(
         xticks=range(5),

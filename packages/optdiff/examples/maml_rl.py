@@ -87,6 +87,14 @@ class Method(str, enum.Enum):
     maml = "MAML"
 
 
+STYLES = {  # color and line of each in plots
+    Method.untrained: ("gray", ":"),
+    Method.average: ("C0", "--"),
+    Method.first_order: ("C1", "-."),
+    Method.maml: ("C2", "-"),
+}
+
+
 class Run(NamedTuple):
     """What one training left; returns are exact, of tasks never seen."""
 
@@ -220,22 +228,20 @@ def table(results: Results, best: Mapping[Kind, Sequence[float]], test_tasks: in
 
 def draw_curves(panel: Axes, trained: Mapping[Method, Sequence[Run]], title: str) -> None:
     """Plot what a step leads to over training, the mean in the range of all trainings."""
-    for method, style in zip(trained, (":", "--", "-.", "-")):
+    for method in trained:
+        color, style = STYLES[method]
         curves = torch.tensor([[point for _, point in run.curve] for run in trained[method]])
         iterations = [iteration for iteration, _ in trained[method][0].curve]
         if method is Method.untrained:
-            panel.axhline(curves.mean(), linestyle=style, color="gray", label=method.value)
+            panel.axhline(curves.mean(), linestyle=style, color=color, label=method.value)
         else:
-            (line,) = panel.plot(iterations, curves.mean(0), style, label=method.value)
+            panel.plot(iterations, curves.mean(0), style, color=color, label=method.value)
             low, high = curves.amin(0), curves.amax(0)
-            panel.fill_between(
-                iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0
-            )
-    label = f"return of {HORIZON} moves after a step"
+            panel.fill_between(iterations, low, high, color=color, alpha=0.2, linewidth=0)
+    label = f"exact return of {HORIZON} moves after a step"
     panel.set(xlabel="outer iteration", ylabel=label, title=title)
-    panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=8, loc="lower left")
+    panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def draw_visits(panel: Axes, counts: Tensor, goal: int | None) -> AxesImage:
@@ -252,11 +258,11 @@ def draw_visits(panel: Axes, counts: Tensor, goal: int | None) -> AxesImage:
 
 def save_figure(path: Path, results: Results, seed: int) -> None:
     """Plot learning curves, and where MAML's policy goes before and after a step."""
-    figure = Figure(figsize=(15, 3.8), layout="constrained")
+    figure = Figure(figsize=(16, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 5, width_ratios=(4, 4, 3, 3, 3))
     for panel, (kind, trained) in zip(axes, results.items()):
-        draw_curves(panel, trained, f"{kind.value} tasks")
+        draw_curves(panel, trained, f"{kind.value} tasks (band: all trainings)")
     run = results[Kind.grid][Method.maml][0]
     generator = torch.Generator().manual_seed(3 * seed + 1)
     for i, panel in enumerate(axes[2:]):

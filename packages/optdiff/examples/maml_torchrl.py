@@ -139,10 +139,10 @@ def save_figure(path: Path, trained: dict[Method, list[Run]], seed: int) -> None
     """Plot learning curves, and where MAML's policy goes in torchrl before and after a step."""
     from torchrl_tasks import Policies, collect
 
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 4, width_ratios=(5, 3, 3, 3))
-    draw_curves(axes[0], trained, "goals in a grid, played by torchrl")
+    draw_curves(axes[0], trained, "grid tasks by torchrl (band: all trainings)")
     logits = trained[Method.maml][0].logits
     generator = torch.Generator().manual_seed(3 * seed + 1)
     first = grid_tasks(1, generator)
@@ -191,7 +191,12 @@ def main(
             runs = [train(method, iterations, unseen, s, done) for s, unseen in zip(seeds, tests)]
             trained[method] = [run for run, _ in runs]
             played[method] = [mean for _, mean in runs]
-    console.print(table({Kind.grid: trained}, {Kind.grid: best}, test_tasks))
+    shown = table({Kind.grid: trained}, {Kind.grid: best}, test_tasks)
+    shown.caption = (
+        f"mean (lowest to highest training); a step on {EPISODES} episodes of the task; "
+        "the same rate for all"
+    )
+    console.print(shown)
     save_figure(out / "maml_torchrl.png", trained, seed)
     record = {
         "settings": {

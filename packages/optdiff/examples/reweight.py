@@ -213,14 +213,17 @@ def plot_accuracy(axes: Axes, setting: Setting, scores: Mapping[str, Mapping[str
     """Accuracy against the strength of the bias, with intervals."""
     places = range(len(setting.problems))
     for index, (name, row) in enumerate(scores.items()):
-        style = {"color": f"C{index}", "capsize": 2, "label": name}
-        style |= {"linewidth": 2.5} if name == LEARNED else {"linestyle": "--", "linewidth": 1}
+        style = {"color": f"C{index}", "marker": "os^vD*X"[index], "capsize": 2, "label": name}
+        if name == LEARNED:
+            style |= {"linewidth": 2.5, "markersize": 12, "zorder": 3}
+        else:
+            style |= {"linestyle": "--", "linewidth": 1, "markersize": 5}
         means = [100 * one.mean for one in row.values()]
         beside = [place + 0.03 * (index - len(scores) / 2) for place in places]
         axes.errorbar(beside, means, [100 * one.half_width for one in row.values()], **style)
     axes.set(xlabel=setting.axis, ylabel="test accuracy (%)", title=setting.title)
     axes.set_xticks(places, list(setting.problems))
-    axes.set_ylim(top=101)
+    axes.set_ylim(max(0, axes.get_ylim()[0]), 101)  # intervals of few seeds go below 0
     axes.grid(alpha=0.3)
 
 

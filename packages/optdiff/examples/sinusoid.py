@@ -224,15 +224,15 @@ def table(results: Mapping[int, Setting], iterations: int, test_tasks: int) -> T
 
 def save_figure(path: Path, results: Mapping[int, Setting]) -> None:
     """Plot the learning curves, and for each setting one task before and after adaptation."""
-    figure = Figure(figsize=(4.5 * (1 + len(results)), 4), layout="constrained")
+    figure = Figure(figsize=(4.5 * (1 + len(results)), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     curves, *panels = figure.subplots(1, 1 + len(results))
     for shots, result in results.items():
         curves.plot(*zip(*result.curve), label=f"{shots}-shot")
     curves.set(
         xlabel="outer iteration",
-        ylabel="MSE after 1 inner step",
-        title=f"{VALIDATION_TASKS} validation tasks",
+        ylabel="mean squared error after 1 inner step",
+        title=f"learning, judged on {VALIDATION_TASKS} validation tasks",
     )
     curves.set_ylim(bottom=0)
     curves.locator_params(axis="x", nbins=5)
@@ -245,9 +245,12 @@ def save_figure(path: Path, results: Mapping[int, Setting]) -> None:
         for (steps, fit), style in zip(result.fits.items(), (":", "--", "-")):
             label = f"{steps} step{'s' * (steps != 1)}"
             axes.plot(grid, fit.flatten(), style, color="tab:green", label=label)
-        axes.set(xlabel="x", ylabel="y", title=f"adapting to {shots} points", ylim=(-7, 7))
+        axes.set(xlabel="x", ylabel="y", title=f"one task, adapting to {shots} points")
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -12), min(high, 12))  # many steps may diverge
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper left", ncols=3, fontsize=8, columnspacing=1)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower right", ncols=len(names))
     figure.savefig(path, dpi=120)
 
 

@@ -250,8 +250,9 @@ def save_figure(path: Path, split: Split, found: dict[str, Found], loss: Loss) -
     curve.set(
         xlabel="outer step",
         ylabel=f"loss ({'nats' if loss is Loss.entropy else 'half squares'})",
-        title="one decay for all, or one per pixel",
+        title="loss while decays are learned",
     )
+    curve.xaxis.get_major_locator().set_params(integer=True)
     curve.grid(alpha=0.3)
     curve.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize="small")
     shown = decays.imshow(found[MANY].log_decay.reshape(8, 8).numpy(), cmap="viridis")

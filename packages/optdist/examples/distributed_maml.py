@@ -31,7 +31,7 @@ from episodes import Episodes, Task, stack
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from network import conv_net
-from report import Phases, Score, failure
+from report import Phases, Score, failure, folder
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -242,13 +242,7 @@ def main(
             f"distributed_maml: expected an existing folder for the checkpoint, got "
             f"{checkpoint.parent}, at --checkpoint; make it first"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"distributed_maml: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("distributed_maml", out)
     if smoke:
         iterations, test_tasks, width = 10, 10, 8
     settings = Settings(

@@ -27,7 +27,7 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, failure
+from report import Phases, failure, folder
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -205,16 +205,24 @@ def save_figure(
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     left, trust = figure.subplots(1, 2)
-    left.semilogy([step.loss for step in found], label="in parts")
-    left.semilogy([step.loss for step in wanted], "k:", label="in one process")
+    left.semilogy([step.loss for step in found], color="C0", alpha=0.4, label="in parts")
+    left.semilogy([step.loss for step in wanted], "k:", alpha=0.6, label="in one process")
+    joined = max(1, len(found) // 10)  # every step has other examples
+    means = torch.tensor([step.loss for step in found]).unfold(0, joined, 1).mean(1)
+    steps = range(joined - 1, len(found))
+    left.semilogy(steps, means, "C0", linewidth=2.5, label=f"in parts, mean of {joined} steps")
     left.set(xlabel="outer step", ylabel="mean squared error", title="loss on clean examples")
     bins = torch.linspace(0, 1, 21).tolist()
     for values, name, color in ((right, "right", "C0"), (wrong, "wrong", "C3")):
         trust.hist(values.numpy(), bins, alpha=0.6, color=color, label=f"{name} label")
-    trust.set(xlabel="trust", ylabel="examples", title="trust in new examples after learning")
+    trust.set(
+        xlabel="trust (0 to 1)",
+        ylabel="number of examples",
+        title="trust in new examples after learning",
+    )
     for axes in (left, trust):
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize="small")
     figure.savefig(path, dpi=120)
 
 
@@ -236,13 +244,7 @@ def main(
             "parted_program: expected at least 2 workers, got 1; start it with "
             "`python -m optdist.launch --nproc 2`"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(
-            f"parted_program: expected a folder to write to, got {error.strerror!r}, at {out}; "
-            "change --out"
-        ) from error
+    folder("parted_program", out)
     if smoke:
         steps = 10
     run(steps, lr, seed, out)

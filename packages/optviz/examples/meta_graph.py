@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -268,6 +269,8 @@ def main(
     started = time.perf_counter()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):  # may files be made in it?
+            pass
     except OSError as error:
         typer.secho(
             f"meta_graph: expected a folder to write to, got {error.strerror!r}, at {out}; "
