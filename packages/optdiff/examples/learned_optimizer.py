@@ -266,6 +266,7 @@ def save_figure(
         ylabel=f"mean training loss over runs of {STEPS} steps (nats)",
         title="learning the rule, validation tasks",
     )
+    first.xaxis.get_major_locator().set_params(integer=True)
     first.grid(alpha=0.3)
     for axes, (setting, rows) in zip(panels, losses.items()):
         for name, style, width in (

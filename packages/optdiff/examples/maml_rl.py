@@ -240,6 +240,7 @@ def draw_curves(panel: Axes, trained: Mapping[Method, Sequence[Run]], title: str
             panel.fill_between(iterations, low, high, color=color, alpha=0.2, linewidth=0)
     label = f"exact return of {HORIZON} moves after a step"
     panel.set(xlabel="outer iteration", ylabel=label, title=title)
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 

@@ -223,6 +223,7 @@ def plot_accuracy(axes: Axes, setting: Setting, scores: Mapping[str, Mapping[str
         axes.errorbar(beside, means, [100 * one.half_width for one in row.values()], **style)
     axes.set(xlabel=setting.axis, ylabel="test accuracy (%)", title=setting.title)
     axes.set_xticks(places, list(setting.problems))
+    axes.set_xlim(-0.4, len(places) - 0.6)
     axes.set_ylim(max(0, axes.get_ylim()[0]), 101)  # intervals of few seeds go below 0
     axes.grid(alpha=0.3)
 

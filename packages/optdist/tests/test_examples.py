@@ -75,3 +75,18 @@ def test_what_a_program_in_parts_refuses_before_workers_start(options, told):
     )  # fmt: skip
     assert done.returncode == 2
     assert f"parted_program: {told}" in done.stderr
+
+
+@LEARNS
+@pytest.mark.parametrize("program", [MAML, PARTED], ids=lambda program: program.stem)
+def test_a_folder_that_cannot_be_one_is_refused_before_workers_start(tmp_path, program):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, str(program), "--out", str(tmp_path / "file")],
+        capture_output=True, text=True, timeout=100, check=False,
+        env={**os.environ, "WORLD_SIZE": "2"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    told = f"{program.stem}: expected a folder to write to, got 'File exists', at "
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == 1

@@ -84,3 +84,20 @@ def test_nothing_is_wrong_with_the_right_program(tasks):
 def test_all_programs_are_tested():
     others = {"as it should be", "nn.Parameter of a tensor"}
     assert set(meta_graph.STEPS) == set(CUTS) | others
+
+
+def unwritable(tmp_path):
+    """Places that no file can be written to, with what the system says."""
+    (tmp_path / "file").touch()
+    yield tmp_path / "file", "File exists"
+    if Path("/proc/self").exists():  # a folder that takes no file, whoever asks
+        yield Path("/proc"), "No such file or directory"
+
+
+def test_a_folder_that_takes_no_file_is_refused_before_all_work(tmp_path, capsys):
+    for out, told in unwritable(tmp_path):
+        with pytest.raises(meta_graph.typer.Exit) as caught:
+            meta_graph.main(out=out)
+        assert caught.value.exit_code == 2
+        wanted = f"meta_graph: expected a folder to write to, got {told!r}, at {out}; change --out"
+        assert capsys.readouterr().err == wanted + "\n"
