@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from optdiff._binomial import first_part
 from optdiff._ledger import Ledger, Position
@@ -21,6 +21,8 @@ from optdiff._steps import Layout, Step, taken_apart
 
 Tree: TypeAlias = Any
 Cotangents: TypeAlias = list["torch.Tensor | None"]
+# An edge of torch < 2.7 does not keep the node of a custom function alive, and autograd crashes.
+_EDGES_OWN_NODES = "ownership_token" in GradientEdge._fields
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,8 @@ class Run:
         del carry, found
         if end is not None:
             end.check(self._step.who, results, i)
-        # edges, not results: the backward pass of the step needs no values of its result
         pairs = [
-            (get_gradient_edge(result), cotangent.to(result.device))  # a file gives it on the CPU
+            (_end_of(result), cotangent.to(result.device))  # a file gives it on the CPU
             for result, cotangent in zip(results, cotangents, strict=True)
             if cotangent is not None and result.requires_grad
         ]
@@ -199,7 +200,7 @@ class Run:
         if not pairs:
             return [None] * len(own)
         grads = torch.autograd.grad(
-            [edge for edge, _ in pairs],
+            [end for end, _ in pairs],
             [*smooth, *self._moving],
             [cotangent for _, cotangent in pairs],
             allow_unused=True,
@@ -250,3 +251,8 @@ class Run:
 def _leaf(tensor: torch.Tensor, tracked: bool) -> torch.Tensor:
     """The tensor as a step sees it; what is not differentiated it may overwrite."""
     return tensor.detach().requires_grad_() if tracked else tensor.detach().clone()
+
+
+def _end_of(result: torch.Tensor) -> torch.Tensor | GradientEdge:
+    """Where the backward pass of a step begins: an edge, which lets the values of a result go."""
+    return get_gradient_edge(result) if _EDGES_OWN_NODES else result
