@@ -153,12 +153,11 @@ def learn(
     rates = torch.tensor(outer_rates)
     state = vmap(lambda learned, rate: outer(rate).init(learned))(learned, rates)
     shrinking = optcore.cosine_decay_schedule(1.0, steps)
+    steps_of_all = vmap(step, in_dims=(0, 0, 0, None, None))
     for i in range(steps):
         first = starts(STARTS, generator) if known is None else known
         batch = real.rows(torch.randperm(len(real.y), generator=generator)[:BATCH])
-        learned, state = vmap(step, in_dims=(0, 0, 0, None, None))(
-            learned, state, shrinking(i) * rates, first, batch
-        )
+        learned, state = steps_of_all(learned, state, shrinking(i) * rates, first, batch)
     found = learned.get("x", teaching.x.expand(len(outer_rates), -1, -1))
     return [(Images(x, teaching.y), rates) for x, rates in zip(found, learned["log_rates"])]
 
@@ -258,8 +257,7 @@ def run(counts: list[int], steps: int, seeds: range, out: Path) -> None:
                 chosen[setting] = {n: [one[n].outer_rate for one in found] for n in found[0]}
                 if count == counts[0]:
                     if not pictures:
-                        pictures["real images"] = found[0]["real images"]
-                        pictures["mean images"] = found[0]["mean images"]
+                        pictures |= {one: found[0][one] for one in ("real images", "mean images")}
                     pictures[f"learned,\n{start} start"] = found[0][LEARNED]
     console.print(table(results, len(seeds)))
     save_figure(out / "distillation.png", pictures)
