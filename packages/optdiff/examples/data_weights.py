@@ -6,25 +6,28 @@
 Of 1000 handwritten digits, 30 % get a wrong label. Every image has a weight; the gradient of the
 final validation loss in all weights, through all steps of AdamW, says which images helped and
 which did harm (`optdiff.Replay`). Ten steps against the sign of these metagradients, each a whole
-training run and its way back, and the wrong labels stand out. Needs scikit-learn.
+training run and its way back, and the wrong labels stand out. Beside it stand trainings without
+weights: on all images, on the validation images, on both together, which is all that the weights
+are learned from, and on the images with right labels, which nobody knows. Needs scikit-learn.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
 import typer
+from digits import Images, parts_of, shuffled, together
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from report import Phases, failure, folder
+from report import Phases, Score, failure, folder, score
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import optcore
@@ -34,16 +37,17 @@ TRAIN, VALIDATION = 1000, 400  # images; the others are for the test
 BATCH, WIDTH = 125, 64
 RATE, LARGEST = 0.15, 2.0  # of a metagradient step; of a weight
 CARRIES = 200  # kept by the way back: 2,000 steps run three times in all
+BELIEVED, CLEANED, LEARNED = "all labels believed", "wrong labels left out", "learned weights"
 cross_entropy = nn.functional.cross_entropy
 
 
 class Digits(NamedTuple):
-    """Images ``(count, 64)`` and labels ``(count,)`` of each part."""
+    """Images in three parts."""
 
-    train: tuple[Tensor, Tensor]  # with labels as they are believed
+    train: Images  # with labels as they are believed
     wrong: Tensor  # (TRAIN,): whose label was changed
-    validation: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    validation: Images
+    test: Images
 
 
 class Point(NamedTuple):
@@ -54,28 +58,33 @@ class Point(NamedTuple):
     auc: float  # how well the weights tell right labels from wrong ones
 
 
+class Found(NamedTuple):
+    """What one seed gave."""
+
+    weights: Tensor  # learned, (TRAIN,)
+    wrong: Tensor
+    curve: list[Point]  # by metagradient steps
+    accuracy: dict[str, float]  # of each training, on test images
+
+
 def load(corrupted: float, seed: int) -> Digits:
     """Split scikit-learn's digits and change some labels."""
-    images, labels = load_digits(return_X_y=True)
-    x, y = torch.from_numpy(images / 16).float(), torch.from_numpy(labels).long()
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(x), generator=generator)
-    train, validation, test = order.split([TRAIN, VALIDATION, len(x) - TRAIN - VALIDATION])
+    train, validation, test = parts_of(shuffled(generator), TRAIN, VALIDATION)
     wrong = torch.zeros(TRAIN, dtype=torch.bool)
     wrong[torch.randperm(TRAIN, generator=generator)[: round(corrupted * TRAIN)]] = True
-    others = (y[train] + torch.randint(1, 10, (TRAIN,), generator=generator)) % 10
-    believed = torch.where(wrong, others, y[train])
-    return Digits((x[train], believed), wrong, (x[validation], y[validation]), (x[test], y[test]))
+    others = (train.y + torch.randint(1, 10, (TRAIN,), generator=generator)) % 10
+    believed = torch.where(wrong, others, train.y)
+    return Digits(Images(train.x, believed), wrong, validation, test)
 
 
-def loss_fn(net: nn.Module, batch: tuple[Tensor, Tensor], rows: Tensor, weights: Tensor) -> Tensor:
+def loss_fn(net: nn.Module, batch: Images, rows: Tensor, weights: Tensor) -> Tensor:
     """Cross-entropy with the weights of the images."""
-    images, labels = batch
-    losses = cross_entropy(net(images), labels, reduction="none")
+    losses = cross_entropy(net(batch.x), batch.y, reduction="none")
     return (weights[rows] * losses).mean()
 
 
-def training(data: tuple[Tensor, Tensor], weights: Tensor, steps: int, seed: int) -> optdiff.Replay:
+def training(data: Images, weights: Tensor, steps: int, seed: int) -> optdiff.Replay:
     """A training run on some images, the same for the same seed but for the weights."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(64, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 10))
@@ -91,9 +100,9 @@ def training(data: tuple[Tensor, Tensor], weights: Tensor, steps: int, seed: int
     )
 
 
-def accuracy(net: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+def accuracy(net: nn.Module, images: Images) -> float:
     """Share of the images that are read correctly."""
-    return (net(data[0]).argmax(1) == data[1]).float().mean().item()
+    return (net(images.x).argmax(1) == images.y).float().mean().item()
 
 
 def area(scores: Tensor, wrong: Tensor) -> float:
@@ -102,113 +111,156 @@ def area(scores: Tensor, wrong: Tensor) -> float:
     return ((right > other).float() + 0.5 * (right == other).float()).mean().item()
 
 
-def save_plot(
-    path: Path, weights: Tensor, wrong: Tensor, curve: list[Point], lines: dict[str, float]
-) -> None:
-    """Plot the weights of both groups, and accuracy and area over metagradient steps."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+def learn(data: Digits, steps: int, meta_steps: int, seed: int, phases: Phases) -> Found:
+    """Train without weights, then learn weights by the metagradient, and judge on test images."""
+    plain = {
+        "validation images alone": (data.validation, torch.ones(VALIDATION)),
+        "both together": (together(data.train, data.validation), torch.ones(TRAIN + VALIDATION)),
+        CLEANED: (data.train, (~data.wrong).to(data.train.x)),
+    }
+    done = phases.start(f"seed {seed}, baselines", len(plain))
+    found = {}
+    for name, (images, weights) in plain.items():
+        found[name] = accuracy(training(images, weights, steps, seed).run(), data.test)
+        done("")
+    weights = torch.ones(TRAIN, requires_grad=True)
+    curve: list[Point] = []
+    done = phases.start(f"seed {seed}, metagradients", meta_steps + 1, lines=meta_steps + 1)
+    for meta_step in range(meta_steps + 1):
+        loop = training(data.train, weights, steps, seed)
+        net = loop.run()
+        loss = cross_entropy(net(data.validation.x), data.validation.y)
+        shown = weights.detach()
+        curve.append(Point(loss.item(), accuracy(net, data.test), area(shown, data.wrong)))
+        if meta_step < meta_steps:
+            moved = shown - RATE * loop.backward(loss).sign()
+            weights = moved.clamp(0, LARGEST).requires_grad_()
+        done(f"validation loss {loss.item():.3f}, AUC {curve[-1].auc:.3f}")
+    cleaned = {CLEANED: found.pop(CLEANED)}
+    learned = {LEARNED: curve[-1].accuracy}
+    every = {BELIEVED: curve[0].accuracy} | found | learned | cleaned
+    return Found(weights.detach(), data.wrong, curve, every)
+
+
+def text(one: Score, scale: float = 100, digits: int = 1) -> str:
+    """A mean and half of its interval, in % unless scaled otherwise."""
+    return f"{scale * one.mean:.{digits}f} ± {scale * one.half_width:.{digits}f}"
+
+
+def table(scores: Mapping[str, Score], ahead: Mapping[str, Score], wrong: int, seeds: int) -> Table:
+    """Test accuracies, and what the learned weights gain on them: a row for each training."""
+    shown = Table(
+        title=f"{wrong} of {TRAIN} labels wrong",
+        caption=f"± half of the 95 % interval over {seeds} seeds; ahead: mean of the differences "
+        "between trainings of the same seed",
+    )
+    shown.add_column("training")
+    shown.add_column("test accuracy (%)", justify="right")
+    shown.add_column("learned weights ahead by (points)", justify="right")
+    for name, one in scores.items():
+        shown.add_row(name, text(one), text(ahead[name]) if name in ahead else "")
+    return shown
+
+
+def save_plot(path: Path, found: Sequence[Found], scores: Mapping[str, Score]) -> None:
+    """Plot the weights of both groups, of all seeds, and means over metagradient steps."""
+    figure = Figure(figsize=(15, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    bins = torch.linspace(0, LARGEST, 21).numpy()
+    left, middle, right = figure.subplots(1, 3)
+    weights, wrong = (torch.cat(parts) for parts in zip(*(one[:2] for one in found)))
+    bins = torch.linspace(0, LARGEST, 21).tolist()
     for group, name, color in ((~wrong, "right", "C0"), (wrong, "wrong", "C3")):
         values = weights[group].numpy()
         left.hist(values, bins, alpha=0.6, color=color, label=f"{name} label ({len(values)})")
-    left.set(xlabel="weight", ylabel="training images", title="learned weights")
-    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=2)  # off the bars
-    steps = range(len(curve))
-    right.plot(steps, [100 * point.accuracy for point in curve], "o-", color="C0", label="accuracy")
-    right.plot(
-        steps, [100 * point.auc for point in curve], "s-", color="C2", label="AUC of the weights"
+    left.set(
+        xlabel="learned weight",
+        ylabel="training images",
+        title=f"wrong labels lose their weight ({len(found)} seeds together)",
     )
-    for (name, value), color in zip(lines.items(), ("C3", "C4", "C1")):
-        label = f"{name}: {100 * value:.1f} %"
-        right.axhline(100 * value, linestyle="--", color=color, label=label)
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set(xlabel="metagradient steps", ylabel="%", title="test accuracy and AUC")
-    right.grid(alpha=0.3)
-    right.legend(loc="lower right", fontsize="small")
+    points = list(zip(*(one.curve for one in found)))  # of all seeds, by step
+    for axes, part, style in ((middle, "accuracy", "C0o-"), (right, "auc", "C2s-")):
+        means = [score([getattr(point, part) for point in after]) for after in points]
+        heights, widths = ([100 * number for number in column] for column in zip(*means))
+        axes.errorbar(range(len(means)), heights, widths, fmt=style, capsize=3, label=LEARNED)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    others = (name for name in scores if name != LEARNED)
+    for name, style in zip(others, ("C3--", "C4:", "C5-.", "C1--")):
+        mean = 100 * scores[name].mean
+        middle.plot([0, len(points) - 1], [mean, mean], style, label=f"{name}: {mean:.1f} %")
+    middle.set(
+        xlabel="metagradient steps",
+        ylabel="test accuracy (%)",
+        title="accuracy (mean, 95 % interval over seeds)",
+    )
+    right.set(
+        xlabel="metagradient steps",
+        ylabel="right label has the larger weight (%)",
+        title="area under the curve of the weights",
+    )
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "fontsize": "small"}
+    left.legend(ncols=2, **below)
+    middle.legend(ncols=2, **below)
     figure.savefig(path, dpi=120)
 
 
-def run(data: Digits, steps: int, meta_steps: int, seed: int, out: Path) -> None:
-    """Learn the weights, compare, print and save."""
+def run(corrupted: float, steps: int, meta_steps: int, seeds: Sequence[int], out: Path) -> None:
+    """Learn the weights for every seed, compare, print and save."""
     console = Console()
-    ones = torch.ones(TRAIN)
     with Phases(console) as phases:
-        done = phases.start("baselines", 2)
-        cleaned = training(data.train, (~data.wrong).float(), steps, seed).run()
-        done("")
-        few = training(data.validation, torch.ones(VALIDATION), steps, seed).run()
-        done("")
-        weights = ones.clone().requires_grad_()
-        curve: list[Point] = []
-        done = phases.start("metagradients", meta_steps + 1, lines=meta_steps + 1)
-        for meta_step in range(meta_steps + 1):
-            loop = training(data.train, weights, steps, seed)
-            net = loop.run()
-            loss = cross_entropy(net(data.validation[0]), data.validation[1])
-            shown = weights.detach()
-            curve.append(Point(loss.item(), accuracy(net, data.test), area(shown, data.wrong)))
-            if meta_step < meta_steps:
-                metagradient = loop.backward(loss)
-                moved = shown - RATE * metagradient.sign()
-                weights = moved.clamp(0, LARGEST).requires_grad_()
-            done(f"validation loss {loss.item():.3f}, AUC {curve[-1].auc:.3f}")
-
-    lines = {
-        "all labels believed": curve[0].accuracy,
-        "validation images alone": accuracy(few, data.test),
-        "wrong labels left out": accuracy(cleaned, data.test),
+        found = [learn(load(corrupted, seed), steps, meta_steps, seed, phases) for seed in seeds]
+    scores = {name: score([one.accuracy[name] for one in found]) for name in found[0].accuracy}
+    ahead = {
+        name: score([one.accuracy[LEARNED] - one.accuracy[name] for one in found])
+        for name in scores
+        if name != LEARNED
     }
-    learned = curve[-1].accuracy
-    before, after = (lines["wrong labels left out"] - one.accuracy for one in (curve[0], curve[-1]))
-    table = Table(title=f"{data.wrong.sum()} of {TRAIN} labels wrong")
-    table.add_column("training")
-    table.add_column("test accuracy", justify="right")
-    for name, value in (*lines.items(), ("learned weights", learned)):
-        table.add_row(name, f"{100 * value:.1f} %")
-    console.print(table)
-    right, wrong = weights.detach()[~data.wrong].mean(), weights.detach()[data.wrong].mean()
+    auc = score([one.curve[-1].auc for one in found])
+    weight = {
+        name: score([one.weights[one.wrong == wrong].mean().item() for one in found])
+        for name, wrong in (("right", False), ("wrong", True))
+    }
+    console.print(table(scores, ahead, int(found[0].wrong.sum()), len(seeds)))
     console.print(
-        f"Weight of right labels {right:.2f}, of wrong ones {wrong:.2f}; AUC {curve[-1].auc:.3f}.\n"
-        f"Points behind the run without wrong labels: {100 * before:.1f} before, "
-        f"{100 * after:.1f} after.",
+        f"Weight of right labels {text(weight['right'], 1, 2)}, of wrong ones "
+        f"{text(weight['wrong'], 1, 2)}; AUC {text(auc, 1, 3)}.",
         highlight=False,
     )
-    save_plot(out / "data_weights.png", weights.detach(), data.wrong, curve, lines)
-    written = {
-        "accuracy": lines | {"learned weights": learned},
-        "auc": curve[-1].auc,
-        "behind": {"before": before, "after": after},
-        "curve": [point._asdict() for point in curve],
+    save_plot(out / "data_weights.png", found, scores)
+    record = {
+        "settings": {"steps": steps, "corrupted": corrupted, "seeds": list(seeds)},
+        "accuracy": {name: one._asdict() for name, one in scores.items()},
+        "learned weights ahead": {name: one._asdict() for name, one in ahead.items()},
+        "auc": auc._asdict(),
+        "weight": {name: one._asdict() for name, one in weight.items()},
+        "curves": [[point._asdict() for point in one.curve] for one in found],
     }
-    (out / "results.json").write_text(json.dumps(written, indent=2, allow_nan=False) + "\n")
+    (out / "results.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps of AdamW in a training run.")] = 2000,
     meta_steps: Annotated[int, typer.Option(min=1, help="Metagradient steps.")] = 10,
     corrupted: Annotated[float, typer.Option(help="Share of wrong labels, in (0, 1).")] = 0.3,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, help="Seeds labels, order and weights.")
-    ] = 0,
+    seeds: Annotated[int, typer.Option(min=2, help="Trainings of each kind.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The first seed.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/data_weights"),
 ) -> None:
     """Learn from metagradients which training labels are wrong."""
-    started = time.perf_counter()
     if not 0.001 <= corrupted <= 0.999:
         raise failure(
             f"data_weights: expected a share in (0, 1), got {corrupted}, at --corrupted; try 0.3"
         )
     folder("data_weights", out)
     if smoke:
-        steps, meta_steps = 100, 3
+        steps, meta_steps, seeds = 100, 3, 2
     torch.set_num_threads(threads)  # tensors are too small to share out: one is steadiest
-    run(load(corrupted, seed), steps, meta_steps, seed, out)
-    took = time.perf_counter() - started
-    typer.echo(f"{took:.0f} s with optdiff {optdiff.__version__}; plot and numbers are in {out}/")
+    started, cpu = time.perf_counter(), time.process_time()
+    run(corrupted, steps, meta_steps, range(seed, seed + seeds), out)
+    took, cpu = time.perf_counter() - started, time.process_time() - cpu
+    typer.echo(f"{took:.0f} s ({cpu:.0f} s of CPU); plot and numbers are in {out}/")
 
 
 if __name__ == "__main__":

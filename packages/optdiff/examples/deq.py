@@ -25,18 +25,18 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
 from cost import peak_bytes
+from digits import Images, parts_of, shuffled
 from equilibrium import Hidden, Tied, equilibrium, moved, plain, unrolled
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import optcore
@@ -48,9 +48,6 @@ LR, WEIGHT_DECAY = 3e-3, 1e-2
 DEPTHS = (1, 2, 5, 30)  # of the unrolled networks that are trained
 MEASURED = (1, 2, 5, 10, 20, 50, 100)  # depths whose memory is measured
 ITERATIONS = 25  # in the picture of residuals
-Digits: TypeAlias = tuple[
-    Tensor, Tensor, Tensor, Tensor
-]  # images, labels to learn from; to test with
 
 
 class Trained(NamedTuple):
@@ -61,18 +58,14 @@ class Trained(NamedTuple):
     net: nn.Module
 
 
-def load(seed: int) -> Digits:
-    """Split scikit-learn's digits."""
-    images, labels = load_digits(return_X_y=True)
-    x, y = torch.from_numpy(images / 16).float(), torch.from_numpy(labels).long()
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    train, test = order[:TRAIN], order[TRAIN:]
-    return x[train], y[train], x[test], y[test]
+def load(seed: int) -> list[Images]:
+    """Images to learn from, and to test with."""
+    return parts_of(shuffled(torch.Generator().manual_seed(seed)), TRAIN)
 
 
-def train(net: nn.Module, data: Digits, epochs: int, seed: int) -> Trained:
+def train(net: nn.Module, data: Sequence[Images], epochs: int, seed: int) -> Trained:
     """Train by AdamW in batches whose order depends on the seed only."""
-    x, y, test_x, test_y = data
+    (x, y), (test_x, test_y) = data
     optimizer = optcore.AdamW(net.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     generator = torch.Generator().manual_seed(seed)
     times = []
@@ -88,9 +81,9 @@ def train(net: nn.Module, data: Digits, epochs: int, seed: int) -> Trained:
     return Trained(right, statistics.median(times), net)
 
 
-def memory(net: nn.Module, data: Digits) -> int:
+def memory(net: nn.Module, images: Images) -> int:
     """Peak memory of the tensors that a forward and a backward pass make, in bytes."""
-    x, y = data[0][:BATCH], data[1][:BATCH]
+    x, y = images.x[:BATCH], images.y[:BATCH]
     return peak_bytes(lambda: nn.functional.cross_entropy(net(x), y).backward())
 
 
@@ -212,7 +205,8 @@ def save_figure(
 def run(epochs: int, seeds: Sequence[int], out: Path) -> None:
     """Train all networks for all seeds, measure, print and save."""
     console = Console()
-    inputs = load(seeds[0])[0].shape[1]
+    train_images, test_images = load(seeds[0])
+    inputs = train_images.x.shape[1]
     kinds: dict[str, Callable[[], nn.Module]] = {
         "equilibrium": lambda: Tied(equilibrium(), inputs, WIDTH),
         **{
@@ -235,18 +229,18 @@ def run(epochs: int, seeds: Sequence[int], out: Path) -> None:
             "weights": sum(p.numel() for p in runs[0].net.parameters()),
             "accuracy": score([one.accuracy for one in runs]),
             "cpu_seconds": statistics.median(one.cpu_seconds for one in runs),
-            "peak_bytes": memory(runs[0].net, data),
+            "peak_bytes": memory(runs[0].net, data[0]),
         }
         for name, runs in found.items()
     }
-    falling = residuals(found["equilibrium"][0].net, load(seeds[0])[2][:BATCH], ITERATIONS)
+    falling = residuals(found["equilibrium"][0].net, test_images.x[:BATCH], ITERATIONS)
     ways: dict[str, Callable[[int], Hidden]] = {
         "unrolled": unrolled,
         'unrolled, checkpoint="sqrt"': lambda depth: unrolled(depth, "sqrt"),
         "equilibrium": lambda depth: equilibrium(0.0, depth),
     }
     bytes_by_depth = {
-        name: [memory(Tied(way(depth), inputs, WIDTH), data) for depth in MEASURED]
+        name: [memory(Tied(way(depth), inputs, WIDTH), data[0]) for depth in MEASURED]
         for name, way in ways.items()
     }
     console.print(table(rows, len(seeds), epochs))

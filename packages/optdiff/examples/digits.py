@@ -30,13 +30,17 @@ def together(*parts: Images) -> Images:
     return Images(*(torch.cat(tensors) for tensors in zip(*parts)))
 
 
-def shuffled(generator: torch.Generator) -> Images:
-    """All 1797 images in a random order, in torch's default precision."""
+def in_order(dtype: torch.dtype | None = None) -> Images:
+    """All 1797 images as scikit-learn has them, in some precision or torch's default."""
     pixels, labels = load_digits(return_X_y=True)
-    images = Images(
-        torch.from_numpy(pixels / 16).to(torch.get_default_dtype()), torch.tensor(labels)
-    )
-    return images.rows(torch.randperm(len(labels), generator=generator))
+    x = torch.from_numpy(pixels / 16).to(dtype or torch.get_default_dtype())
+    return Images(x, torch.from_numpy(labels).long())
+
+
+def shuffled(generator: torch.Generator, dtype: torch.dtype | None = None) -> Images:
+    """All images in a random order."""
+    images = in_order(dtype)
+    return images.rows(torch.randperm(len(images.y), generator=generator))
 
 
 def parts_of(images: Images, *sizes: int) -> list[Images]:

@@ -20,43 +20,48 @@ errors and its log loss fall with M. The paper's data are MNIST, SVHN and ImageN
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
+from digits import Images, parts_of, shuffled
+from many_networks import (
+    TRAIN,
+    Params,
+    apart,
+    batches,
+    members,
+    network,
+    train_one_by_one,
+    train_together,
+)
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
-from torch.func import functional_call, grad, stack_module_state, vmap
-from torch.nn.functional import cross_entropy
+from torch import Tensor
+from torch.func import functional_call, vmap
 
 import optcore
 import optdiff
 
-TRAIN, VALIDATION, BATCH, WIDTH = 400, 400, 50, 32
+VALIDATION = 400  # images to choose the learning rate by
 RATES = [10 ** (k / 2) for k in range(-7, 1)]  # 3e-4 to 1
 TIMED, TIMED_STEPS, ROUNDS = (1, 4, 16, 64, 256), 5, 5  # networks of the timing
-Params: TypeAlias = dict[str, Tensor]
-Rule: TypeAlias = Callable[[Tensor], optcore.GradientTransformation]
-Split: TypeAlias = tuple[Tensor, Tensor]
 
 
 class Digits(NamedTuple):
-    """Images ``(count, 64)`` and labels ``(count,)`` of each part."""
+    """The images, in three parts."""
 
-    train: Split
-    validation: Split
-    test: Split
+    train: Images
+    validation: Images
+    test: Images
 
 
 class Quality(NamedTuple):
@@ -68,83 +73,8 @@ class Quality(NamedTuple):
 
 def load(seed: int) -> Digits:
     """Split scikit-learn's digits; in double precision, to compare two ways of training."""
-    images, labels = load_digits(return_X_y=True)
-    x, y = torch.from_numpy(images / 16), torch.from_numpy(labels).long()
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    parts = order.split([TRAIN, VALIDATION, len(x) - TRAIN - VALIDATION])
-    return Digits(*((x[rows], y[rows]) for rows in parts))
-
-
-def network() -> nn.Sequential:
-    """One member."""
-    return nn.Sequential(nn.Linear(64, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 10)).double()
-
-
-def members(seeds: Sequence[int], rates: Sequence[float]) -> tuple[list[nn.Module], Tensor]:
-    """Networks for all pairs, and their learning rates; those of a seed start alike."""
-    nets: list[nn.Module] = []
-    for seed in seeds:
-        for _ in rates:
-            torch.manual_seed(seed)
-            nets.append(network())
-    return nets, torch.tensor(rates, dtype=torch.float64).repeat(len(seeds))
-
-
-def batches(seeds: Sequence[int], rates: int, steps: int) -> Tensor:
-    """Rows ``(networks, steps, batch)`` to learn from; the networks of a seed see the same."""
-    drawn = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        epochs = math.ceil(steps * BATCH / TRAIN)
-        order = torch.cat([torch.randperm(TRAIN, generator=generator) for _ in range(epochs)])
-        drawn.append(order[: steps * BATCH].view(steps, BATCH))
-    return torch.stack(drawn).repeat_interleave(rates, 0)
-
-
-def train_together(
-    nets: Sequence[nn.Module], rates: Tensor, data: Split, rows: Tensor, rule: Rule
-) -> Params:
-    """Train all networks at once; returns their weights, stacked."""
-    x, y = data
-    stacked, _ = stack_module_state(list(nets))
-    params = {name: value.detach() for name, value in stacked.items()}
-
-    def loss(params: Params, rows: Tensor) -> Tensor:
-        return cross_entropy(functional_call(nets[0], params, (x[rows],)), y[rows])
-
-    def step(params: Params, state: Any, rate: Tensor, rows: Tensor) -> tuple[Params, Any]:
-        updates, state = rule(rate).update(grad(loss)(params, rows), state, params)
-        return optcore.apply_updates(params, updates), state
-
-    state = vmap(lambda params, rate: rule(rate).init(params))(params, rates)
-    for at_once in rows.unbind(1):
-        params, state = vmap(step)(params, state, rates, at_once)
-    return params
-
-
-def train_one_by_one(
-    nets: Sequence[nn.Module],
-    rates: Tensor,
-    data: Split,
-    rows: Tensor,
-    optimizer: Callable[..., torch.optim.Optimizer],
-) -> Params:
-    """Train the same networks in place, one after the other, by an optimizer of torch."""
-    x, y = data
-    for net, rate, order in zip(nets, rates.tolist(), rows):
-        steps = optimizer(net.parameters(), lr=rate)
-        for at_once in order:
-            steps.zero_grad()
-            cross_entropy(net(x[at_once]), y[at_once]).backward()
-            steps.step()
-    stacked, _ = stack_module_state(list(nets))
-    return {name: value.detach() for name, value in stacked.items()}
-
-
-def apart(one: Params, other: Params) -> Tensor:
-    """The largest difference ``(networks,)`` between two sets of weights."""
-    differences = [(one[name] - other[name]).abs().flatten(1).amax(1) for name in one]
-    return torch.stack(differences).amax(0)
+    images = shuffled(torch.Generator().manual_seed(seed), torch.float64)
+    return Digits(*parts_of(images, TRAIN, VALIDATION))
 
 
 def votes(params: Params, x: Tensor) -> Tensor:
@@ -172,7 +102,7 @@ def by_size(probabilities: Tensor, y: Tensor) -> dict[int, Quality]:
     return found
 
 
-def timed(data: Split, seed: int, counts: Sequence[int]) -> dict[str, dict[int, float]]:
+def timed(data: Images, seed: int, counts: Sequence[int]) -> dict[str, dict[int, float]]:
     """Median CPU seconds of a step of so many networks, both ways in turns."""
     found: dict[str, dict[int, float]] = {"one by one": {}, "vmap": {}}
     for count in counts:

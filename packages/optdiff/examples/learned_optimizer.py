@@ -17,17 +17,16 @@ descended by antithetic evolution strategies, `optdiff.zero_order`: all directio
 ``vmap``. Then it is tested on new tasks, on runs longer than any it has learned from, and on
 scikit-learn's digits with another network, against Adam and SGD with tuned learning rates. The
 tasks of the paper (convolutional networks on ImageNet) and its weeks of computing are not here;
-random small classifications stand in.
+random small classifications stand in (``small_tasks.py``).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 import typer
@@ -38,7 +37,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_digits
+from small_tasks import Tasks, digit_tasks, logits, random_tasks
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.nn.functional import cross_entropy
@@ -46,63 +45,11 @@ from torch.nn.functional import cross_entropy
 import optcore
 import optdiff
 
-INPUTS, UNITS, CLASSES, POINTS, BATCH = 5, 12, 3, 128, 32  # of a random task
 LENGTHS = (20, 50, 100)  # of the training runs that are learned from, in turns
 STEPS, LONGER = 50, 250  # of those that are tested
 DIRECTIONS, SIGMA, TASKS, META_LR = 16, 0.1, 16, 0.02
 WORST = 5.0  # a loss counts as this at most, so that one diverging run does not decide
 RATES = [10 ** (k / 4) for k in range(-14, 3)]  # of the tuned optimizers: 3e-4 to 3
-
-
-class Tasks(NamedTuple):
-    """Some classifications, each with first weights and the batches of every step."""
-
-    x: Tensor  # (tasks, points, inputs)
-    y: Tensor  # (tasks, points)
-    weights: Tree
-    rows: Tensor  # (tasks, steps, batch)
-
-
-def first_weights(
-    tasks: int, inputs: int, units: int, classes: int, generator: torch.Generator
-) -> Tree:
-    """Random weights of networks with one hidden layer."""
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(tasks, *shape, generator=generator)
-
-    return {
-        "w1": normal(inputs, units) / math.sqrt(inputs),
-        "b1": torch.zeros(tasks, units),
-        "w2": normal(units, classes) / math.sqrt(units),
-        "b2": torch.zeros(tasks, classes),
-    }
-
-
-def logits(weights: Tree, x: Tensor) -> Tensor:
-    """Scores of the classes."""
-    return torch.tanh(x @ weights["w1"] + weights["b1"]) @ weights["w2"] + weights["b2"]
-
-
-def random_tasks(tasks: int, steps: int, generator: torch.Generator) -> Tasks:
-    """Points labelled by random networks; tasks have scales, and their inputs, up to 10 apart."""
-    scales = 10 ** (torch.rand(tasks, 1, INPUTS, generator=generator) - 0.5)
-    scales = scales * 10 ** (torch.rand(tasks, 1, 1, generator=generator) - 0.5)
-    z = torch.randn(tasks, POINTS, INPUTS, generator=generator)
-    teachers = first_weights(tasks, INPUTS, UNITS, CLASSES, generator)
-    y = vmap(logits)({**teachers, "w1": 2 * teachers["w1"]}, z).argmax(2)
-    weights = first_weights(tasks, INPUTS, UNITS, CLASSES, generator)
-    rows = torch.randint(POINTS, (tasks, steps, BATCH), generator=generator)
-    return Tasks(z * scales, y, weights, rows)
-
-
-def digits(trainings: int, steps: int, generator: torch.Generator) -> Tasks:
-    """Trainings on the first 1000 digits, of another network: other first weights and batches."""
-    images, labels = load_digits(return_X_y=True)
-    x = torch.from_numpy(images[:1000] / 16).float().expand(trainings, -1, -1)
-    y = torch.from_numpy(labels[:1000]).long().expand(trainings, -1)
-    rows = torch.randint(1000, (trainings, steps, BATCH), generator=generator)
-    return Tasks(x, y, first_weights(trainings, 64, 32, 10, generator), rows)
 
 
 def training(rule: Rule, task: Tasks) -> Tensor:
@@ -182,7 +129,7 @@ def run(iterations: int, count: int, seed: int, out: Path) -> None:
     settings = {
         f"new tasks, {STEPS} steps": lambda g: random_tasks(count, STEPS, g),
         f"new tasks, {LONGER} steps": lambda g: random_tasks(count, LONGER, g),
-        f"digits, {LONGER} steps": lambda g: digits(max(2, count // 8), LONGER, g),
+        f"digits, {LONGER} steps": lambda g: digit_tasks(max(2, count // 8), LONGER, g),
     }
     with Phases(console) as phases:
         done = phases.start("learning", iterations, lines=10)

@@ -18,11 +18,9 @@ learner (Foerster et al., 2018, arXiv:1709.04326) looks through the next step of
     \bigr),
 
 where the step is ``optcore.sgd`` in ``optdiff.unroll``. The same runs on games that are sampled:
-DiCE (Foerster et al., 2018, arXiv:1802.05098) puts the magic box
-:math:`\exp(x - \mathrm{stop}(x))` of all log-probabilities up to a move in front of its payoff, so
-that derivatives of every order are right in expectation. Many pairs learn side by side, one row of
-a tensor each. From exact returns they take plain gradient steps, from games those of Adam, and
-start near chances of one half.
+DiCE (Foerster et al., 2018, arXiv:1802.05098; ``dice.py``) makes derivatives of every order right
+in expectation. Many pairs learn side by side, one row of a tensor each. From exact returns they
+take plain gradient steps, from games those of Adam, and start near chances of one half.
 """
 
 from __future__ import annotations
@@ -37,6 +35,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 import torch
 import typer
+from dice import dice
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from report import Phases, folder, score
@@ -92,24 +91,6 @@ def exact(mine: Tensor, other: Tensor) -> Tensor:
     return values(mine, other)[..., 0]
 
 
-def magic_box(x: Tensor) -> Tensor:
-    """One, whose derivatives are those of a likelihood with logarithm ``x``."""
-    return (x - x.detach()).exp()
-
-
-def dice(log_probs: Tensor, payoffs: Tensor, baseline: Tensor | float) -> Tensor:
-    """DiCE objective of games ``(..., moves)``: its value is that of the discounted payoffs.
-
-    Args:
-        log_probs: Of the moves that both players made together.
-        payoffs: Of one player.
-        baseline: Guess of the return from a move on, known before the move; takes noise away.
-    """
-    discounts = GAMMA ** torch.arange(payoffs.shape[-1], dtype=payoffs.dtype)
-    boxed = magic_box(log_probs.cumsum(-1)) * payoffs + (1 - magic_box(log_probs)) * baseline
-    return (discounts * boxed).sum(-1)
-
-
 def of_memories(table: Tensor, memories: Tensor) -> Tensor:
     """Entries of ``(..., pairs, 5)`` for memories ``(pairs, games, moves)``."""
     places = memories.flatten(1).expand(*table.shape[:-1], -1)
@@ -152,7 +133,7 @@ class Sampled:
         both = both + log_probs(other[:, SWAPPED], memories, outcomes % 2 == 1)
         payoffs = torch.tensor(PAYOFFS, dtype=mine.dtype)[:, outcomes]
         baseline = of_memories(values(mine, other).detach(), memories)  # an exact critic
-        return dice(both, payoffs, baseline).mean(-1)
+        return dice(both, payoffs, baseline, GAMMA).mean(-1)
 
 
 def looked_ahead(returns: Returns, mine: Tensor, other: Tensor, steps: int, lr: float) -> Tensor:

@@ -25,14 +25,12 @@ exact.
 
 from __future__ import annotations
 
-import enum
-import functools
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 import typer
@@ -40,52 +38,30 @@ from decision_processes import (
     EPISODES,
     HORIZON,
     SIDE,
-    Episodes,
-    Tasks,
     best_return,
-    exact_return,
     grid_tasks,
     play,
-    random_tasks,
     visits,
 )
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from policy_training import (
+    DRAW,
+    RATES,
+    VALIDATION,
+    Kind,
+    Method,
+    Run,
+    adapted_each,
+    chosen_rate,
+    train,
+)
 from report import Phases, folder
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.func import grad, vmap
-
-import optcore
-import optdiff
-
-META_BATCH = 40
-INNER_LR, OUTER_LR = {"grid": 20.0, "random": 8.0}, 0.05  # inner: where none is chosen
-RATES = {
-    "grid": (10.0, 20.0, 40.0, 80.0, 160.0, 320.0),
-    "random": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
-}
-VALIDATION = 2**40  # added to the seed: tasks and episodes to choose the inner rate by
-
-
-class Kind(str, enum.Enum):
-    """What tasks are drawn from."""
-
-    grid = "grid"
-    random = "random"
-
-
-class Method(str, enum.Enum):
-    """How the common policy is trained."""
-
-    untrained = "untrained"
-    average = "average task"  # for what it earns without adaptation
-    first_order = "FOMAML"
-    maml = "MAML"
-
 
 STYLES = {  # color and line of each in plots
     Method.untrained: ("gray", ":"),
@@ -94,110 +70,7 @@ STYLES = {  # color and line of each in plots
     Method.maml: ("C2", "-"),
 }
 
-
-class Run(NamedTuple):
-    """What one training left; returns are exact, of tasks never seen."""
-
-    logits: Tensor
-    curve: list[tuple[int, float]]  # returns after a step, by iteration
-    before: float
-    after: float
-    lr: float  # of the step
-
-
 Results: TypeAlias = Mapping[Kind, Mapping[Method, Sequence[Run]]]
-DRAW: Mapping[Kind, Callable[[int, torch.Generator], Tasks]] = {
-    Kind.grid: grid_tasks,
-    Kind.random: random_tasks,
-}
-
-
-def magic_box(x: Tensor) -> Tensor:
-    """One, whose derivatives are those of a likelihood with logarithm ``x``."""
-    return (x - x.detach()).exp()
-
-
-def dice(logits: Tensor, episodes: Episodes) -> Tensor:
-    """Sum of rewards of every episode ``(episodes,)`` of one task, with all its derivatives."""
-    log_probs = logits.log_softmax(-1)[episodes.states, episodes.actions]
-    boxed = magic_box(log_probs.cumsum(-1)) * episodes.rewards
-    return (boxed + (1 - magic_box(log_probs)) * episodes.baseline).sum(-1)
-
-
-def adapted(logits: Tensor, episodes: Episodes, lr: float, *, first_order: bool = False) -> Tensor:
-    """The policy for one task after a policy gradient step, a function of the common one."""
-    inner = optcore.sgd(lr)
-
-    def step(logits: Tensor, i: int, episodes: Episodes) -> Tensor:
-        gradient = grad(lambda logits: -dice(logits, episodes).mean())(logits)
-        updates, _ = inner.update(gradient, inner.init(logits), logits)
-        return optcore.apply_updates(logits, updates)
-
-    return optdiff.unroll(step, logits, 1, episodes, first_order=first_order)
-
-
-def adapted_each(
-    logits: Tensor, episodes: Episodes, lr: float, *, first_order: bool = False
-) -> Tensor:
-    """The policies for many tasks ``(tasks, states, actions)``."""
-    one = functools.partial(adapted, lr=lr, first_order=first_order)
-    return vmap(one, in_dims=(None, 0))(logits, episodes)
-
-
-def train(
-    method: Method,
-    kind: Kind,
-    iterations: int,
-    unseen: Tasks,
-    seed: int,
-    done: Callable[[str], None],
-    lr: float | None = None,
-) -> Run:
-    """Train a common policy for steps of some rate, and test it on tasks never seen."""
-    generator = torch.Generator().manual_seed(3 * seed)
-    lr, draw_tasks = INNER_LR[kind.value] if lr is None else lr, DRAW[kind]
-    logits = torch.zeros(unseen.rewards.shape[1:], requires_grad=True)
-    outer = optcore.Adam([logits], lr=OUTER_LR)
-
-    def tested() -> tuple[Tensor, Tensor]:
-        played = play(logits, unseen, torch.Generator().manual_seed(3 * seed + 2))
-        after = adapted_each(logits.detach(), played, lr)
-        return exact_return(logits.detach(), unseen), exact_return(after, unseen)
-
-    curve = [(0, tested()[1].mean().item())]
-    if method is Method.untrained:
-        iterations = 0
-    for iteration in range(1, iterations + 1):
-        tasks = draw_tasks(META_BATCH, generator)
-        policies = logits.expand(META_BATCH, -1, -1)
-        if method is not Method.average:
-            played = play(logits, tasks, generator)
-            policies = adapted_each(logits, played, lr, first_order=method is Method.first_order)
-        loss = -vmap(dice)(policies, play(policies, tasks, generator)).mean()
-        outer.zero_grad()
-        loss.backward()
-        outer.step()
-        if iteration % max(1, iterations // 20) == 0:
-            curve.append((iteration, tested()[1].mean().item()))
-        done(f"return after a step {curve[-1][1]:.2f}")
-    before, after = tested()
-    return Run(logits.detach(), curve, before.mean().item(), after.mean().item(), lr)
-
-
-def chosen_rate(
-    method: Method,
-    kind: Kind,
-    iterations: int,
-    unseen: Tasks,
-    seed: int,
-    done: Callable[[str], None],
-) -> float:
-    """The inner rate with the highest return after a step on tasks that are not the test's."""
-
-    def worth(lr: float) -> float:
-        return train(method, kind, iterations, unseen, VALIDATION + seed, done, lr).after
-
-    return max(RATES[kind.value], key=worth)
 
 
 def text(returns: Sequence[float]) -> str:

@@ -41,20 +41,10 @@ from decision_processes import (
     exact_return,
     grid_tasks,
 )
-from maml_rl import (
-    INNER_LR,
-    META_BATCH,
-    OUTER_LR,
-    Kind,
-    Method,
-    Run,
-    dice,
-    draw_curves,
-    draw_visits,
-    table,
-)
+from maml_rl import draw_curves, draw_visits, table
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from policy_training import INNER_LR, META_BATCH, OUTER_LR, Kind, Method, Run, objective
 from report import Phases, failure, folder
 from rich.console import Console
 from torch import Tensor
@@ -72,7 +62,7 @@ METHODS = (Method.untrained, Method.average, Method.maml)
 def adapt(policies: Policies, played: Episodes) -> None:
     """Let every policy take a policy gradient step on the episodes of its task, in place."""
     inner = optdiff.MetaSGD(policies.change, lr=INNER_LR["grid"])
-    returns = vmap(dice)(policies.table(), played)  # (tasks, episodes)
+    returns = vmap(objective)(policies.table(), played)  # (tasks, episodes)
     inner.step(-returns.mean(-1).sum())  # a sum: each task has a gradient of its own
 
 
@@ -113,7 +103,7 @@ def train(
         else:
             policies = Policies(logits, META_BATCH)
             played = collect(policies, tasks, drawn)
-        loss = -vmap(dice)(policies.table(), played).mean()
+        loss = -vmap(objective)(policies.table(), played).mean()
         outer.zero_grad()
         loss.backward()
         outer.step()

@@ -33,7 +33,8 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from digits import Images, parts_of, shuffled, together
+from biased_digits import MAJORITY, Problem, imbalanced, mislabelled
+from digits import Images, together
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -45,21 +46,9 @@ from torch import Tensor, nn
 import optcore
 import optdiff
 
-MAJORITY = 110  # of the digit 9; as many 4 at ratio 1:1
-CLEAN_OF_TWO, CLEAN_OF_TEN = 5, 10  # clean images of each class
-TRAIN = 1000  # images with labels to be doubted
 BATCH, WIDTH, LR, MOMENTUM = 100, 64, 0.02, 0.9
 LEARNED = "learned weights"
 Weighting = Callable[[nn.Module, Images], Tensor]
-
-
-class Problem(NamedTuple):
-    """Images to train on, with what is believed of them; clean ones; others for the test."""
-
-    train: Images
-    wrong: Tensor  # (train,): whose label is not true
-    clean: Images
-    test: Images
 
 
 class Trained(NamedTuple):
@@ -67,32 +56,6 @@ class Trained(NamedTuple):
 
     accuracy: float
     weights: Tensor  # (train,): mean over the second half of the steps; 1 is as much as the average
-
-
-def imbalanced(rare: int, seed: int) -> Problem:
-    """110 nines and so many fours, which are the classes 0 and 1; clean and test are balanced."""
-    images = shuffled(torch.Generator().manual_seed(seed))
-    parts = []
-    for label, (digit, count) in enumerate(((9, MAJORITY), (4, rare))):
-        x, y = images.of(digit)
-        clean, pool, test = parts_of(Images(x, torch.full_like(y, label)), CLEAN_OF_TWO, MAJORITY)
-        parts.append((pool.rows(torch.arange(count)), clean, test))
-    train, clean, test = (together(*pair) for pair in zip(*parts))
-    return Problem(train, torch.zeros(len(train.y), dtype=torch.bool), clean, test)
-
-
-def mislabelled(kind: str, share: float, seed: int) -> Problem:
-    """Ten digits; some labels are changed, to any other (``uniform``) or to 0 (``background``)."""
-    generator = torch.Generator().manual_seed(seed)
-    images = shuffled(generator)
-    rank = torch.stack([images.y == digit for digit in range(10)]).cumsum(1)
-    first = rank[images.y, torch.arange(len(images.y))] <= CLEAN_OF_TEN
-    train, test = parts_of(images.rows(~first), TRAIN)
-    chosen = torch.rand(TRAIN, generator=generator) < share
-    others = (train.y + torch.randint(1, 10, (TRAIN,), generator=generator)) % 10
-    flipped = others if kind == "uniform" else torch.zeros_like(train.y)
-    believed = torch.where(chosen, flipped, train.y)
-    return Problem(Images(train.x, believed), believed != train.y, images.rows(first), test)
 
 
 def losses(net: nn.Module, images: Images) -> Tensor:

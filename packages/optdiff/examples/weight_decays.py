@@ -22,7 +22,6 @@ squares for the cross-entropy, that is ridge regression, whose solution is known
 
 from __future__ import annotations
 
-import enum
 import json
 import time
 from collections.abc import Callable
@@ -34,6 +33,7 @@ import typer
 from digits import Images, parts_of, shuffled, together
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from regression import Loss, accuracy, solver, start
 from report import Phases, Score, folder, score
 from rich.console import Console
 from rich.table import Table
@@ -43,35 +43,30 @@ from torch import Tensor
 from torch.nn import functional
 
 import optcore
-import optdiff
-from optdiff import minimize
-from optdiff.linear_solve import solve_cg
 
 TRAIN, VALIDATION = 200, 400  # images; the other 1197 are for the test
+TOL = 1e-6  # of every fit
 LEAST, MOST = -12.0, 0.0  # logarithms of decays to choose from
 OUTER_LR = 0.3
 ONE, MANY = "one, by its gradient", "64, by their gradient"
 
 
-class Loss(str, enum.Enum):
-    """What is minimized, for each image."""
-
-    entropy = "entropy"
-    squares = "squares"
-
-    def of(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of images with these scores, ``(images, 10)``."""
-        if self is Loss.entropy:
-            return functional.cross_entropy(scores, labels)
-        return 0.5 * (scores - functional.one_hot(labels, 10)).square().sum(1).mean()
-
-
-class Split(NamedTuple):
-    """Images for the weights, for the decays, and for the test."""
+class Problem(NamedTuple):
+    """Images for the weights, for the decays, and for the test; what is minimized."""
 
     train: Images
     validation: Images
     test: Images
+    loss: Loss
+    tol: float = TOL  # of the fits: the norm of the gradient that is left
+
+    def fit(self, images: Images) -> Callable[[Tensor, Tensor], Tensor]:
+        """The best weights for some images, from a first guess, by the decays."""
+        return solver(images, self.loss, self.tol)
+
+    def cost(self, w: Tensor, images: Images) -> Tensor:
+        """Mean loss of some weights on some images."""
+        return self.loss.of(images.x @ w, images.y)
 
 
 class Found(NamedTuple):
@@ -97,60 +92,31 @@ class Row(NamedTuple):
     fits: float
 
 
-def solver(images: Images, loss: Loss, tol: float = 1e-6) -> Callable[[Tensor, Tensor], Tensor]:
-    """The best weights for some images, as a differentiable function of the decays."""
-
-    def objective(w: Tensor, log_decay: Tensor) -> Tensor:
-        return loss.of(images.x @ w, images.y) + 0.5 * (log_decay.exp() @ w.square()).sum()
-
-    @optdiff.custom_root(torch.func.grad(objective), solve=solve_cg(rtol=1e-8))
-    def fit(init: Tensor, log_decay: Tensor) -> Tensor:
-        # In units of about the root of the curvature L-BFGS needs a fifth of the steps.
-        scale = (0.05 * images.x.square().mean(0) + log_decay.exp()).rsqrt()[:, None]
-
-        def scaled(v: Tensor, log_decay: Tensor) -> Tensor:
-            return objective(scale * v, log_decay)
-
-        return scale * minimize.lbfgs(scaled, init / scale, log_decay, tol=tol).solution
-
-    return fit
-
-
-def start(images: Images) -> Tensor:
-    """Weights of zero."""
-    return images.x.new_zeros(64, 10)
-
-
-def accuracy(w: Tensor, images: Images) -> float:
-    """Share of the images that are read correctly."""
-    return ((images.x @ w).argmax(1) == images.y).double().mean().item()
-
-
-def search(split: Split, loss: Loss, tried: Tensor) -> Found:
+def search(problem: Problem, tried: Tensor) -> Found:
     """The best of some decays, one row each, by the loss on the validation images."""
     began = time.process_time()
-    fit, w = solver(split.train, loss), start(split.train)
+    fit, w = problem.fit(problem.train), start(problem.train)
     found = []
     for log_decay in tried:
         w = fit(w, log_decay)  # from the last weights: the guess saves time and changes nothing
-        found.append(loss.of(split.validation.x @ w, split.validation.y).item())
+        found.append(problem.cost(w, problem.validation).item())
     best = min(range(len(tried)), key=found.__getitem__)
     return Found(tried[best], time.process_time() - began, len(tried))
 
 
-def descend(split: Split, loss: Loss, first: Found, steps: int, *, shared: bool) -> Found:
+def descend(problem: Problem, first: Found, steps: int, *, shared: bool) -> Found:
     """Adam on the logarithms of the decays, in their range, from a grid's, whose cost counts."""
     began = time.process_time()
-    fit, w = solver(split.train, loss), start(split.train)
+    fit, w = problem.fit(problem.train), start(problem.train)
     theta = first.log_decay[:1] if shared else first.log_decay
     theta = theta.clone().requires_grad_()
     outer = optcore.FuncOptimizer(optcore.adam(lr=OUTER_LR))
     curve, test_curve = [], []
     for _ in range(steps):
         w = fit(w.detach(), theta.expand(64))
-        value = loss.of(split.validation.x @ w, split.validation.y)
+        value = problem.cost(w, problem.validation)
         curve.append(value.item())
-        test_curve.append(loss.of(split.test.x @ w.detach(), split.test.y).item())
+        test_curve.append(problem.cost(w.detach(), problem.test).item())
         theta = outer.step(value, theta).detach().clamp(LEAST, MOST).requires_grad_()
     spent = first.cpu_seconds + time.process_time() - began
     chosen = theta.detach().expand(64)
@@ -158,11 +124,11 @@ def descend(split: Split, loss: Loss, first: Found, steps: int, *, shared: bool)
     return Found(chosen, spent, first.fits + steps, None, *curves)
 
 
-def cross_validation(split: Split, loss: Loss, grid: Tensor) -> Found:
+def cross_validation(problem: Problem, grid: Tensor) -> Found:
     """scikit-learn's choice among some decays, by five folds of all images but the test's."""
-    images = together(split.train, split.validation)
+    images = together(problem.train, problem.validation)
     x, count = images.x.numpy(), len(images.y)
-    if loss is Loss.entropy:
+    if problem.loss is Loss.entropy:
         model, scoring = LogisticRegression(fit_intercept=False, max_iter=10_000), "neg_log_loss"
         targets, strengths = images.y, {"C": (1 / (count * grid.exp())).tolist()}
     else:
@@ -175,36 +141,35 @@ def cross_validation(split: Split, loss: Loss, grid: Tensor) -> Found:
     return Found(log_decay, spent, 5 * len(grid) + 1, torch.from_numpy(w).T)
 
 
-def judged(split: Split, loss: Loss, found: Found) -> Row:
+def judged(problem: Problem, found: Found) -> Row:
     """Losses and accuracies of weights with these decays; again with the validation images too."""
-    images = together(split.train, split.validation)
+    images, test = together(problem.train, problem.validation), problem.test
     refitted = found.refitted
     if refitted is None:
-        refitted = solver(images, loss)(start(images), found.log_decay)
-    again = loss.of(split.test.x @ refitted, split.test.y).item(), accuracy(refitted, split.test)
+        refitted = problem.fit(images)(start(images), found.log_decay)
+    again = problem.cost(refitted, test).item(), accuracy(refitted, test)
     if found.refitted is not None:  # it has no weights from the training images alone
         return Row(None, None, None, *again, found.cpu_seconds, found.fits)
-    w = solver(split.train, loss)(start(images), found.log_decay)
-    on_validation, on_test = (loss.of(part.x @ w, part.y).item() for part in split[1:])
-    first = on_validation, on_test, accuracy(w, split.test)
-    return Row(*first, *again, found.cpu_seconds, found.fits)
+    w = problem.fit(problem.train)(start(images), found.log_decay)
+    on_validation, on_test = (problem.cost(w, part).item() for part in (problem.validation, test))
+    return Row(on_validation, on_test, accuracy(w, test), *again, found.cpu_seconds, found.fits)
 
 
 def compare(
-    split: Split, loss: Loss, steps: int, tries: int, seed: int, done: Callable[[str], None]
+    problem: Problem, steps: int, tries: int, seed: int, done: Callable[[str], None]
 ) -> dict[str, Found]:
     """Choose decays in every way."""
     generator = torch.Generator().manual_seed(seed)
     grid = torch.linspace(MOST, LEAST, tries, dtype=torch.float64)
     drawn = torch.rand(tries + steps, 64, generator=generator, dtype=torch.float64)
-    found = {"one, from a grid": search(split, loss, grid[:, None].expand(-1, 64))}
+    found = {"one, from a grid": search(problem, grid[:, None].expand(-1, 64))}
     done("grid")
-    found["one, by scikit-learn's CV"] = cross_validation(split, loss, grid)
+    found["one, by scikit-learn's CV"] = cross_validation(problem, grid)
     done("cross-validation")
-    found["64, random search"] = search(split, loss, LEAST + (MOST - LEAST) * drawn)
+    found["64, random search"] = search(problem, LEAST + (MOST - LEAST) * drawn)
     done("random search")
     for name, shared in ((ONE, True), (MANY, False)):
-        found[name] = descend(split, loss, found["one, from a grid"], steps, shared=shared)
+        found[name] = descend(problem, found["one, from a grid"], steps, shared=shared)
         done(name)
     return found
 
@@ -238,7 +203,7 @@ def tables(rows: dict[str, dict[str, Score | None]], seeds: int) -> tuple[Table,
     return fitted, refitted
 
 
-def save_figure(path: Path, split: Split, found: dict[str, Found], loss: Loss) -> None:
+def save_figure(path: Path, problem: Problem, found: dict[str, Found]) -> None:
     """Plot the outer loop of one split, its decays by pixel, and how bright the pixels are."""
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06)
@@ -249,7 +214,7 @@ def save_figure(path: Path, split: Split, found: dict[str, Found], loss: Loss) -
         curve.plot(found[name].test_curve, "--", color=color, label=f"{name}: test")
     curve.set(
         xlabel="outer step",
-        ylabel=f"loss ({'nats' if loss is Loss.entropy else 'half squares'})",
+        ylabel=f"loss ({'nats' if problem.loss is Loss.entropy else 'half squares'})",
         title="loss while decays are learned",
     )
     curve.xaxis.get_major_locator().set_params(integer=True)
@@ -258,7 +223,7 @@ def save_figure(path: Path, split: Split, found: dict[str, Found], loss: Loss) -
     shown = decays.imshow(found[MANY].log_decay.reshape(8, 8).numpy(), cmap="viridis")
     figure.colorbar(shown, ax=decays, label="logarithm of the decay")
     decays.set(title="learned decay of each pixel", xlabel="column (pixel)", ylabel="row (pixel)")
-    shown = mean.imshow(split.train.x.mean(0).reshape(8, 8).numpy(), cmap="gray", vmin=0, vmax=1)
+    shown = mean.imshow(problem.train.x.mean(0).reshape(8, 8).numpy(), cmap="gray", vmin=0, vmax=1)
     figure.colorbar(shown, ax=mean, label="mean value, 1 is ink")
     mean.set(title="mean training image", xlabel="column (pixel)", ylabel="row (pixel)")
     figure.savefig(path, dpi=120)
@@ -270,22 +235,21 @@ def summary(values: list[float | None]) -> Score | None:
     return score(numbers) if numbers else None
 
 
-def run(loss: Loss, steps: int, tries: int, seeds: range, out: Path) -> None:
+def run(loss: Loss, steps: int, tries: int, seeds: range, tol: float, out: Path) -> None:
     """Compare on every split, print the table, save the picture and the numbers."""
     console = Console()
     rows: dict[str, list[Row]] = {}
     with Phases(console) as phases:
         for seed in seeds:
-            images = shuffled(torch.Generator().manual_seed(seed))
-            images = Images(images.x.double(), images.y)
-            split = Split(*parts_of(images, TRAIN, VALIDATION))
+            images = shuffled(torch.Generator().manual_seed(seed), torch.float64)
+            problem = Problem(*parts_of(images, TRAIN, VALIDATION), loss, tol)
             done = phases.start(f"split {seed}", 5)
-            found = compare(split, loss, steps, tries, seed, done)
+            found = compare(problem, steps, tries, seed, done)
             if seed == seeds[0]:
-                save_figure(out / "weight_decays.png", split, found, loss)
+                save_figure(out / "weight_decays.png", problem, found)
                 decays = found[MANY].log_decay.tolist()
             for name, one in found.items():
-                rows.setdefault(name, []).append(judged(split, loss, one))
+                rows.setdefault(name, []).append(judged(problem, one))
     scores = {
         name: {key: summary([getattr(row, key) for row in many]) for key in Row._fields}
         for name, many in rows.items()
@@ -318,10 +282,11 @@ def main(
     """Learn 64 weight decays, one for each pixel, by the implicit function theorem."""
     folder("weight_decays", out)
     torch.set_num_threads(threads)
+    tol = TOL
     started, cpu = time.perf_counter(), time.process_time()
     if smoke:
-        steps, tries, seeds = 2, 2, 2
-    run(loss, steps, tries, range(seed, seed + seeds), out)
+        steps, tries, seeds, tol = 2, 2, 2, 1e-3
+    run(loss, steps, tries, range(seed, seed + seeds), tol, out)
     took, cpu = time.perf_counter() - started, time.process_time() - cpu
     typer.echo(f"{took:.0f} s ({cpu:.0f} s of CPU); plot and numbers are in {out}/")
 

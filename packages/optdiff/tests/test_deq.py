@@ -79,11 +79,10 @@ def test_residuals_fall_and_anderson_is_ahead(net):
 
 
 def test_memory_grows_with_steps_that_are_unrolled_only():
-    data = deq.load(0)
-    data = (data[0].double(), data[1], *data[2:])
+    images = deq.load(0)[0]
 
     def peak(hidden):
-        return deq.memory(equilibrium.Tied(hidden, 64, 8), data)
+        return deq.memory(equilibrium.Tied(hidden, 64, 8), images)
 
     assert peak(equilibrium.unrolled(40)) > 4 * peak(equilibrium.unrolled(5))
     assert peak(equilibrium.equilibrium(0.0, 40)) < 1.1 * peak(equilibrium.equilibrium(0.0, 10))
@@ -95,4 +94,5 @@ def test_accuracy_is_the_share_of_test_images_read_correctly():
         net.weight.copy_(100 * torch.eye(10))  # it reads one image of each class, and keeps to it
     images, labels = torch.eye(10), torch.arange(10)
     told = torch.tensor([0, 1, 2, 3, 4, 5, 6, 9, 7, 8])
-    assert deq.train(net, (images, labels, images, told), 1, 0).accuracy == pytest.approx(0.7)
+    data = [deq.Images(images, labels), deq.Images(images, told)]
+    assert deq.train(net, data, 1, 0).accuracy == pytest.approx(0.7)

@@ -77,10 +77,57 @@ def test_teachers_come_from_the_real_images():
 @pytest.mark.parametrize("rates_only", [True, False])
 def test_learning_lowers_the_loss(rates_only):
     first, teaching, log_rates, real = lesson(distillation.STEPS)
-    images, learned = distillation.learn(teaching, real, first, 6, 0, rates_only=rates_only)
+    ((images, learned),) = distillation.learn(
+        teaching, real, first, 6, 0, [0.05], rates_only=rates_only
+    )
     assert torch.equal(images.x, teaching.x) == rates_only
     before = distillation.outer_loss(first, *teaching, torch.full_like(log_rates, 0.5).log(), real)
     assert distillation.outer_loss(first, *images, learned, real) < before
+
+
+@pytest.mark.parametrize("rates_only", [True, False])
+def test_outer_rates_at_once_are_each_a_training_by_adam(rates_only):
+    _, teaching, _, real = lesson()
+    steps, outer_rates = 3, [0.01, 0.1]
+    found = distillation.learn(teaching, real, None, steps, 5, outer_rates, rates_only=rates_only)
+    for rate, (images, log_rates) in zip(outer_rates, found, strict=True):
+        draws = generator(5)
+        x, log = teaching.x.clone(), torch.full((distillation.STEPS,), 0.5).log()
+        learned = [one.requires_grad_() for one in ((log,) if rates_only else (log, x))]
+        adam = torch.optim.Adam(learned, lr=rate)
+        shrinking = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+        for _ in range(steps):
+            first = distillation.starts(distillation.STARTS, draws)
+            batch = real.rows(torch.randperm(len(real.y), generator=draws)[: distillation.BATCH])
+            adam.zero_grad()
+            distillation.outer_loss(first, x, teaching.y, log, batch).backward()
+            torch.nn.utils.clip_grad_norm_(learned, 1.0)
+            adam.step()
+            shrinking.step()
+        torch.testing.assert_close(log_rates, log, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(images.x, x, rtol=1e-6, atol=1e-6)
+
+
+def test_outer_rates_are_chosen_by_images_held_out_and_no_test_image(monkeypatch):
+    def learn(teaching, real, known, steps, seed, outer_rates, *, rates_only):
+        return [(teaching, torch.full((10,), rate).log()) for rate in outer_rates]
+
+    honest = digits.shuffled(generator(0))
+    sizes = distillation.TRAIN, distillation.HELD_OUT
+    real, held_out, test = digits.parts_of(honest, *sizes)
+    scrambled = digits.together(real, held_out, test._replace(y=test.y.flip(0)))
+    monkeypatch.setattr(distillation, "learn", learn)
+    monkeypatch.setattr(distillation, "RATES_ALONE", (1e-6, 0.5, 3.0))
+    for images in (honest, scrambled):
+        monkeypatch.setattr(distillation, "shuffled", lambda draws, images=images: images)
+        found = distillation.compare("fixed", 2, 0, 0)["k-means images"]
+        known = distillation.starts(1, generator(0))
+        read = [
+            distillation.accuracy(known, found.images, torch.full((10,), rate).log(), held_out)
+            for rate in distillation.RATES_ALONE
+        ]
+        assert max(read) > min(read) + 0.1
+        assert found.outer_rate == distillation.RATES_ALONE[read.index(max(read))]
 
 
 def test_accuracy_is_the_mean_share_of_images_read_correctly():

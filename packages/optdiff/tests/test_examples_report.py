@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(EXAMPLES))
     report = importlib.import_module("report")
-    maml_rl = importlib.import_module("maml_rl")
+    policy_training = importlib.import_module("policy_training")
     distillation = importlib.import_module("distillation")
 
 
@@ -42,18 +42,22 @@ def test_the_inner_rate_is_the_best_one_on_other_tasks(monkeypatch):
 
     def train(method, kind, iterations, unseen, seed, done, lr):
         seeds.append(seed)
-        return maml_rl.Run(None, [], 0.0, -((lr - 79) ** 2), lr)
+        return policy_training.Run(None, [], 0.0, -((lr - 79) ** 2), lr)
 
-    monkeypatch.setattr(maml_rl, "train", train)
-    found = maml_rl.chosen_rate(maml_rl.Method.maml, maml_rl.Kind.grid, 1, None, 3, None)
+    monkeypatch.setattr(policy_training, "train", train)
+    found = policy_training.chosen_rate(
+        policy_training.Method.maml, policy_training.Kind.grid, 1, None, 3, None
+    )
     assert found == 80
     assert min(seeds) > 2**31  # of no training and no test
 
 
 def test_the_rate_given_is_that_of_the_step():
-    unseen = maml_rl.grid_tasks(20, torch.Generator().manual_seed(0))
+    unseen = policy_training.grid_tasks(20, torch.Generator().manual_seed(0))
     short, long = (
-        maml_rl.train(maml_rl.Method.untrained, maml_rl.Kind.grid, 0, unseen, 0, None, lr)
+        policy_training.train(
+            policy_training.Method.untrained, policy_training.Kind.grid, 0, unseen, 0, None, lr
+        )
         for lr in (1e-9, 80.0)
     )
     assert (short.lr, long.lr) == (1e-9, 80.0)

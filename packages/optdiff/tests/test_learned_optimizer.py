@@ -12,8 +12,8 @@ import optcore
 EXAMPLES = Path(__file__).parents[1] / "examples"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(EXAMPLES))
-    learned_optimizer, learned_rule = map(
-        importlib.import_module, ("learned_optimizer", "learned_rule")
+    learned_optimizer, learned_rule, small_tasks = map(
+        importlib.import_module, ("learned_optimizer", "learned_rule", "small_tasks")
     )
 
 
@@ -27,7 +27,7 @@ def moved_theta():
 
 
 def test_the_first_rule_is_adam():
-    tasks = learned_optimizer.random_tasks(3, 30, generator())
+    tasks = small_tasks.random_tasks(3, 30, generator())
     theta = learned_rule.first_theta(generator())
     found = learned_optimizer.trainings(learned_rule.learned, theta, tasks)
     adam = learned_optimizer.trainings(optcore.adam, torch.tensor(0.01), tasks)
@@ -51,18 +51,18 @@ def test_a_rule_does_to_each_parameter_the_same():
 
 
 def test_all_tasks_at_once_are_one_after_the_other():
-    tasks = learned_optimizer.random_tasks(3, 10, generator())
+    tasks = small_tasks.random_tasks(3, 10, generator())
     rule = learned_rule.learned(moved_theta())
     for index, losses in enumerate(
         learned_optimizer.trainings(learned_rule.learned, moved_theta(), tasks)
     ):
         weights = {name: value[index] for name, value in tasks.weights.items()}
-        one = learned_optimizer.Tasks(tasks.x[index], tasks.y[index], weights, tasks.rows[index])
+        one = small_tasks.Tasks(tasks.x[index], tasks.y[index], weights, tasks.rows[index])
         torch.testing.assert_close(learned_optimizer.training(rule, one), losses)
 
 
 def test_a_run_that_diverges_counts_as_the_worst():
-    tasks = learned_optimizer.random_tasks(2, 10, generator())
+    tasks = small_tasks.random_tasks(2, 10, generator())
     losses = learned_optimizer.trainings(optcore.sgd, torch.tensor(1e300), tasks)
     assert losses[:, -1].tolist() == [learned_optimizer.WORST] * 2
 
@@ -83,7 +83,7 @@ def test_the_estimate_is_the_gradient_of_the_smoothed_objective():
 
 
 def test_the_tuned_rate_is_the_best():
-    tasks = learned_optimizer.random_tasks(3, 10, generator())
+    tasks = small_tasks.random_tasks(3, 10, generator())
     losses = [
         learned_optimizer.trainings(optcore.sgd, torch.tensor(lr), tasks).mean().item()
         for lr in learned_optimizer.RATES
@@ -102,8 +102,8 @@ def test_learning_lowers_the_loss_on_validation_tasks(monkeypatch):
 
 
 def test_labels_of_random_tasks_are_of_every_class():
-    tasks = learned_optimizer.random_tasks(20, 2, generator())
-    counts = torch.stack([(tasks.y == k).sum(1) for k in range(learned_optimizer.CLASSES)])
+    tasks = small_tasks.random_tasks(20, 2, generator())
+    counts = torch.stack([(tasks.y == k).sum(1) for k in range(small_tasks.CLASSES)])
     assert (counts.sum(1) > 0).all()
-    assert tasks.x.shape == (20, learned_optimizer.POINTS, learned_optimizer.INPUTS)
-    assert int(tasks.rows.max()) < learned_optimizer.POINTS
+    assert tasks.x.shape == (20, small_tasks.POINTS, small_tasks.INPUTS)
+    assert int(tasks.rows.max()) < small_tasks.POINTS

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 EXAMPLES = Path(__file__).parents[1] / "examples"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(EXAMPLES))
-    lola = importlib.import_module("lola")
+    dice, lola = map(importlib.import_module, ("dice", "lola"))
 
 
 def long_sum(mine, other, moves):
@@ -101,7 +101,7 @@ def test_dice_has_the_exact_derivatives_in_expectation(player, baseline):
         both = lola.log_probs(mine, memories, outcomes >= 2)
         both = both + lola.log_probs(other[:, lola.SWAPPED], memories, outcomes % 2 == 1)
         chances = both.sum(-1).exp().detach()
-        return (chances * lola.dice(both, payoffs, torch.tensor(baseline))).sum()
+        return (chances * dice.dice(both, payoffs, torch.tensor(baseline), lola.GAMMA)).sum()
 
     def value(logits):
         return long_sum(*logits.view(2, 5), 3)[player]
@@ -137,7 +137,7 @@ def test_sampled_games_are_those_of_the_policies():
 @pytest.fixture
 def games(monkeypatch):
     """Sampled games, but each of three moves once, by its chance."""
-    sampled, memories, outcomes = lola.dice, *every_game(3)
+    sampled, memories, outcomes = dice.dice, *every_game(3)
     chances = []
 
     def play(self, mine, other):

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 EXAMPLES = Path(__file__).parents[1] / "examples"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(EXAMPLES))
-    maml_rl = importlib.import_module("maml_rl")
-    maml_torchrl = importlib.import_module("maml_torchrl")
-    processes = importlib.import_module("decision_processes")
+    maml_rl, maml_torchrl, policies, processes = map(
+        importlib.import_module,
+        ("maml_rl", "maml_torchrl", "policy_training", "decision_processes"),
+    )
 
 
 def generator():
@@ -67,7 +68,7 @@ def test_dice_has_the_exact_derivatives_in_expectation(horizon, baseline):
     played = played._replace(baseline=torch.full_like(played.rewards, baseline))
 
     def expected(logits):
-        return chances @ maml_rl.dice(logits, played)
+        return chances @ policies.objective(logits, played)
 
     def value(logits):
         return processes.exact_return(logits, task)[0]
@@ -95,15 +96,15 @@ def test_the_meta_gradient_is_that_of_the_exact_objective(horizon, monkeypatch):
         return processes.exact_return(logits + lr * slope, task)[0]
 
     played, chances = every_episode(task, logits, horizon)
-    sampled = maml_rl.dice
+    sampled = policies.objective
 
     def weighted(logits, episodes):
         # Every episode once, by its chance, in place of the mean over episodes that were played.
         return len(chances) * chances * sampled(logits, episodes)
 
-    monkeypatch.setattr(maml_rl, "dice", weighted)
+    monkeypatch.setattr(policies, "objective", weighted)
     start = logits.clone().requires_grad_()
-    after = maml_rl.adapted(start, played, lr)
+    after = policies.adapted(start, played, lr)
     new, new_chances = every_episode(task, after, horizon)
     outer = new_chances @ sampled(after, new)
     torch.testing.assert_close(outer, objective(logits))
@@ -114,11 +115,11 @@ def test_the_meta_gradient_is_that_of_the_exact_objective(horizon, monkeypatch):
 def test_first_order_is_the_gradient_at_the_adapted_policy(horizon):
     task, logits = small_tasks(1), torch.randn(2, 2, requires_grad=True)
     played, _ = every_episode(task, logits, horizon)
-    after = maml_rl.adapted(logits, played, 0.9, first_order=True)
+    after = policies.adapted(logits, played, 0.9, first_order=True)
     (found,) = torch.autograd.grad(processes.exact_return(after, task)[0], logits)
     expected = jacobian(lambda one: processes.exact_return(one, task)[0], after.detach())
     torch.testing.assert_close(found, expected)
-    second = maml_rl.adapted(logits, played, 0.9)
+    second = policies.adapted(logits, played, 0.9)
     (other,) = torch.autograd.grad(processes.exact_return(second, task)[0], logits)
     torch.testing.assert_close(second, after)
     assert (other - found).norm() > 0.01 * found.norm()
@@ -127,9 +128,9 @@ def test_first_order_is_the_gradient_at_the_adapted_policy(horizon):
 def test_tasks_of_a_batch_are_adapted_to_one_by_one():
     tasks, logits = small_tasks(3), torch.randn(2, 2)
     played = processes.play(logits, tasks, generator())
-    found = maml_rl.adapted_each(logits, played, 0.5)
+    found = policies.adapted_each(logits, played, 0.5)
     each = zip(*played, strict=True)
-    expected = [maml_rl.adapted(logits, processes.Episodes(*one), 0.5) for one in each]
+    expected = [policies.adapted(logits, processes.Episodes(*one), 0.5) for one in each]
     torch.testing.assert_close(found, torch.stack(expected))
 
 
@@ -178,24 +179,24 @@ def test_visits_of_a_walk_to_a_corner():
 def test_training_makes_a_step_worth_more():
     unseen = processes.grid_tasks(60, generator())
     notes = []
-    run = maml_rl.train(maml_rl.Method.maml, maml_rl.Kind.grid, 20, unseen, 0, notes.append)
+    run = policies.train(policies.Method.maml, policies.Kind.grid, 20, unseen, 0, notes.append)
     assert len(notes) == 20
     assert run.after > 1.15 * run.curve[0][1]
     assert run.after > run.before
 
 
 @pytest.mark.parametrize(
-    ("method", "expected"), [(maml_rl.Method.maml, False), (maml_rl.Method.first_order, True)]
+    ("method", "expected"), [(policies.Method.maml, False), (policies.Method.first_order, True)]
 )
 def test_only_fomaml_trains_on_first_derivatives(method, expected, monkeypatch):
-    real, found = maml_rl.adapted_each, []
+    real, found = policies.adapted_each, []
 
     def spied(logits, episodes, lr, *, first_order=False):
         found.extend([first_order] * logits.requires_grad)  # a test has no gradient
         return real(logits, episodes, lr, first_order=first_order)
 
-    monkeypatch.setattr(maml_rl, "adapted_each", spied)
-    maml_rl.train(method, maml_rl.Kind.grid, 2, processes.grid_tasks(2, generator()), 0, print)
+    monkeypatch.setattr(policies, "adapted_each", spied)
+    policies.train(method, policies.Kind.grid, 2, processes.grid_tasks(2, generator()), 0, print)
     assert found == [expected] * 2
 
 

@@ -12,7 +12,7 @@ envs = pytest.importorskip("torchrl.envs", reason="needs torchrl: pip install to
 EXAMPLES = Path(__file__).parents[1] / "examples"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(EXAMPLES))
-    maml_rl = importlib.import_module("maml_rl")
+    policy_training = importlib.import_module("policy_training")
     maml_torchrl = importlib.import_module("maml_torchrl")
     processes = importlib.import_module("decision_processes")
     torchrl_tasks = importlib.import_module("torchrl_tasks")
@@ -92,7 +92,7 @@ def test_a_step_in_the_actor_is_the_one_of_unroll():
     some = policies(common, 4)
     played = torchrl_tasks.collect(some, tasks, 0)
     maml_torchrl.adapt(some, played)
-    expected = maml_rl.adapted_each(common, played, maml_rl.INNER_LR["grid"])
+    expected = policy_training.adapted_each(common, played, policy_training.INNER_LR["grid"])
     torch.testing.assert_close(some.table(), expected)
     found, known = (
         torch.autograd.grad(processes.exact_return(after, tasks).sum(), common)[0]
@@ -107,7 +107,7 @@ def test_a_step_in_the_actor_is_the_one_of_unroll():
 def test_training_makes_a_step_worth_more():
     unseen = processes.grid_tasks(60, generator())
     notes = []
-    run, played = maml_torchrl.train(maml_rl.Method.maml, 20, unseen, 0, notes.append)
+    run, played = maml_torchrl.train(policy_training.Method.maml, 20, unseen, 0, notes.append)
     assert len(notes) == 20
     assert run.after > run.curve[0][1]
     assert run.after > 5 * run.before
