@@ -21,12 +21,14 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
+    "links",
     "mathml",
 ]
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_static_path = [str(HERE / "static"), str(HERE.parents[1] / "out/site-source/pictures")]
 html_css_files = ["site.css"]
+default_role = "code"
 highlight_language = "text"
 html_copy_source = False
 html_show_sphinx = False
