@@ -62,7 +62,9 @@ copybutton_prompt_is_regexp = True
 def quote_names(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Quote names that end with an underscore."""
+    """Quote names that end with an underscore; leave out what Python says of named tuples."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
     lines[:] = [TRAILING.sub(r"``\1``", line) for line in lines]
 
 

@@ -151,7 +151,8 @@ def example(path: Path, target: str, pages: dict[str, str], stage: Path) -> str:
     lines = [f"# {path.stem}", "", said.title, "", "```console", *prompt, "```", ""]
     drawn = pictures_of(path, stage)
     for picture in drawn:
-        lines += [f"![plot of {path.stem}](../pictures/{picture})", ""]
+        image = f'<img src="../_static/{picture}" alt="plot of {path.stem}">'
+        lines += [f'<p><a href="../_static/{picture}">{image}</a></p>', ""]
     if drawn:
         lines += [
             "*Drawn by a run of seconds, with `--smoke`; the figures below are of a whole run.*",
@@ -206,7 +207,7 @@ def examples(stage: Path) -> str:
         for path in programs():
             if path.parent == package:
                 lines += [f":::{{grid-item-card}} {path.stem}", f":link: examples/{path.stem}"]
-                drawn = [f":img-top: pictures/{name}" for name in pictures_of(path, stage)[:1]]
+                drawn = [f":img-top: pictures/{name}" for name in pictures_of(path, stage)[-1:]]
                 lines += [":link-type: doc", *drawn, about(path).title, ":::", ""]
         lines += ["::::", ""]
     return "\n".join(lines)
@@ -231,11 +232,11 @@ def modes(stage: Path) -> str:
     ]
     if len(starts) != len(MODES):
         raise PageError(f"index.md: expected an example of each mode, found {len(starts)}")
-    lines = [*blocks[1 : starts[0]], "", "::::{tab-set}"]
+    lines = ["\n\n".join(blocks[1 : starts[0]]), "", "::::{tab-set}"]
     for (name, picture), start in zip(MODES.items(), starts):
         lines += [
             f":::{{tab-item}} {name}",
-            blocks[start].partition(": ")[2],
+            sentence(blocks[start].partition(": ")[2]),
             "",
             blocks[start + 1],
             "",
@@ -245,6 +246,11 @@ def modes(stage: Path) -> str:
             lines += [f'<div class="drawn" tabindex="0">{image}</div>', ""]
         lines += [":::", ""]
     return "\n".join([*lines, "::::"])
+
+
+def sentence(text: str) -> str:
+    """Return text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 LISTS = {"examples": examples, "modes": modes, "tutorials": tutorials}

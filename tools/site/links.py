@@ -44,9 +44,10 @@ def telling(text: str) -> bool:
 
 def package_of(docname: str) -> str:
     """Return the package that a page is about, in whose words its short names are."""
-    folder, *below = docname.split("/")
-    name = below[0].replace("-", "_") if folder in ("packages", "reference") and below else ""
-    return name if name in PACKAGES else ""
+    sources = (source for source, page in pages().items() if page == docname)
+    folders = next(sources, docname).split("/")
+    name = folders[1].replace("-", "_") if folders[0] in ("packages", "reference") else ""
+    return name if name in PACKAGES and not docname.startswith("migrating/") else ""
 
 
 @cache
