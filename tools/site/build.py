@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the documentation into ``out/site``: one site for all packages, warnings are errors.
 
-Usage: ``python tools/site/build.py [--no-notebooks]``; ``make site`` installs what it needs first.
+Usage: ``python tools/site/build.py [--no-notebooks] [--no-examples]``; ``make site`` installs what
+it needs first.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import subprocess
 import sys
 import time
 import zlib
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from gather import PageError, gather  # noqa: E402
+from pictures import draw  # noqa: E402
 
 from _uv import ROOT, ToolError, require_uv, uv_environment  # noqa: E402
 
@@ -33,6 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build the documentation into out/site.")
     parser.add_argument("--no-install", action="store_true", help="take the tools that are there")
     parser.add_argument("--no-notebooks", action="store_true", help="show them without outputs")
+    parser.add_argument("--no-examples", action="store_true", help="show them without plots")
     options = parser.parse_args()
     if sys.version_info < (3, 11):
         raise ToolError("site: expected Python >= 3.11 for Sphinx; `make PYTHON=python3.11 site`")
@@ -43,6 +48,7 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     STAGE.mkdir(parents=True)
     (STAGE / "pictures").mkdir()
+    draw(STAGE / "pictures", KEPT / "examples", not options.no_examples)
     gather(STAGE)
     from reference import write_reference  # imports the packages, which takes seconds
 
@@ -50,7 +56,9 @@ def main() -> int:
     sphinx("off" if options.no_notebooks else "cache")
     names = check_names()
     check_offline()
+    links, code = check_links()
     pages = sum(1 for _ in SITE.rglob("*.html"))
+    print(f"site: {links} links, {code} of them names and files in running text; none is broken")
     print(f"site: {pages} pages, {names} public names, {time.monotonic() - started:.0f} s")
     print(f"site: open {(SITE / 'index.html').relative_to(ROOT)}")
     return 0
@@ -101,6 +109,28 @@ def check_offline() -> None:
     for path in sorted(SITE.rglob("*.html")):
         for found in LOADED.finditer(path.read_text(encoding="utf-8")):
             raise ToolError(f"site: expected {path.name} to load nothing, got {found[0]}")
+
+
+def check_links() -> tuple[int, int]:
+    """Refuse links to pages and places that are not there; return how many there are."""
+    pages = {path: path.read_text(encoding="utf-8") for path in SITE.rglob("*.html")}
+    places = {path: set(re.findall(r'\bid="([^"]+)"', text)) for path, text in pages.items()}
+    count = code = 0
+    broken = set()
+    for path, text in pages.items():
+        code += text.count('class="code-link ')
+        for address in re.findall(r'<a\b[^>]*?\bhref="([^"]+)"', text):
+            file, _, place = unquote(unescape(address)).partition("#")
+            if re.match(r"[a-z]+:", file):
+                continue
+            count += 1
+            target = (path.parent / file).resolve() if file else path
+            known = place in places[target] if place and target in places else target.is_file()
+            if not known:
+                broken.add(f"{path.relative_to(SITE)}: {address}")
+    if broken:
+        raise ToolError("site: expected no broken link, got " + "; ".join(sorted(broken)[:20]))
+    return count, code
 
 
 if __name__ == "__main__":

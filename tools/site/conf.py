@@ -21,12 +21,14 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
+    "links",
     "mathml",
 ]
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_static_path = [str(HERE / "static"), str(HERE.parents[1] / "out/site-source/pictures")]
 html_css_files = ["site.css"]
+default_role = "code"
 highlight_language = "text"
 html_copy_source = False
 html_show_sphinx = False
@@ -60,7 +62,9 @@ copybutton_prompt_is_regexp = True
 def quote_names(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Quote names that end with an underscore."""
+    """Quote names that end with an underscore; leave out what Python says of named tuples."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
     lines[:] = [TRAILING.sub(r"``\1``", line) for line in lines]
 
 

@@ -7,6 +7,7 @@ import ast
 import posixpath
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,6 +16,8 @@ LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?(\))")
 IMAGE = re.compile(r'(<img src=")([^":]+)(")')
 SECTION = re.compile(r"^<!-- section: (\S+) # (.+) -->$", re.MULTILINE)
 LIST = re.compile(r"^<!-- list: (\w+) -->$", re.MULTILINE)
+PROGRAM = re.compile(r"^    .*examples/(\w+)\.py", re.MULTILINE)  # a command in a README
+MODES = {"Explicit": "maml", "Implicit": "implicit", "Zero-order": "zero_order"}  # and pictures
 
 
 class PageError(Exception):
@@ -29,6 +32,8 @@ def gather(stage: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if source.endswith(".ipynb"):
             shutil.copy(ROOT / source, path)
+        elif source.endswith(".py"):
+            path.write_text(example(ROOT / source, target, pages, stage), encoding="utf-8")
         else:
             path.write_text(page(source, target, pages, stage), encoding="utf-8")
 
@@ -37,7 +42,7 @@ def page(source: str, target: str, pages: dict[str, str], stage: Path) -> str:
     """Return a Markdown page of the site with what it asks for filled in."""
     text = (ROOT / source).read_text(encoding="utf-8")
     text = SECTION.sub(lambda found: section(found[1], found[2], target, pages, stage), text)
-    text = LIST.sub(lambda found: LISTS[found[1]](), text)
+    text = LIST.sub(lambda found: LISTS[found[1]](stage), text)
     return linked(text, source, target, pages, stage)
 
 
@@ -55,6 +60,8 @@ def page_table() -> dict[str, str]:
         table[f"packages/{name}/CHANGELOG.md"] = f"changelogs/{name}.md"
     for notebook in sorted(ROOT.glob("packages/*/tutorials/*.ipynb")):
         table[str(notebook.relative_to(ROOT))] = f"tutorials/{notebook.name}"
+    for program in programs():
+        table[str(program.relative_to(ROOT))] = f"examples/{program.stem}.md"
     return table
 
 
@@ -92,42 +99,121 @@ def linked(text: str, source: str, target: str, pages: dict[str, str], stage: Pa
 
 def section(source: str, title: str, target: str, pages: dict[str, str], stage: Path) -> str:
     """Return what stands under a heading of a file, without the heading."""
+    return included(under(source, title, target), source, target, pages, stage)
+
+
+def under(source: str, title: str, target: str) -> str:
+    """Return the text under a heading of a file as it is."""
     text = (ROOT / source).read_text(encoding="utf-8")
     found = re.search(
         rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,2}} |\Z)", text, re.MULTILINE | re.DOTALL
     )
     if found is None:
         raise PageError(f"{target}: expected a section '{title}' in {source}, found none")
-    body = re.sub(r"^#+ (.*)$", r"**\1**", found[2], flags=re.MULTILINE)
-    return linked(body.strip(), source, target, pages, stage)
+    return found[2]
 
 
-def examples() -> str:
-    """Return a section for every program in the examples, from its own description."""
+def included(text: str, source: str, target: str, pages: dict[str, str], stage: Path) -> str:
+    """Return text of one file for the page of another: headings in bold, links kept."""
+    text = re.sub(r"^#+ (.*)$", r"**\1**", text, flags=re.MULTILINE)
+    return linked(text.strip(), source, target, pages, stage)
+
+
+def programs() -> list[Path]:
+    """Return the examples with a command line, package by package."""
+    paths = sorted(ROOT.glob("packages/*/examples/*.py"))
+    return [path for path in paths if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a program says of itself: in a sentence, how to run it, and the rest."""
+
+    title: str
+    command: str
+    rest: str
+
+
+def about(path: Path) -> About:
+    """Return what the docstring of a program says."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first, command, *rest = [*text.split("\n\n"), "", ""]
+    lines = [line.strip() for line in command.splitlines()]
+    if not any(path.name in line for line in lines):
+        raise PageError(f"{path.name}: expected its command in its second paragraph, found none")
+    return About(" ".join(first.split()), "\n".join(lines), "\n\n".join(rest).strip())
+
+
+def example(path: Path, target: str, pages: dict[str, str], stage: Path) -> str:
+    """Return the page of a program: how to run it, a picture, what it printed, what it does."""
+    said = about(path)
+    prompt = [f"$ {line}" for line in said.command.splitlines()]
+    lines = [f"# {path.stem}", "", said.title, "", "```console", *prompt, "```", ""]
+    drawn = pictures_of(path, stage)
+    for picture in drawn:
+        image = f'<img src="../_static/{picture}" alt="plot of {path.stem}">'
+        lines += [f'<p><a href="../_static/{picture}">{image}</a></p>', ""]
+    if drawn:
+        lines += [
+            "*Drawn by a run of seconds, with `--smoke`; the figures below are of a whole run.*",
+            "",
+        ]
+    lines += ["## What it printed", ""]
+    for source, text in told(path):
+        lines += [included(text, source, target, pages, stage), ""]
+    lines += ["## What it does", "", "```{eval-rst}", said.rest, "```", ""]
+    copy = stage / "files" / path.relative_to(ROOT)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, copy)
+    lines += [f"{{download}}`Source <../files/{path.relative_to(ROOT)}>`"]
+    return "\n".join(lines) + "\n"
+
+
+def pictures_of(path: Path, stage: Path) -> list[str]:
+    """Return the names of the plots that the build has of a program."""
+    return sorted(file.name for file in (stage / "pictures").glob(f"example_{path.stem}_[0-9].png"))
+
+
+def told(path: Path) -> list[tuple[str, str]]:
+    """Return what READMEs tell of a program, each part with its file, without the bare command."""
+    found = []
+    for readme in (path.parents[1] / "README.md", ROOT / "README.md"):
+        for part in parts(readme.read_text(encoding="utf-8")):
+            if path.stem in PROGRAM.findall(part) or f"out/{path.stem}/" in part:
+                text = re.sub(rf"^    .*{path.name}\n\n", "", part, flags=re.MULTILINE)
+                found.append((str(readme.relative_to(ROOT)), re.sub(r"\A#.*\n", "", text)))
+    if not found:
+        raise PageError(f"{path.name}: expected its command in a README, found none")
+    return found
+
+
+def parts(text: str) -> list[str]:
+    """Split a README at headings, at paragraphs that begin in bold and at other programs."""
+    found: list[list[str]] = [[]]
+    for block in re.split(r"\n\n+", text):
+        known = PROGRAM.findall("\n\n".join(found[-1]))
+        other = [name for name in PROGRAM.findall(block) if known and name not in known]
+        if block.startswith(("#", "**")) or other:
+            found.append([])
+        found[-1].append(block)
+    return ["\n\n".join(blocks) + "\n\n" for blocks in found]
+
+
+def examples(stage: Path) -> str:
+    """Return a card for every program in the examples, by package."""
     lines = []
-    for package in sorted(ROOT.glob("packages/*/examples")):
-        lines += [f"## {package.parent.name}", ""]
-        for path in sorted(package.glob("*.py")):
-            text = path.read_text(encoding="utf-8")
-            if '__name__ == "__main__"' in text:
-                lines += [*example(path, text), ""]
+    for package in sorted({path.parent for path in programs()}):
+        lines += [f"## {package.parent.name}", "", "::::{grid} 1 2 2 3", ":gutter: 3", ""]
+        for path in programs():
+            if path.parent == package:
+                lines += [f":::{{grid-item-card}} {path.stem}", f":link: examples/{path.stem}"]
+                drawn = [f":img-top: pictures/{name}" for name in pictures_of(path, stage)[-1:]]
+                lines += [":link-type: doc", *drawn, about(path).title, ":::", ""]
+        lines += ["::::", ""]
     return "\n".join(lines)
 
 
-def example(path: Path, text: str) -> list[str]:
-    """Return the lines about one program: what it shows, how to run it, what it says of itself."""
-    first, _, rest = (ast.get_docstring(ast.parse(text)) or path.stem).partition("\n\n")
-    place = path.relative_to(ROOT)
-    distributed = "optdist.launch" in text or "auto_init_rpc" in text
-    command = f"python -m optdist.launch --nproc 2 {place}" if distributed else f"python {place}"
-    title = " ".join(first.split()).rstrip(".")
-    lines = [f"### {path.stem}", "", f"{title}.", "", "```console", f"$ {command}", "```"]
-    if rest:
-        lines += ["", ":::{dropdown} More", "```text", rest, "```", ":::"]
-    return lines
-
-
-def tutorials() -> str:
+def tutorials(stage: Path) -> str:
     """Return the list of notebooks, each with its title."""
     lines = []
     for path in sorted(ROOT.glob("packages/*/tutorials/*.ipynb")):
@@ -136,4 +222,35 @@ def tutorials() -> str:
     return "\n".join(lines)
 
 
-LISTS = {"examples": examples, "tutorials": tutorials}
+def modes(stage: Path) -> str:
+    """Return the example of each mode in the first README, with the graph that optviz draws."""
+    blocks = under("README.md", "Three ways to dL/dφ", "index.md").strip().split("\n\n")
+    starts = [
+        at
+        for at, block in enumerate(blocks)
+        if block.startswith(tuple(f"**{name}" for name in MODES))
+    ]
+    if len(starts) != len(MODES):
+        raise PageError(f"index.md: expected an example of each mode, found {len(starts)}")
+    lines = ["\n\n".join(blocks[1 : starts[0]]), "", "::::{tab-set}"]
+    for (name, picture), start in zip(MODES.items(), starts):
+        lines += [
+            f":::{{tab-item}} {name}",
+            sentence(blocks[start].partition(": ")[2]),
+            "",
+            blocks[start + 1],
+            "",
+        ]
+        if (stage / "pictures" / f"drawn_{picture}.svg").exists():
+            image = f'<img src="_static/drawn_{picture}.svg" alt="graph of the meta-gradient">'
+            lines += [f'<div class="drawn" tabindex="0">{image}</div>', ""]
+        lines += [":::", ""]
+    return "\n".join([*lines, "::::"])
+
+
+def sentence(text: str) -> str:
+    """Return text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+LISTS = {"examples": examples, "modes": modes, "tutorials": tutorials}

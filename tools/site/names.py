@@ -7,7 +7,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
@@ -84,3 +84,20 @@ def declared(module: ModuleType) -> Iterator[str]:
         elif isinstance(node, ast.Assign | ast.AnnAssign) and hasattr(module, "__path__"):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def meant(name: str, before: str | None, own: str, known: Collection[str]) -> str | None:
+    """Return the public name that a piece of code means: in full, or short for one nearby.
+
+    Args:
+        name: As it is written.
+        before: The module of the name before it in the paragraph, whose fellows come without it.
+        own: The package that the page is about.
+        known: What the site documents.
+    """
+    if name.split(".")[0] in PACKAGES:
+        return name if name in known and name not in PACKAGES else None
+    if before is not None and before.split(".")[0] not in PACKAGES:
+        return None  # a fellow of another library's
+    full = [f"{module}.{name}" for module in (before, own) if module]
+    return next((entry for entry in full if entry in known), None)

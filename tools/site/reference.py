@@ -79,7 +79,8 @@ def page_text(page: str, title: str, names: list[Name]) -> str:
     """Return a page with everything about its names."""
     lines = heading(title)
     if title == page:
-        lines += [summary(page), ""]
+        # names below are given in full
+        lines += [f".. py:module:: {page}", "", ".. py:currentmodule:: None", "", summary(page), ""]
     for name in names:
         lines += [*directive(name), ""]
     return "\n".join(lines)

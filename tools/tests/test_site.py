@@ -106,3 +106,74 @@ def test_an_inventory_is_read(site: dict[str, ModuleType], tmp_path: Path) -> No
     header = b"# Sphinx inventory version 2\n# Project: x\n# Version: 1\n# zlib\n"
     (tmp_path / "objects.inv").write_bytes(header + zlib.compress(lines))
     assert site["build"].inventory(tmp_path / "objects.inv") == {"optcore.adam"}
+
+
+def test_the_parts_of_a_readme_about_a_program(site: dict[str, ModuleType]) -> None:
+    text = (
+        "## A\n\n    python packages/p/examples/a.py\n\nOf a.\n\n| 1 |\n\n"
+        "    pip install x\n    python packages/p/examples/b.py  # short\n\nOf b.\n\n"
+        "**Else.**\n\nNo.\n"
+    )
+    of_a, of_b = (part for part in site["gather"].parts(text) if "examples/" in part)
+    assert of_a.endswith("Of a.\n\n| 1 |\n\n")
+    assert of_b.startswith("    pip install x\n")
+    assert of_b.endswith("Of b.\n\n")
+
+
+def test_every_program_tells_how_to_run_it_and_is_told_of(site: dict[str, ModuleType]) -> None:
+    gather = site["gather"]
+    assert len(gather.programs()) >= 16
+    for path in gather.programs():
+        assert f"examples/{path.name}" in gather.about(path).command
+        assert gather.told(path)
+
+
+def test_a_program_that_does_not_tell_how_to_run_it_is_refused(
+    site: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    gather = site["gather"]
+    (tmp_path / "lost.py").write_text('"""What.\n\nMore.\n"""\n')
+    with pytest.raises(
+        gather.PageError,
+        match=r"lost.py: expected its command in its second paragraph, found none",
+    ):
+        gather.about(tmp_path / "lost.py")
+
+
+def test_broken_links_are_refused(
+    site: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = site["build"]
+    monkeypatch.setattr(build, "SITE", tmp_path)
+    page = tmp_path / "a.html"
+    page.write_text('<p id="x"></p><a href="#x"></a><a class="code-link b" href="a.html#x"></a>')
+    assert build.check_links() == (2, 1)
+    page.write_text('<a href="#y"></a><a href="b.html"></a><a href="https://example.org"></a>')
+    with pytest.raises(build.ToolError, match=r"got a.html: #y; a.html: b.html$"):
+        build.check_links()
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "own", "expected"),
+    [
+        ("optcore.adam", None, "", "optcore.adam"),
+        ("adam", None, "optcore", "optcore.adam"),
+        ("adam", "optcore", "", "optcore.adam"),
+        ("adam", "torchopt", "optcore", None),
+        ("linear_solve.solve_cg", None, "optdiff", "optdiff.linear_solve.solve_cg"),
+        ("zero_order", "optdiff.linear_solve", "optdiff", "optdiff.zero_order"),
+        ("optcore.gone", None, "optcore", None),
+        ("optcore", None, "", None),
+        ("mask", None, "", None),
+    ],
+)
+def test_what_a_short_name_means(
+    site: dict[str, ModuleType], text: str, before: str | None, own: str, expected: str | None
+) -> None:
+    known = {
+        "optcore",
+        "optcore.adam",
+        "optdiff.linear_solve.solve_cg",
+        "optdiff.zero_order",
+    }
+    assert site["names"].meant(text, before, own, known) == expected
