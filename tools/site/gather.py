@@ -181,7 +181,10 @@ def told(path: Path) -> list[tuple[str, str]]:
         for part in parts(readme.read_text(encoding="utf-8")):
             if path.stem in PROGRAM.findall(part) or f"out/{path.stem}/" in part:
                 text = re.sub(rf"^    .*{path.name}\n\n", "", part, flags=re.MULTILINE)
-                found.append((str(readme.relative_to(ROOT)), re.sub(r"\A#.*\n", "", text)))
+                text = re.sub(r"\A#.*\n", "", text).strip()
+                if text[:1].islower():  # a sentence that the command begins
+                    text = f"`{path.name}` {text}"
+                found.append((str(readme.relative_to(ROOT)), text))
     if not found:
         raise PageError(f"{path.name}: expected its command in a README, found none")
     return found
