@@ -116,7 +116,7 @@ def under(source: str, title: str, target: str) -> str:
 def included(text: str, source: str, target: str, pages: dict[str, str], stage: Path) -> str:
     """Return text of one file for the page of another: headings in bold, links kept."""
     text = re.sub(r"^#+ (.*)$", r"**\1**", text, flags=re.MULTILINE)
-    return linked(text.strip(), source, target, pages, stage)
+    return linked(text.strip("\n"), source, target, pages, stage)
 
 
 def programs() -> list[Path]:
@@ -165,7 +165,7 @@ def example(path: Path, target: str, pages: dict[str, str], stage: Path) -> str:
     copy = stage / "files" / path.relative_to(ROOT)
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(path, copy)
-    lines += [f"{{download}}`Source <../files/{path.relative_to(ROOT)}>`"]
+    lines += [f"Source: {{download}}`{path.relative_to(ROOT)} <../files/{path.relative_to(ROOT)}>`"]
     return "\n".join(lines) + "\n"
 
 
@@ -177,17 +177,29 @@ def pictures_of(path: Path, stage: Path) -> list[str]:
 def told(path: Path) -> list[tuple[str, str]]:
     """Return what READMEs tell of a program, each part with its file, without the bare command."""
     found = []
+    known = about(path).command.splitlines()
     for readme in (path.parents[1] / "README.md", ROOT / "README.md"):
         for part in parts(readme.read_text(encoding="utf-8")):
             if path.stem in PROGRAM.findall(part) or f"out/{path.stem}/" in part:
-                text = re.sub(rf"^    .*{path.name}\n\n", "", part, flags=re.MULTILINE)
-                text = re.sub(r"\A#.*\n", "", text).strip()
-                if text[:1].islower():  # a sentence that the command begins
-                    text = f"`{path.name}` {text}"
-                found.append((str(readme.relative_to(ROOT)), text))
+                found.append(
+                    (str(readme.relative_to(ROOT)), without_command(part, path.name, known))
+                )
     if not found:
         raise PageError(f"{path.name}: expected its command in a README, found none")
     return found
+
+
+def without_command(part: str, program: str, known: list[str]) -> str:
+    """Return a part of a README without its heading and the lines of commands already known."""
+
+    def kept(found: re.Match[str]) -> str:
+        if not {line.strip() for line in found[1].splitlines()} <= {*known}:
+            return found[0]
+        # where the command begins a sentence, the name of the program does
+        return f"`{program}` " if found[2] else ""
+
+    text = re.sub(r"\A#.*\n+", "", part)
+    return re.sub(r"(?:\A|(?<=\n\n))((?:    [^\n]*\n)+)\n(?=([a-z]?))", kept, text)
 
 
 def parts(text: str) -> list[str]:
@@ -245,8 +257,9 @@ def modes(stage: Path) -> str:
             "",
         ]
         if (stage / "pictures" / f"drawn_{picture}.svg").exists():
-            image = f'<img src="_static/drawn_{picture}.svg" alt="graph of the meta-gradient">'
-            lines += [f'<div class="drawn" tabindex="0">{image}</div>', ""]
+            address = f"_static/drawn_{picture}.svg"
+            image = f'<img src="{address}" alt="graph of the meta-gradient">'
+            lines += [f'<div class="drawn" tabindex="0"><a href="{address}">{image}</a></div>', ""]
         lines += [":::", ""]
     return "\n".join([*lines, "::::"])
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from docutils import nodes
@@ -11,25 +10,16 @@ from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util import logging
+from tex import readable, spaced
 
 LOGGER = logging.getLogger(__name__)
-
-# What docutils does not know, in what it knows.
-KNOWN = (
-    (re.compile(r"\\dots(?![a-zA-Z])"), r"\\ldots"),
-    (re.compile(r"\\textstyle(?![a-zA-Z])\s*"), ""),
-    (re.compile(r"\\big(?![a-zA-Z])"), r"\\bigl"),
-    (re.compile(r"\\mathrel\{(\\[a-zA-Z]+)\}"), r"\1"),
-)
 
 
 def mathml(node: nodes.Element, block: bool) -> str:
     """Return the formula of a node."""
-    text = node.astext().strip()
-    for pattern, known in KNOWN:
-        text = pattern.sub(known, text)
+    text = readable(node.astext().strip())
     try:
-        return tex2mathml(text, as_block=block)
+        return spaced(tex2mathml(text, as_block=block))
     except MathError as error:
         LOGGER.warning("%s: %s", error, text, location=node)
         return ""

@@ -19,7 +19,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """The modules of the tool."""
     monkeypatch.syspath_prepend(SITE.parent)
     monkeypatch.syspath_prepend(SITE)
-    modules = {name: importlib.import_module(name) for name in ("gather", "names", "build")}
+    modules = {name: importlib.import_module(name) for name in ("gather", "names", "tex", "build")}
     for name in modules:
         monkeypatch.delitem(sys.modules, name)
     return modules
@@ -118,6 +118,49 @@ def test_the_parts_of_a_readme_about_a_program(site: dict[str, ModuleType]) -> N
     assert of_a.endswith("Of a.\n\n| 1 |\n\n")
     assert of_b.startswith("    pip install x\n")
     assert of_b.endswith("Of b.\n\n")
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("## A\n\n    python x/a.py\n\nOf it.\n", "Of it.\n"),
+        ("## A\n\n    python x/a.py\n\nlearns.\n", "`a.py` learns.\n"),
+        ("**A.**\n\n    python x/a.py\n\nlearns.\n", "**A.**\n\n`a.py` learns.\n"),
+        (
+            "    python x/a.py  # so\n    python x/a.py --b\n\nOf it.\n",
+            "    python x/a.py  # so\n    python x/a.py --b\n\nOf it.\n",
+        ),
+        (
+            "    pip install x\n    python x/a.py\n\nOf it.\n",
+            "Of it.\n",
+        ),
+    ],
+)
+def test_a_bare_command_is_told_once(site: dict[str, ModuleType], part: str, expected: str) -> None:
+    known = ["pip install x", "python x/a.py"]
+    assert site["gather"].without_command(part, "a.py", known) == expected
+
+
+@pytest.mark.parametrize(
+    ("formula", "expected"),
+    [
+        (r"\tfrac12\|w\|^2", r"\tfrac{1}{2}\|w\|^2"),
+        (r"\frac 3 2x^23", r"\frac{3}{2}x^{2}3"),
+        (r"\frac1n\sum_i x^2", r"\frac1n\sum_i x^2"),
+        (r"\operatorname*{arg\,min}_y", r"\arg\min_y"),
+        (r"a \dots \big( b", r"a \ldots \bigl( b"),
+    ],
+)
+def test_formulas_are_read_as_tex_reads_them(
+    site: dict[str, ModuleType], formula: str, expected: str
+) -> None:
+    assert site["tex"].readable(formula) == expected
+
+
+def test_primes_and_bars_have_no_space(site: dict[str, ModuleType]) -> None:
+    found = site["tex"].spaced("<mi>x</mi><mo>'</mo><mo>‖</mo><mo>+</mo>")
+    assert found.count('lspace="0"') == 2
+    assert "\N{PRIME}" in found
 
 
 def test_every_program_tells_how_to_run_it_and_is_told_of(site: dict[str, ModuleType]) -> None:
