@@ -7,12 +7,14 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
 PACKAGES = ("treeops", "optcore", "optcore_accel", "optdiff", "optdist", "optviz")
+TELLING = re.compile(r"^\w*[a-z](?:_[a-z]|[A-Z])\w*$")  # ``apply_updates``, ``MetaAdam``; no word
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def declared(module: ModuleType) -> Iterator[str]:
 def meant(name: str, before: str | None, own: str, known: Collection[str]) -> str | None:
     """Return the public name that a piece of code means: in full, or short for one nearby.
 
+    On a page about one of the packages, a name of two words may be that of a sibling.
+
     Args:
         name: As it is written.
         before: The module of the name before it in the paragraph, whose fellows come without it.
@@ -99,5 +103,9 @@ def meant(name: str, before: str | None, own: str, known: Collection[str]) -> st
         return name if name in known and name not in PACKAGES else None
     if before is not None and before.split(".")[0] not in PACKAGES:
         return None  # a fellow of another library's
-    full = [f"{module}.{name}" for module in (before, own) if module]
-    return next((entry for entry in full if entry in known), None)
+    near = [f"{module}.{name}" for module in (before, own) if module]
+    found = [entry for entry in near if entry in known]
+    if not found and own and TELLING.search(name):
+        found = [f"{package}.{name}" for package in PACKAGES if f"{package}.{name}" in known]
+        return found[0] if len(found) == 1 else None
+    return found[0] if found else None

@@ -208,6 +208,11 @@ def test_broken_links_are_refused(
         ("optcore.gone", None, "optcore", None),
         ("optcore", None, "", None),
         ("mask", None, "", None),
+        ("apply_updates", None, "optdiff", "optcore.apply_updates"),
+        ("apply_updates", None, "", None),
+        ("apply_updates", "optax", "optdiff", None),
+        ("tree_map", None, "optdiff", None),  # of two packages
+        ("adam", None, "optdiff", None),
     ],
 )
 def test_what_a_short_name_means(
@@ -216,6 +221,9 @@ def test_what_a_short_name_means(
     known = {
         "optcore",
         "optcore.adam",
+        "optcore.apply_updates",
+        "optcore.tree_map",
+        "treeops.tree_map",
         "optdiff.linear_solve.solve_cg",
         "optdiff.zero_order",
     }
