@@ -184,6 +184,9 @@ def test_a_wrapper_that_outlives_its_transform_is_refused_or_right():
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.12", reason="torch.compile follows trees from torch 2.12 on"
+)
 @pytest.mark.parametrize("name", ["adamw", "momentum"])
 def test_compiled_steps_take_the_torch_formula(name, device):
     torch._dynamo.reset()

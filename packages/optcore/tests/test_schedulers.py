@@ -80,6 +80,7 @@ def run(cls, options, make):
     return params, torch.tensor(rates)
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter")  # of SequentialLR itself in torch 2.6
 @pytest.mark.parametrize(("name", "scheduler"), PAIRS)
 def test_same_trajectory_as_torch(name, scheduler):
     options, name = CLASSES[name], name.split("-")[0]

@@ -162,6 +162,7 @@ def test_vmap_over_counts_equals_the_loop(case):
     torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.9", reason="torch 2.6 does not compile joined schedules")
 def test_compiles_without_a_break_or_a_recompile(case):
     schedule, _ = case
     torch.compiler.reset()

@@ -76,6 +76,8 @@ def assert_same(a, b):
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
 def case(request):
     name, options = request.param
+    if name == "Muon" and not hasattr(torch.optim, name):
+        pytest.skip("this torch has no Muon")
     return getattr(torch.optim, name), options
 
 
@@ -110,6 +112,13 @@ def test_there_and_back_the_trajectory_goes_on(case, before):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-11, atol=1e-12)
 
 
+def unsaid(theirs):
+    """What torch 2.6 does not write: AMSGrad must be made with it."""
+    unsaid = "decoupled_weight_decay" not in theirs.defaults
+    is_it = isinstance(theirs, torch.optim.AdamW) and theirs.defaults["amsgrad"]
+    return {"decoupled_weight_decay": True} if unsaid and is_it else {}
+
+
 def test_a_checkpoint_of_torch_loads_as_it_is(case):
     kind, options = case
     theirs_params = params()
@@ -117,7 +126,7 @@ def test_a_checkpoint_of_torch_loads_as_it_is(case):
     train(theirs_params, theirs, 4)
     ours_params = copy.deepcopy(theirs_params)
     cls = type(optcore.from_torch(theirs))
-    ours = cls(groups(ours_params))
+    ours = cls(groups(ours_params), **unsaid(theirs))
     ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
     train(theirs_params, theirs, 5)
     train(ours_params, ours, 5)
@@ -127,7 +136,7 @@ def test_a_checkpoint_of_torch_loads_as_it_is(case):
 def test_every_optimizer_of_torch_is_in_the_table_of_cases():
     ours = {row.class_name for row in optcore.OPTIMIZERS.values()}
     theirs = {n for n in ours if hasattr(torch.optim, n)}
-    assert theirs == {name for name, _ in CASES.values()}
+    assert theirs | {"Muon"} == {name for name, _ in CASES.values()}  # torch 2.6 has no Muon
 
 
 def test_names_of_parameters_and_notes_of_schedulers_come_along():

@@ -148,6 +148,10 @@ REFUSED = {
 }
 
 
+if "decoupled_weight_decay" not in torch.optim.AdamW(params()).defaults:
+    del REFUSED["checkpoint of adamw"]  # torch 2.6 writes the same for Adam and AdamW
+
+
 @pytest.mark.parametrize(
     ("convert", "error", "message"), REFUSED.values(), ids=[k.replace(" ", "-") for k in REFUSED]
 )

@@ -19,6 +19,8 @@ with pytest.MonkeyPatch.context() as patch:
     Meter = importlib.import_module("bench_unroll_memory").Meter
 
 N = 2000
+# Before torch 2.7 the results of a step stay until it has been differentiated: one copy more.
+ENDS = 0 if "ownership_token" in torch.autograd.graph.GradientEdge._fields else 1
 
 
 def cheap_step(w, i, phi):
@@ -51,7 +53,7 @@ def test_memory_grows_with_the_logarithm():
 
 @pytest.mark.parametrize("checkpoint", [1, 3, 30])
 def test_memory_is_what_is_kept(checkpoint):
-    assert copies(100, checkpoint=checkpoint) < checkpoint + 9
+    assert copies(100, checkpoint=checkpoint) < checkpoint + 9 + ENDS
 
 
 def test_carries_in_files_take_no_memory():

@@ -204,4 +204,5 @@ def test_importing_does_not_import_the_compiler(first: str) -> None:
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
-    assert output.stdout.split() == ["True", "True", "False"]
+    traces = str(torch.__version__ >= "2.12")
+    assert output.stdout.split() == ["True", traces, "False"]

@@ -137,6 +137,9 @@ class Optimizer(ClassState, torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state, also from one of the torch.optim class with the same name.
 
+        Torch 2.6 writes the same for Adam and AdamW: only the class, or ``AMSGrad`` made with
+        ``decoupled_weight_decay=True``, then says how weights decay.
+
         Raises:
             TypeError: The state of a differentiable optimizer.
             ValueError: Other groups, or options that make another optimizer of it (``amsgrad``);

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import os
@@ -18,6 +19,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+# torch.save of torch 2.9 and before leaves what it has saved in a cycle of references.
+_SAVE_LEAVES_A_CYCLE = torch.__version__ < "2.11"
 
 FORMAT = b"optdiff replay 2\n"  # the number changes when older files cannot be read any more
 
@@ -40,6 +44,8 @@ def write(who: str, path: Path, value: Any, *, lasting: bool) -> None:
     """
     buffer = io.BytesIO()
     torch.save(map_tensors(_alone, value), buffer)
+    if _SAVE_LEAVES_A_CYCLE:
+        gc.collect(1)  # the young objects, which takes no time
     payload = buffer.getbuffer()
     unfinished = path.with_name(path.name + ".unfinished")
     try:

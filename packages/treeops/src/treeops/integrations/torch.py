@@ -5,7 +5,7 @@ After ``import treeops.integrations.torch``, functions compiled with ``fullgraph
 ``tree_flatten``, ``tree_unflatten``, ``tree_leaves``, ``tree_structure``, ``tree_map`` and
 ``tree_map_``, and the methods of treespecs that walk or ask; treespecs go in and out of them as
 they are. Torch itself (2.13) does not see the ``maxlen`` of a deque that comes from outside, nor
-the arguments of ``treeops.functools.partial``.
+the arguments of ``treeops.functools.partial``. Before torch 2.12 the graph breaks at all of these.
 """
 
 from __future__ import annotations
@@ -256,6 +256,8 @@ class _AfterImport(MetaPathFinder):
 
 
 def _install_substitutes() -> None:
+    if torch.__version__ < "2.12":  # compared as a version
+        return  # there the compiler fails within these; left alone, it breaks the graph at treeops
     from treeops.integrations import _torch_compile
 
     _torch_compile.install()
