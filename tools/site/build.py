@@ -8,6 +8,7 @@ it needs first.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
@@ -29,6 +30,8 @@ from _uv import ROOT, ToolError, require_uv, uv_environment  # noqa: E402
 
 OUT = ROOT / "out"
 SITE, STAGE, KEPT = OUT / "site", OUT / "site-source", OUT / "site-cache"
+SOURCES = {".py", ".cpp", ".h", ".cu", ".cuh", ".toml"}
+NO_SOURCE = {"tests", "benchmarks", "build", "dist"}
 LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=\"(https?:)?//[^>]*>")
 
 
@@ -48,12 +51,13 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     STAGE.mkdir(parents=True)
     (STAGE / "pictures").mkdir()
-    draw(STAGE / "pictures", KEPT / "examples", not options.no_examples)
+    kept = cache()
+    draw(STAGE / "pictures", kept / "examples", not options.no_examples)
     gather(STAGE)
     from reference import write_reference  # imports the packages, which takes seconds
 
     write_reference(STAGE / "reference")
-    sphinx("off" if options.no_notebooks else "cache")
+    sphinx("off" if options.no_notebooks else "cache", kept)
     names = check_names()
     check_offline()
     links, code = check_links()
@@ -71,14 +75,36 @@ def install() -> None:
         raise ToolError("site: uv could not install the group docs of pyproject.toml")
 
 
-def sphinx(notebooks: str) -> None:
+def cache() -> Path:
+    """Return the folder for what the packages' code was run for; drop those of other code.
+
+    Notebooks and examples run again when any file of a package changes that they may use.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(ROOT.glob("packages/*/**/*")):
+        if path.suffix in SOURCES and not NO_SOURCE & set(path.parts):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    kept = KEPT / digest.hexdigest()[:16]
+    for other in KEPT.glob("*"):
+        if other != kept:
+            shutil.rmtree(other)
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept
+
+
+def sphinx(notebooks: str, kept: Path) -> None:
     """Run Sphinx; every warning fails, after all have been shown."""
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
-    command += ["-c", str(HERE), "-d", str(KEPT / "doctrees")]
+    command += ["-c", str(HERE), "-d", str(kept / "doctrees")]
     command += ["-D", f"nb_execution_mode={notebooks}"]
-    command += ["-D", f"nb_execution_cache_path={KEPT / 'notebooks'}"]
+    command += ["-D", f"nb_execution_cache_path={kept / 'notebooks'}"]
     command += [str(STAGE), str(SITE)]
     env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    # Kernels listen on this machine alone; their word about it is not a warning of the build.
+    config = STAGE / "ipython" / "profile_default" / "ipython_kernel_config.py"
+    config.parent.mkdir(parents=True)
+    config.write_text("c.IPKernelApp.log_level = 40\n")
+    env["IPYTHONDIR"] = str(STAGE / "ipython")
     if subprocess.run(command, cwd=ROOT, env=env, check=False).returncode:
         raise ToolError("site: expected a build without warnings, got those above")
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import shutil
@@ -32,9 +31,8 @@ def draw(folder: Path, kept: Path, examples: bool) -> None:
 
 
 def smoke(path: Path, kept: Path) -> tuple[str, list[Path]]:
-    """Run a program as its tests do, unless its folder is as it was; return its plots."""
-    sources = b"".join(file.read_bytes() for file in sorted(path.parent.glob("*.py")))
-    folder = kept / f"{path.stem}-{hashlib.sha256(sources).hexdigest()[:16]}"
+    """Run a program as its tests do, unless its plots are there; return them."""
+    folder = kept / path.stem
     if not folder.exists():
         lines = about(path).command.splitlines()
         command = shlex.split(next(line for line in lines if path.name in line), comments=True)
@@ -43,7 +41,10 @@ def smoke(path: Path, kept: Path) -> tuple[str, list[Path]]:
             said = run([*command, made], path.name)
             kept.mkdir(parents=True, exist_ok=True)
             if said is None:
-                shutil.copytree(made, folder, dirs_exist_ok=True)
+                half = kept / f"{path.stem}.half"  # until it is whole
+                shutil.rmtree(half, ignore_errors=True)
+                shutil.copytree(made, half)
+                half.rename(folder)
     return path.stem, sorted(folder.glob("*.png"))
 
 

@@ -198,6 +198,9 @@ def save_plot(path: Path, found: Sequence[Found], scores: Mapping[str, Score]) -
         ylabel="right label has the larger weight (%)",
         title="area under the curve of the weights",
     )
+    for axes in (middle, right):  # intervals of few seeds leave the scale
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0), min(high, 101))
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "fontsize": "small"}
     left.legend(ncols=2, **below)
     middle.legend(ncols=2, **below)

@@ -12,9 +12,9 @@ learning rate vote by their mean probabilities
 .. math::
     p(y \mid x) = \frac1M \sum_{m=1}^M p_{\theta_m}(y \mid x),
 
-a deep ensemble (Lakshminarayanan, Pritzel, Blundell, 2017, arXiv:1612.01474, section 2.4): its
-errors and its log loss fall with M. The paper's data are MNIST, SVHN and ImageNet; scikit-learn's
-8 x 8 digits stand in, 400 to learn from.
+a deep ensemble (Lakshminarayanan, Pritzel, Blundell, 2017, arXiv:1612.01474, section 2.4): with
+M its log loss falls, and mostly its errors. The paper's data are MNIST, SVHN and ImageNet;
+scikit-learn's 8 x 8 digits stand in, 400 to learn from.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ arXiv:1810.06784). A step is ``optcore.sgd`` in ``optdiff.unroll``, the tasks of
 start in the middle; and random processes of 10 states and 5 actions (Duan et al., 2016,
 arXiv:1611.02779), which share nothing but their form: a control, where there is nothing to learn.
 How long a step should be depends on how a policy was trained: each kind of training has the rate
-:math:`\alpha` that it does best with on other tasks, after a shorter training. Returns shown are
-exact.
+:math:`\alpha` that it does best with on other tasks, after shorter trainings (their mean). Returns
+shown are exact.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from policy_training import (
-    DRAW,
+    LARGEST_SEED,
     RATES,
-    VALIDATION,
     Kind,
     Method,
     Run,
     adapted_each,
     chosen_rate,
     train,
+    unseen_tasks,
 )
 from report import Phases, folder
 from rich.console import Console
@@ -156,7 +156,7 @@ def main(
     random_iterations: Annotated[int, typer.Option(min=1, help="On random ones.")] = 100,
     test_tasks: Annotated[int, typer.Option(min=2, help="Tasks to test on.")] = 1000,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the first training.")
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the first training.")
     ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
@@ -174,20 +174,14 @@ def main(
     seeds = range(seed, seed + trainings)
     with Phases(console) as phases:
         for kind, count in ((Kind.grid, iterations), (Kind.random, random_iterations)):
-            tests = [
-                DRAW[kind](test_tasks, torch.Generator().manual_seed(3 * s + 1)) for s in seeds
-            ]
+            tests = [unseen_tasks(kind, test_tasks, s) for s in seeds]
             best[kind] = [best_return(unseen).mean().item() for unseen in tests]
             results[kind] = {}
-            others = DRAW[kind](
-                test_tasks, torch.Generator().manual_seed(3 * (VALIDATION + seed) + 1)
-            )
             for method in Method:
                 short = max(1, count // 2)
-                done = phases.start(
-                    f"{kind.value}, {method.value}, rate", len(RATES[kind.value]) * short
-                )
-                lr = chosen_rate(method, kind, short, others, seed, done)
+                total = len(RATES[kind.value]) * trainings * short
+                done = phases.start(f"{kind.value}, {method.value}, rate", total)
+                lr = chosen_rate(method, kind, short, test_tasks, seeds, done)
                 done = phases.start(f"{kind.value}, {method.value}", trainings * count)
                 results[kind][method] = [
                     train(method, kind, count, unseen, s, done, lr)

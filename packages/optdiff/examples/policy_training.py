@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,9 @@ RATES = {
     "grid": (10.0, 20.0, 40.0, 80.0, 160.0, 320.0),
     "random": (4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
 }
-VALIDATION = 2**40  # added to the seed: tasks and episodes to choose the inner rate by
+# Added to the seed: tasks and episodes to choose the inner rate by. Of 3 * seed + 2, the largest
+# that a generator is given, torch takes 32 bits: seeds below LARGEST_SEED never meet these.
+VALIDATION, LARGEST_SEED = 2**30, 2**28
 
 
 class Kind(str, enum.Enum):
@@ -124,17 +127,28 @@ def train(
     return Run(logits.detach(), curve, before.mean().item(), after.mean().item(), lr)
 
 
+def unseen_tasks(kind: Kind, count: int, seed: int) -> Tasks:
+    """Tasks that the training of this seed, and of every other one, is not given."""
+    return DRAW[kind](count, torch.Generator().manual_seed(3 * seed + 1))
+
+
 def chosen_rate(
     method: Method,
     kind: Kind,
     iterations: int,
-    unseen: Tasks,
-    seed: int,
+    tests: int,
+    seeds: Sequence[int],
     done: Callable[[str], None],
 ) -> float:
-    """The inner rate with the highest return after a step on tasks that are not the test's."""
+    """The inner rate with the highest return after a step, a mean over trainings of their own.
+
+    No task, first or last, is one of those that ``seeds`` train with or are tested on.
+    """
+    others = [VALIDATION + seed for seed in seeds]
+    tasks = [unseen_tasks(kind, tests, seed) for seed in others]
 
     def worth(lr: float) -> float:
-        return train(method, kind, iterations, unseen, VALIDATION + seed, done, lr).after
+        runs = (train(method, kind, iterations, t, s, done, lr) for s, t in zip(others, tasks))
+        return statistics.fmean(run.after for run in runs)
 
     return max(RATES[kind.value], key=worth)

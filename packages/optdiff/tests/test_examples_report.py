@@ -37,19 +37,33 @@ def test_a_folder_that_takes_no_file_is_refused_at_once(capsys):
     assert "name: expected a folder to write to" in capsys.readouterr().err
 
 
-def test_the_inner_rate_is_the_best_one_on_other_tasks(monkeypatch):
-    seeds = []
+KINDS = list(policy_training.Kind)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[kind.value for kind in KINDS])
+def test_the_inner_rate_is_the_best_one_on_other_tasks(kind, monkeypatch):
+    seeds, given = range(3, 6), []
+    rates = policy_training.RATES[kind.value]
 
     def train(method, kind, iterations, unseen, seed, done, lr):
-        seeds.append(seed)
-        return policy_training.Run(None, [], 0.0, -((lr - 79) ** 2), lr)
+        given.append((unseen, seed))
+        return policy_training.Run(None, [], 0.0, -abs(lr - rates[2]) - seed % 7, lr)
 
     monkeypatch.setattr(policy_training, "train", train)
-    found = policy_training.chosen_rate(
-        policy_training.Method.maml, policy_training.Kind.grid, 1, None, 3, None
-    )
-    assert found == 80
-    assert min(seeds) > 2**31  # of no training and no test
+    method = policy_training.Method.maml
+    assert policy_training.chosen_rate(method, kind, 1, 5, seeds, None) == rates[2]
+    assert len(given) == len(rates) * len(seeds)
+
+    def streams(seed):  # by what they begin with
+        own = [torch.Generator().manual_seed(3 * seed + k) for k in range(3)]
+        return {tuple(torch.rand(3, generator=generator).tolist()) for generator in own}
+
+    used = set().union(*map(streams, (*seeds, 0, policy_training.LARGEST_SEED)))
+    assert [seed for _, seed in given if streams(seed) & used] == []
+    tests = [policy_training.unseen_tasks(kind, 5, seed) for seed in seeds]
+    for unseen, _ in given:
+        for test in tests:
+            assert not torch.equal(test.rewards, unseen.rewards)
 
 
 def test_the_rate_given_is_that_of_the_step():
