@@ -72,6 +72,7 @@ def test_batches_equal_those_of_the_formula(name, use, device):
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:Please use `torch.vmap`")  # of gradcheck in torch 2.6
 @pytest.mark.parametrize("name", CHAINS)
 def test_batches_equal_one_by_one(name, device):
     run, point = walked(name, True, device), START.clone().requires_grad_()

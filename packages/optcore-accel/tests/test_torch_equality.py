@@ -185,7 +185,9 @@ def test_edits_in_mid_training(pair, edit):
     assert_equal(params, twins)
 
 
-def test_a_group_added_in_mid_training(pair):
+def test_a_group_added_in_mid_training(pair, request):
+    if "adagrad" in request.node.name and torch.__version__ < "2.12":
+        pytest.skip("torch's own Adagrad takes no more groups before torch 2.12")
     params, twins = start(), start()
     for optimizer, own in zip(pair(params[:2], twins[:2]), (params, twins), strict=True):
         walk(optimizer, own, 10)

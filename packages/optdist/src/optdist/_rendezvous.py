@@ -63,6 +63,8 @@ def _connected(
         listener = _listener(address, port)
         port = listener.getsockname()[1]
         options["master_listen_fd"] = listener.detach()
+        if torch.__version__ < "2.9":
+            options["use_libuv"] = False  # libuv of torch 2.6 takes no socket that listens already
     try:
         return dist.TCPStore(address, port, world_size, serves, wait_for_workers=False, **options)
     except dist.DistNetworkError as error:
