@@ -39,8 +39,13 @@ def mean_reducer(
             f"mean_reducer: expected {len(stacked)} weights, one a result, got {len(weights)}"
         )
     shares = torch.tensor(list(weights), dtype=torch.float64, device=stacked.device)
-    shares = (shares / shares.sum()).to(stacked.dtype)
-    return torch.tensordot(shares, stacked, dims=1)
+    return weighted_sum(shares / shares.sum(), stacked)
+
+
+def weighted_sum(weights: torch.Tensor, stacked: torch.Tensor) -> torch.Tensor:
+    """Add up along the first dimension; not as a product, which ``torch.autocast`` would round."""
+    weights = weights.to(stacked.dtype).view(-1, *[1] * (stacked.dim() - 1))
+    return (weights * stacked).sum(0)
 
 
 def sum_reducer(results: Iterable[torch.Tensor]) -> torch.Tensor:

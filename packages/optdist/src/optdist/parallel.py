@@ -17,7 +17,7 @@ from optdist import _chunk, _engine, _program
 from optdist._dispatch import Call, Chunk, Plan, Policy
 from optdist._modes import check_no_transform
 from optdist._partition import TensorDimensionPartitioner, batch_partitioner
-from optdist._reduce import Reducer, mean_reducer, shares_of
+from optdist._reduce import Reducer, mean_reducer, shares_of, weighted_sum
 from optdist._report import Report
 from optdist._session import log
 from optdist._waiting import check_seconds, in_thread
@@ -341,8 +341,7 @@ def _differentiable(
     """Return the weighted sum of the chunks' values, or a vector of them, with its gradient."""
     values = torch.stack([result.value for result in results if result.value is not None])
     if shares is not None:
-        weights = torch.tensor(shares, dtype=torch.float64).to(values.dtype)
-        values = torch.tensordot(weights, values, dims=1)
+        values = weighted_sum(torch.tensor(shares, dtype=torch.float64), values)
     if not any(result.used for result in results):
         return values
     rows = [row for chunk in call.chunks for row in chunk.rows if row.requires_grad]
