@@ -92,7 +92,8 @@ def from_clone(work: Path) -> list[str]:
     env, clone = stranger(work), work / "optstack"
     command = ["git", "clone", "--quiet", str(ROOT), str(clone)]
     cloned = seconds(lambda: run("git clone", command, work, env))
-    make = ["make", f"PYTHON={sys.executable}", "setup"]
+    # .venv's own interpreter, which a stranger has not, lacks pip
+    make = ["make", f"PYTHON={sys._base_executable}", "setup"]
     ready = seconds(lambda: run("make setup", make, clone, env))
     python, place = str(clone / ".venv" / "bin" / "python"), work / "first"
     place.mkdir()
