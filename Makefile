@@ -2,6 +2,8 @@
 # `make demo` and `make test` do all set-up themselves; PYTHON chooses the interpreter, ARGS goes to the program.
 PYTHON ?= python3
 ARGS ?=
+# What a target needs installed besides.
+GROUPS :=
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 # Tests start Python dozens of times; where bytecode is not kept, each start compiles torch again.
@@ -17,7 +19,7 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
 
 setup:  ## make or refresh .venv (every other target does this first)
-	@$(PYTHON) tools/setup.py
+	@$(PYTHON) tools/setup.py $(GROUPS)
 
 demo: setup  ## meta-learn to read unseen alphabets (ARGS="--help" lists the options)
 	@$(BIN)/python packages/optdiff/examples/few_shot.py $(ARGS)
@@ -25,6 +27,7 @@ demo: setup  ## meta-learn to read unseen alphabets (ARGS="--help" lists the opt
 test: setup  ## every test but the slow ones
 	@$(PYTEST) -m "not slow" $(ARGS)
 
+test-all: GROUPS := torchrl
 test-all: setup  ## every test
 	@$(PYTEST) $(ARGS)
 
@@ -56,6 +59,7 @@ format: setup  ## apply the style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+bench bench-quick: GROUPS := peers
 bench: setup  ## run every benchmark, write out/bench/report.html (ARGS=treeops for one package)
 	@$(BIN)/python tools/bench.py $(ARGS)
 

@@ -98,7 +98,7 @@ def bump(root: Path, name: str, to: str, day: str, dry_run: bool) -> int:
     package = known[name]
     version = next_version(package.version, to, tags(root, name))
     try:
-        datetime.date.fromisoformat(day)
+        day = datetime.datetime.strptime(day, "%Y-%m-%d").date().isoformat()
     except ValueError as error:
         raise ToolError(f"bump {name}: expected --date YYYY-MM-DD, got {day!r}") from error
     top, text = newest_section(package)

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make or refresh ``.venv``: uv, abseil's headers, a guard against CUDA downloads, all packages.
 
-Needs Python 3.10+ with pip and a C++ compiler. A second run finds its stamp and does nothing.
+Usage: ``python tools/setup.py [GROUP ...]``. Needs Python 3.10+ with pip and a C++ compiler. A
+second run finds its stamp and does nothing. ``peers`` and ``torchrl`` are installed when named.
 """
 
 from __future__ import annotations
@@ -24,21 +25,36 @@ STAMP = TOOLS / "setup.stamp"
 PYTHON = ROOT / ".venv" / "bin" / "python"
 INPUTS = ("pyproject.toml", "tools/setup.py", "tools/_uv.py", "packages/*/pyproject.toml")
 NATIVE_INPUTS = ("packages/*/CMakeLists.txt", "packages/*/cmake/**/*", "packages/*/csrc/**/*")
+OPTIONAL = ("peers", "torchrl")  # groups that only some targets need
 CUDA_PACKAGE = re.compile(r"^ *[+~] *((?:nvidia-|triton|cuda-)\S*)", re.MULTILINE)
 ABSEIL_CONFIG = "cmake/absl/abslConfig.cmake"
 ABSEIL_APT = "libabsl-dev"
 
 
-def main() -> int:
-    """Bring the environment up to date; return the exit status."""
+def main(groups: list[str]) -> int:
+    """Bring the environment up to date, with these groups besides; return the exit status."""
+    unknown = sorted(set(groups) - set(OPTIONAL))
+    if unknown:
+        raise ToolError(f"setup: expected groups of {', '.join(OPTIONAL)}, got {unknown[0]}")
     if sys.version_info < (3, 10):
         raise ToolError(
             f"setup: expected Python >= 3.10, got {python_version()}; "
             "name a newer one: `make PYTHON=python3.11 ...`"
         )
     wanted = fingerprint()
-    if PYTHON.exists() and STAMP.exists() and STAMP.read_text() == wanted:
-        return 0
+    env = uv_environment()
+    if not (PYTHON.exists() and STAMP.exists() and STAMP.read_text() == wanted):
+        refresh(env)
+        STAMP.write_text(wanted)
+    if groups:
+        named = [word for group in groups for word in ("--only-group", group)]
+        sync = [find_uv() or install_uv(), "sync", "--all-packages", "--inexact", *named]
+        logged(f"installing {', '.join(groups)}", [*sync, "--python", sys.executable], env)
+    return 0
+
+
+def refresh(env: dict[str, str]) -> None:
+    """Make ``.venv`` anew or bring it up to date: all that every target needs."""
     started = time.monotonic()
     TOOLS.mkdir(exist_ok=True)
     LOG.write_text("")
@@ -47,19 +63,15 @@ def main() -> int:
     uv = find_uv() or install_uv()
     require_compiler()
     provide_abseil()
-    env = uv_environment()
-    sync = [uv, "sync", "--all-packages", "--all-groups", "--no-group", "docs"]
-    sync += ["--no-group", "peers", "--no-group", "torchrl", "--python", sys.executable]
+    sync = [uv, "sync", "--all-packages", "--all-groups", "--python", sys.executable]
+    sync += [word for group in ("docs", *OPTIONAL) for word in ("--no-group", group)]
     if "UV_FIND_LINKS" in env:
         refuse_cuda(sync, env)
     # Native packages are built with the tools of .venv, so that editing one .cpp compiles one file.
     build_tools = [uv, "sync", "--only-group", "build", "--inexact", "--python", sys.executable]
     logged("installing the build tools", build_tools, env)
     logged("installing the packages (compiles C++)", [*sync, *no_isolation()], env)
-
-    STAMP.write_text(wanted)
     say(f"ready after {time.monotonic() - started:.0f} s; the log is in {LOG.relative_to(ROOT)}")
-    return 0
 
 
 def fingerprint() -> str:
@@ -190,6 +202,6 @@ def logged(what: str, command: list[str], env: dict[str, str]) -> str:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))
     except ToolError as error:
         sys.exit(str(error))

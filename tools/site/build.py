@@ -82,11 +82,11 @@ def cache() -> Path:
     """
     digest = hashlib.sha256()
     for path in sorted(ROOT.glob("packages/*/**/*")):
-        if path.suffix in SOURCES and not NO_SOURCE & set(path.parts):
+        if path.suffix in SOURCES and not NO_SOURCE & set(path.relative_to(ROOT).parts):
             digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     kept = KEPT / digest.hexdigest()[:16]
     for other in KEPT.glob("*"):
-        if other != kept:
+        if other != kept and other.is_dir():
             shutil.rmtree(other)
     kept.mkdir(parents=True, exist_ok=True)
     return kept

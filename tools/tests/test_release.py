@@ -135,6 +135,7 @@ def test_bump_needs_unreleased_lines(
     [
         (("nothing", "patch", "2026-01-02"), "expected packages among ['high', 'low', 'middle']"),
         (("low", "patch", "today"), "expected --date YYYY-MM-DD, got 'today'"),
+        (("low", "patch", "20260102"), "expected --date YYYY-MM-DD, got '20260102'"),
     ],
 )
 def test_bump_refuses(

@@ -36,6 +36,24 @@ def test_every_page_is_gathered_and_every_link_and_section_is_found(
     assert "pytrees.ipynb" in (tmp_path / "tutorials" / "index.md").read_text(encoding="utf-8")
 
 
+def test_what_ran_is_kept_until_a_source_changes_wherever_the_clone_lies(
+    site: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = tmp_path / "build"  # a name that is no source inside a package
+    source = clone / "packages" / "one" / "src" / "one.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("a = 1\n")
+    monkeypatch.setattr(site["build"], "ROOT", clone)
+    monkeypatch.setattr(site["build"], "KEPT", clone / "kept")
+    first = site["build"].cache()
+    (clone / "kept" / "note").write_text("someone's file stays")
+    assert site["build"].cache() == first
+    source.write_text("a = 2\n")
+    assert site["build"].cache() != first
+    assert not first.exists()
+    assert (clone / "kept" / "note").exists()
+
+
 def test_links_between_files_become_links_between_pages(
     site: dict[str, ModuleType], tmp_path: Path
 ) -> None:

@@ -109,6 +109,8 @@ def train(
 
     curve = [(0, tested()[1].mean().item())]
     if method is Method.untrained:
+        for _ in range(iterations):
+            done("nothing to learn")
         iterations = 0
     for iteration in range(1, iterations + 1):
         tasks = draw_tasks(META_BATCH, generator)

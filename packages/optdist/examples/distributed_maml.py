@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "optdiff" / "examples"))
@@ -41,6 +42,8 @@ import optdist
 
 WAYS, SHOTS, QUERIES = 5, 5, 10
 STEPS_SHOWN = (0, 1, 5, 10)
+# What torch raises, depending on where the file is damaged or whose it is.
+DAMAGED = (EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
 
 
 def meta_loss(model: nn.Module, tasks: Task, settings: Settings) -> Tensor:
@@ -142,10 +145,16 @@ def restore(checkpoint: Path | None, model: nn.Module, outer: torch.optim.Optimi
     """Load a checkpoint if there is one; return the first step to take."""
     if checkpoint is None or not checkpoint.exists():
         return 0
-    saved = torch.load(checkpoint, weights_only=True)
-    model.load_state_dict(saved["model"])
-    outer.load_state_dict(saved["outer"])
-    return saved["step"]
+    try:
+        saved = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(saved["model"])
+        outer.load_state_dict(saved["outer"])
+        return saved["step"]
+    except DAMAGED as error:
+        raise failure(
+            f"distributed_maml: expected a checkpoint of a run with the same options, got "
+            f"{type(error).__name__}, at {checkpoint}; change --checkpoint or remove the file"
+        ) from error
 
 
 def save(
@@ -226,7 +235,9 @@ def main(
     inner_steps: Annotated[int, typer.Option(min=1, help="Inner steps in training.")] = 2,
     test_tasks: Annotated[int, typer.Option(min=2, help="Test tasks.")] = 100,
     width: Annotated[int, typer.Option(min=1, help="Filters of each convolution.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds images, tasks and weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seeds images, tasks and weights.")
+    ] = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File to save to each step, and to go on from.")
     ] = None,

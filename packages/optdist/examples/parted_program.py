@@ -229,7 +229,9 @@ def save_figure(
 def main(
     steps: Annotated[int, typer.Option(min=1, help="Outer steps.")] = 100,
     lr: Annotated[float, typer.Option(help="Learning rate of the meta-network.")] = 0.02,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds the network and the examples.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seeds the network and the examples.")
+    ] = 0,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path(
         "out/parted_program"

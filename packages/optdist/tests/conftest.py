@@ -105,11 +105,11 @@ def start():
 
 @pytest.fixture
 def finish(start):
-    """Return a function that runs a program to its end, which must be a good one."""
+    """Return a function that runs a program to its end, with the exit status it must have."""
 
-    def run(program, *args, seconds=LONGEST, **options):
+    def run(program, *args, seconds=LONGEST, status=0, **options):
         one = start(program, *args, **options)
-        assert one.wait(seconds) == 0, one.err
+        assert one.wait(seconds) == status, one.err
         return one
 
     return run

@@ -254,6 +254,16 @@ CALLS = {
         ValueError,
         "mean_reducer: expected 1 weights, one a result, got 2",
     ),
+    "weights of nothing": (
+        lambda: optdist.mean_reducer([torch.ones(())] * 2, weights=[0, 0]),
+        ValueError,
+        "mean_reducer: expected weights that add up to more than 0, got 0",
+    ),
+    "a mean of whole numbers": (
+        lambda: optdist.mean_reducer([torch.tensor(1), torch.tensor(4)], weights=[2, 1]),
+        TypeError,
+        "mean_reducer: expected floating-point numbers, got torch.int64; convert them",
+    ),
     "a global that requires grad": (
         lambda: of_global(W, torch.ones(3, 2)),
         TypeError,

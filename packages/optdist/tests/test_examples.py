@@ -44,6 +44,18 @@ def test_few_shot_learning_goes_on_where_it_stopped(finish, tmp_path, algo):
 
 
 @LEARNS
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(60)])
+def test_few_shot_learning_refuses_a_damaged_checkpoint(finish, tmp_path, content):
+    damaged = tmp_path / "saved.ckpt"
+    damaged.write_bytes(content)
+    done = finish(MAML, *TINY, "--out", tmp_path, "--checkpoint", damaged, status=2)
+    assert "expected a checkpoint of a run with the same options" in done.err
+    assert "Traceback" not in done.err
+    assert damaged.read_bytes() == content
+
+
+@LEARNS
 def test_a_program_in_parts_equals_one_process(finish, tmp_path):
     done = finish(PARTED, "--steps", 20, "--out", tmp_path, nproc=2)
     before, after, off = re.search(r"loss (\S+) -> (\S+); .* by (\S+)\n", done.out).groups()

@@ -261,7 +261,7 @@ def run(steps: int, seed: int, out: Path) -> None:
 
 def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the long inner loop.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds tasks and weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seeds tasks and weights.")] = 0,
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds, as a test.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("out/meta_graph"),
 ) -> None:

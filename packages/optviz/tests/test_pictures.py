@@ -258,6 +258,10 @@ def test_the_command_draws_examples(tmp_path):
     written = ["implicit.svg", "maml.html", "maml.svg", "zero_order.svg"]
     assert sorted(path.name for path in tmp_path.iterdir()) == written
     assert CliRunner().invoke(app, ["example", "--steps", "0"]).exit_code == 2
+    (tmp_path / "file").write_text("in the way")
+    refused = CliRunner().invoke(app, ["example", "--out", str(tmp_path / "file" / "folder")])
+    assert refused.exit_code == 2
+    assert "expected a folder to write to" in refused.output
     assert "Inner steps." in CliRunner().invoke(app, ["example", "--help"]).output
 
 

@@ -25,19 +25,26 @@ def mean_reducer(
     Differentiable: in the results.
 
     Raises:
-        ValueError: there are no results, or not one weight each.
+        ValueError: there are no results, not one weight each, or weights that add up to 0.
+        TypeError: a result is not a tensor of floating-point or complex numbers.
 
     Example:
         >>> mean_reducer([torch.tensor(1.0), torch.tensor(4.0)], weights=[2, 1])
         tensor(2.)
     """
     stacked = _stacked("mean_reducer", results)
+    if not (stacked.is_floating_point() or stacked.is_complex()):
+        raise TypeError(
+            f"mean_reducer: expected floating-point numbers, got {stacked.dtype}; convert them"
+        )
     if weights is None:
         return stacked.mean(dim=0)
     if len(weights) != len(stacked):
         raise ValueError(
             f"mean_reducer: expected {len(stacked)} weights, one a result, got {len(weights)}"
         )
+    if not sum(weights):
+        raise ValueError("mean_reducer: expected weights that add up to more than 0, got 0")
     shares = torch.tensor(list(weights), dtype=torch.float64, device=stacked.device)
     return weighted_sum(shares / shares.sum(), stacked)
 

@@ -39,8 +39,13 @@ def example(
     """
     if steps < 1:
         raise typer.BadParameter(f"expected at least 1 inner step, got {steps}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(
+            f"expected a folder to write to, got {error.strerror!r}, at {out}"
+        ) from error
     graph = maml(steps, folded)
-    out.mkdir(parents=True, exist_ok=True)
     for name in ("maml.svg", "maml.html"):
         typer.echo(graph.save(out / name))
     typer.echo(implicit().save(out / "implicit.svg"))
