@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
     chosen = choose(options.words)
     # Idle OpenMP threads that spin would take the core that the other side is timed on.
     env = {**os.environ, "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
+    env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's RPC warns when its workers end
     runs = []
     for path in chosen:
         print(f"== {path}", flush=True)
