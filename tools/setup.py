@@ -3,7 +3,7 @@
 """Make or refresh ``.venv``: uv, abseil's headers, a guard against CUDA downloads, all packages.
 
 Usage: ``python tools/setup.py [GROUP ...]``. Needs Python 3.10+ with pip and a C++ compiler. A
-second run finds its stamp and does nothing. ``peers`` and ``torchrl`` are installed when named.
+second run finds its stamp and does nothing. The groups of ``OPTIONAL`` are installed when named.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STAMP = TOOLS / "setup.stamp"
 PYTHON = ROOT / ".venv" / "bin" / "python"
 INPUTS = ("pyproject.toml", "tools/setup.py", "tools/_uv.py", "packages/*/pyproject.toml")
 NATIVE_INPUTS = ("packages/*/CMakeLists.txt", "packages/*/cmake/**/*", "packages/*/csrc/**/*")
-OPTIONAL = ("peers", "torchrl")  # groups that only some targets need
+OPTIONAL = ("docs", "peers", "torchrl")  # groups that only some targets need
 CUDA_PACKAGE = re.compile(r"^ *[+~] *((?:nvidia-|triton|cuda-)\S*)", re.MULTILINE)
 ABSEIL_CONFIG = "cmake/absl/abslConfig.cmake"
 ABSEIL_APT = "libabsl-dev"
@@ -64,7 +64,7 @@ def refresh(env: dict[str, str]) -> None:
     require_compiler()
     provide_abseil()
     sync = [uv, "sync", "--all-packages", "--all-groups", "--python", sys.executable]
-    sync += [word for group in ("docs", *OPTIONAL) for word in ("--no-group", group)]
+    sync += [word for group in OPTIONAL for word in ("--no-group", group)]
     if "UV_FIND_LINKS" in env:
         refuse_cuda(sync, env)
     # Native packages are built with the tools of .venv, so that editing one .cpp compiles one file.

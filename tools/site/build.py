@@ -26,7 +26,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from gather import PageError, gather  # noqa: E402
 from pictures import draw  # noqa: E402
 
-from _uv import ROOT, ToolError, require_uv, uv_environment  # noqa: E402
+from _uv import ROOT, ToolError  # noqa: E402
 
 OUT = ROOT / "out"
 SITE, STAGE, KEPT = OUT / "site", OUT / "site-source", OUT / "site-cache"
@@ -36,16 +36,13 @@ LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=\"(https
 
 
 def main() -> int:
-    """Install the tools, gather, build, check; return the exit status."""
+    """Gather, build, check; return the exit status."""
     parser = argparse.ArgumentParser(description="Build the documentation into out/site.")
-    parser.add_argument("--no-install", action="store_true", help="take the tools that are there")
     parser.add_argument("--no-notebooks", action="store_true", help="show them without outputs")
     parser.add_argument("--no-examples", action="store_true", help="show them without plots")
     options = parser.parse_args()
     if sys.version_info < (3, 11):
         raise ToolError("site: expected Python >= 3.11 for Sphinx; `make PYTHON=python3.11 site`")
-    if not options.no_install:
-        install()
     started = time.monotonic()
     for folder in (STAGE, SITE):
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,13 +63,6 @@ def main() -> int:
     print(f"site: {pages} pages, {names} public names, {time.monotonic() - started:.0f} s")
     print(f"site: open {(SITE / 'index.html').relative_to(ROOT)}")
     return 0
-
-
-def install() -> None:
-    """Add the dependency group of the site to ``.venv``, once."""
-    command = [require_uv(), "sync", "--quiet", "--only-group", "docs", "--inexact"]
-    if subprocess.run(command, cwd=ROOT, env=uv_environment(), check=False).returncode:
-        raise ToolError("site: uv could not install the group docs of pyproject.toml")
 
 
 def cache() -> Path:

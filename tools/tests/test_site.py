@@ -31,7 +31,7 @@ def test_every_page_is_gathered_and_every_link_and_section_is_found(
     site["gather"].gather(tmp_path)
     assert {path.parent.name for path in tmp_path.rglob("*.md")} >= {"packages", "changelogs"}
     assert len(list(tmp_path.glob("tutorials/*.ipynb"))) >= 8
-    assert "| optdiff | 18.6" in (tmp_path / "modes.md").read_text(encoding="utf-8")
+    assert "| JAXopt, jax.jit |" in (tmp_path / "modes.md").read_text(encoding="utf-8")
     assert "few_shot" in (tmp_path / "examples.md").read_text(encoding="utf-8")
     assert "pytrees.ipynb" in (tmp_path / "tutorials" / "index.md").read_text(encoding="utf-8")
 

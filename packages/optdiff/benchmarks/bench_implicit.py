@@ -2,11 +2,11 @@
 """One implicit hypergradient, beside JAXopt's: the linear solve alone, and solver and all.
 
 Run: python packages/optdiff/benchmarks/bench_implicit.py [--rounds 15],
-with JAXopt, if Python finds it (`pip install --no-deps --target DIR jaxopt==0.8.5`, PYTHONPATH=DIR
-and jax); else only optdiff is timed. The problem: softmax regression on scikit-learn's
-digits, 64 weight decays. Both sides get the same float64 numbers, L-BFGS with a history of 10 to
-the same norm of the gradient, and conjugate gradients to the same relative residual; that the
-hypergradients agree is checked first. CPU time on one thread, rounds interleaved, medians.
+with JAXopt, if Python finds it (``make bench`` installs it); else only optdiff is timed. The
+problem: softmax regression on scikit-learn's digits, 64 weight decays. Both sides get the same
+float64 numbers, L-BFGS with a history of 10 to the same norm of the gradient, and conjugate
+gradients to the same relative residual; that the hypergradients agree is checked first. CPU time on
+one thread, rounds interleaved, medians.
 """
 
 from __future__ import annotations

@@ -26,9 +26,18 @@ import torch
 import training
 import typer
 from episodes import DataError, Episodes
-from figures import Point, save_learning_curves, save_sheet
+from figures import save_learning_curves, save_sheet
 from network import conv_net
-from report import Phases, Score, accuracy_table, baseline_table, cost_table, failure, folder
+from report import (
+    Phases,
+    Score,
+    accuracy_table,
+    baseline_table,
+    cost_table,
+    failure,
+    finite,
+    folder,
+)
 from rich.console import Console
 from torch import Tensor
 from training import TITLES, VALIDATION_STEPS, Algo, Settings
@@ -159,11 +168,6 @@ def run(settings: Settings, splits: Mapping[str, Mapping[str, Tensor]], out: Pat
         },
     }
     (out / "results.json").write_text(json.dumps(written, indent=2, allow_nan=False) + "\n")
-
-
-def finite(point: Point) -> dict[str, float | None]:
-    """A point of a curve for JSON, which knows no NaN: with a large rate training may diverge."""
-    return {name: x if math.isfinite(x) else None for name, x in point._asdict().items()}
 
 
 def main(

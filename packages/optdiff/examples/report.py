@@ -38,6 +38,11 @@ def score(values: Sequence[float]) -> Score:
     return Score(statistics.fmean(values), float(stdtrit(len(values) - 1, 0.975)) * spread)
 
 
+def finite(numbers: NamedTuple) -> dict[str, float | None]:
+    """A tuple of numbers for JSON, which knows no NaN: training may diverge."""
+    return {name: x if math.isfinite(x) else None for name, x in numbers._asdict().items()}
+
+
 class Phases:
     """Progress bars with the time left on a terminal; elsewhere a line now and then."""
 

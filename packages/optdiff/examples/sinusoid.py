@@ -25,7 +25,7 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report import Phases, folder
+from report import Phases, finite, folder
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -191,11 +191,6 @@ def run(
     return Setting(curve, scores, task, {k: learner.fit(params, task, k) for k in (0, 1, 10)})
 
 
-def written(one: Score) -> dict[str, float | None]:
-    """A score for JSON, which knows no NaN: on some tasks many steps may diverge."""
-    return {name: x if math.isfinite(x) else None for name, x in one._asdict().items()}
-
-
 def text(one: Score) -> str:
     """A score for the table."""
     if not math.isfinite(one.mean):
@@ -289,7 +284,7 @@ def main(
             "seed": seed,
         },
         "mse": {
-            str(count): {str(steps): written(one) for steps, one in result.scores.items()}
+            str(count): {str(steps): finite(one) for steps, one in result.scores.items()}
             for count, result in results.items()
         },
         "learning_curve": {str(count): result.curve for count, result in results.items()},
