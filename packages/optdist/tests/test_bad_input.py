@@ -257,7 +257,7 @@ CALLS = {
     "weights of nothing": (
         lambda: optdist.mean_reducer([torch.ones(())] * 2, weights=[0, 0]),
         ValueError,
-        "mean_reducer: expected weights that add up to more than 0, got 0",
+        "mean_reducer: expected weights whose sum is not 0, got a sum of 0",
     ),
     "a mean of whole numbers": (
         lambda: optdist.mean_reducer([torch.tensor(1), torch.tensor(4)], weights=[2, 1]),

@@ -44,7 +44,7 @@ def mean_reducer(
             f"mean_reducer: expected {len(stacked)} weights, one a result, got {len(weights)}"
         )
     if not sum(weights):
-        raise ValueError("mean_reducer: expected weights that add up to more than 0, got 0")
+        raise ValueError("mean_reducer: expected weights whose sum is not 0, got a sum of 0")
     shares = torch.tensor(list(weights), dtype=torch.float64, device=stacked.device)
     return weighted_sum(shares / shares.sum(), stacked)
 
