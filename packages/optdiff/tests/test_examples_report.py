@@ -25,6 +25,12 @@ def test_an_interval_is_students(count, factor):
     assert half_width == pytest.approx(factor * values.std().item() / count**0.5)
 
 
+def test_what_diverged_is_null_in_json():
+    one = report.Score(1.5, float("nan"))
+    assert report.finite(one) == {"mean": 1.5, "half_width": None}
+    assert report.finite(report.Score(float("inf"), 0.0)) == {"mean": None, "half_width": 0.0}
+
+
 def test_a_folder_is_made_and_left_empty(tmp_path):
     report.folder("name", tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
