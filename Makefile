@@ -66,7 +66,7 @@ bench: setup  ## run every benchmark, write out/bench/report.html (ARGS=treeops 
 bench-quick: setup  ## the same with fewer sizes and rounds, in minutes
 	@$(BIN)/python tools/bench.py --quick $(ARGS)
 
-site: GROUPS := docs
+site: GROUPS := docs torchrl
 site: setup  ## build the documentation into out/site (Python 3.11 or newer)
 	@$(BIN)/python tools/site/build.py $(ARGS)
 
